@@ -1,0 +1,138 @@
+//! What every example, test and benchmark needs of wgpu: adapters, a device, upload and read-back.
+//!
+//! Not part of the crate: the crate never opens devices, submits or waits.
+#![allow(dead_code, reason = "each program uses its part")]
+
+use std::fmt;
+use std::time::Duration;
+
+use bytemuck::Pod;
+
+/// What to tell somebody whose machine has no adapter.
+pub const NO_ADAPTER: &str = "\
+No Vulkan, Metal or DX12 adapter was found.
+  Debian, Ubuntu:  sudo apt-get install mesa-vulkan-drivers libvulkan1   (software driver, or your GPU vendor's driver)
+  Fedora:          sudo dnf install mesa-vulkan-drivers vulkan-loader
+  Arch:            sudo pacman -S vulkan-swrast vulkan-icd-loader
+  macOS, Windows:  Metal and DX12 come with the system; update the graphics driver.";
+
+/// How long a read-back may take before it counts as a hang.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// One adapter with an open device.
+pub struct Gpu {
+    pub info: wgpu::AdapterInfo,
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+}
+
+impl fmt::Display for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let info = &self.info;
+        write!(f, "{} ({:?}, {:?}, {} {})", info.name, info.backend, info.device_type, info.driver, info.driver_info)
+    }
+}
+
+/// Every adapter of the machine whose name, backend or driver contains `filter` (any case); `None` or "all" takes all.
+///
+/// `WGPU_BACKEND` narrows the backends.
+pub fn open_all(filter: Option<&str>) -> Vec<Gpu> {
+    let filter = filter.filter(|filter| !filter.eq_ignore_ascii_case("all")).map(str::to_lowercase);
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let matches = |info: &wgpu::AdapterInfo| {
+        let text = format!("{} {:?} {} {}", info.name, info.backend, info.driver, info.driver_info).to_lowercase();
+        filter.as_ref().is_none_or(|filter| text.contains(filter))
+    };
+    adapters.iter().filter(|adapter| matches(&adapter.get_info())).filter_map(open).collect()
+}
+
+/// The first adapter that matches, real GPUs before software drivers.
+pub fn open_best(filter: Option<&str>) -> Option<Gpu> {
+    let rank = |gpu: &Gpu| match gpu.info.device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu | wgpu::DeviceType::Other => 2,
+        wgpu::DeviceType::Cpu => 3,
+    };
+    open_all(filter).into_iter().min_by_key(rank)
+}
+
+fn open(adapter: &wgpu::Adapter) -> Option<Gpu> {
+    let wanted = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+    let descriptor = wgpu::DeviceDescriptor {
+        label: Some("wgpu_batch_norm::examples::device"),
+        required_features: adapter.features() & wanted,
+        required_limits: adapter.limits(),
+        ..Default::default()
+    };
+    match pollster::block_on(adapter.request_device(&descriptor)) {
+        Ok((device, queue)) => Some(Gpu { info: adapter.get_info(), device, queue }),
+        Err(error) => {
+            eprintln!("{}: no device: {error}", adapter.get_info().name);
+            None
+        }
+    }
+}
+
+impl Gpu {
+    /// A storage buffer that holds `values`.
+    pub fn upload<T: Pod>(&self, label: &str, values: &[T]) -> wgpu::Buffer {
+        let bytes = bytemuck::cast_slice::<T, u8>(values);
+        let buffer = self.zeroed(label, bytes.len() as u64);
+        if !bytes.is_empty() {
+            self.queue.write_buffer(&buffer, 0, bytes);
+        }
+        buffer
+    }
+
+    /// A storage buffer of `size` bytes (rounded up to 4, at least 16), zero as wgpu leaves it.
+    pub fn zeroed(&self, label: &str, size: u64) -> wgpu::Buffer {
+        self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: size.next_multiple_of(4).max(16),
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })
+    }
+
+    /// Records, submits and leaves the work running.
+    pub fn submit(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) {
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
+        self.queue.submit([encoder.finish()]);
+    }
+
+    /// The first `count` values of a buffer, after everything submitted before.
+    pub fn read<T: Pod>(&self, buffer: &wgpu::Buffer, count: usize) -> Vec<T> {
+        let size = (count * size_of::<T>()) as u64;
+        if size == 0 {
+            return Vec::new();
+        }
+        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("wgpu_batch_norm::examples::read_back"),
+            size: size.next_multiple_of(4),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, staging.size());
+        self.queue.submit([encoder.finish()]);
+        let (sender, receiver) = futures_intrusive::channel::shared::oneshot_channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            sender.send(result).expect("the receiver lives until the map is done");
+        });
+        self.wait();
+        pollster::block_on(receiver.receive()).expect("the sender has sent").expect("the buffer is mapped");
+        let view = staging.get_mapped_range(..).expect("the buffer is mapped");
+        // Collected value by value: the mapping need not be aligned for T.
+        view.chunks_exact(size_of::<T>()).take(count).map(bytemuck::pod_read_unaligned).collect()
+    }
+
+    /// Waits for everything submitted; panics when the device hangs.
+    pub fn wait(&self) {
+        self.device
+            .poll(wgpu::PollType::Wait { submission_index: None, timeout: Some(TIMEOUT) })
+            .expect("the device finishes in time");
+    }
+}

@@ -1,0 +1,50 @@
+// Applies a function to aligned rows: every unit has one channel, and so has a lane.
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let group = linear_group(workgroup, workgroups);
+    if group >= params.groups {
+        return;
+    }
+    let split = group / params.tiles;
+    let lane = invocation / params.positions;
+    let channel = (group % params.tiles) * params.lanes + lane;
+    if lane >= params.lanes || channel >= params.channels {
+        return;
+    }
+    let coefficients = coefficients_at(vec4<u32>(channel));
+    let start = split * params.split_extent;
+    let end = min(start + params.split_extent, params.extent);
+    var index = start + invocation % params.positions;
+    var cursor = row_cursor(index);
+    for (var block = 0u; block < params.blocks; block++) {
+        let a = cursor;
+        let b = advance(a);
+        let c = advance(b);
+        let d = advance(c);
+        cursor = advance(d);
+        if index + 3u * params.positions < end {
+            apply_units(coefficients, vec4<u32>(
+                row_unit(a, channel),
+                row_unit(b, channel),
+                row_unit(c, channel),
+                row_unit(d, channel),
+            ));
+        } else {
+            if index < end {
+                apply_unit(coefficients, row_unit(a, channel));
+            }
+            if index + params.positions < end {
+                apply_unit(coefficients, row_unit(b, channel));
+            }
+            if index + 2u * params.positions < end {
+                apply_unit(coefficients, row_unit(c, channel));
+            }
+        }
+        index += 4u * params.positions;
+    }
+}

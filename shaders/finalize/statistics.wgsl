@@ -1,0 +1,72 @@
+// Merges the partial statistics of each channel, writes the record for normalise and backward, and updates the running
+// statistics. A lane is a group of four channels, its positions walk the slots.
+
+@group(0) @binding(10)
+var<storage, read_write> partials: array<vec4<f32>>;
+@group(0) @binding(5)
+var<storage, read_write> statistics: array<vec4<f32>>;
+@group(0) @binding(6)
+var<storage, read_write> running_mean: array<f32>;
+@group(0) @binding(7)
+var<storage, read_write> running_variance: array<f32>;
+/// Batches tracked before this one; a placeholder when the caller has no counter.
+@group(0) @binding(14)
+var<storage, read_write> batches_tracked: array<u32>;
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let group = linear_group(workgroup, workgroups);
+    if group >= params.groups {
+        return;
+    }
+    let quads = params.stride / 4u;
+    let lane = invocation % params.lanes;
+    let position = invocation / params.lanes;
+    let quad = group * params.lanes + lane;
+    let participates = position < params.positions && quad < quads;
+    let safe_quad = min(quad, quads - 1u);
+
+    // Slot 0 always holds data; relative to its pivot all means are small.
+    let pivot = partials[quads + safe_quad];
+    var state = Accumulator(pivot, vec4<f32>(), vec4<f32>(), vec4<f32>());
+    if participates {
+        for (var slot = position; slot < params.slots; slot += params.positions) {
+            let at = slot * params.stride + quad;
+            let count = partials[at];
+            // The pivot of an empty partial means nothing and may be anything.
+            let mean = (partials[at + quads] - pivot) + partials[at + 2u * quads];
+            let held = select(vec4<f32>(), mean, count > vec4<f32>());
+            state = merge(state, Accumulator(pivot, count, held, partials[at + 3u * quads]));
+        }
+    }
+    let merged = merge_positions(state, lane, position, participates);
+    if participates && position == 0u {
+        for (var component = 0u; component < 4u; component++) {
+            let channel = 4u * quad + component;
+            if channel < params.channels {
+                finish(channel, merged.pivot[component], merged.mean[component], merged.m2[component]);
+            }
+        }
+    }
+}
+
+fn finish(channel: u32, pivot: f32, offset: f32, m2: f32) {
+    let variance = m2 * params.inverse_count;
+    statistics[channel] = vec4<f32>(pivot, offset, inverse_deviation(variance, params.epsilon), variance);
+    if has(UPDATES_RUNNING) {
+        var weight_of_new = params.weight_of_new;
+        var weight_of_old = params.weight_of_old;
+        if has(CUMULATIVE) {
+            let batches = f32(batches_tracked[0]);
+            weight_of_new = 1.0 / (batches + 1.0);
+            weight_of_old = batches / (batches + 1.0);
+        }
+        running_mean[channel] = weight_of_old * running_mean[channel] + weight_of_new * (pivot + offset);
+        running_variance[channel] = weight_of_old * running_variance[channel]
+            + weight_of_new * (variance * params.variance_factor);
+    }
+}

@@ -1,0 +1,9 @@
+// Beta, or 0 where the caller has none (then a placeholder of one value is bound).
+
+@group(0) @binding(9)
+var<storage, read> beta: array<f32>;
+
+fn beta_at(channel: u32) -> f32 {
+    let index = select(0u, channel, has(HAS_BETA));
+    return select(0.0, beta[index], has(HAS_BETA));
+}

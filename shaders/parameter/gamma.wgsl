@@ -1,0 +1,9 @@
+// Gamma, or 1 where the caller has none (then a placeholder of one value is bound).
+
+@group(0) @binding(8)
+var<storage, read> gamma: array<f32>;
+
+fn gamma_at(channel: u32) -> f32 {
+    let index = select(0u, channel, has(HAS_GAMMA));
+    return select(1.0, gamma[index], has(HAS_GAMMA));
+}

@@ -1,0 +1,50 @@
+//! What a batch norm is, before any shape or device is known.
+
+use crate::{Convention, Error, Layout, Problem, Shape};
+
+/// Describes a batch norm: its channels, layout and convention.
+///
+/// ```
+/// use wgpu_batch_norm::{BatchNormDescriptor, Convention, Layout};
+/// let descriptor = BatchNormDescriptor {
+///     channels: 64,
+///     layout: Layout::ChannelsLast,
+///     convention: Convention::keras(),
+///     ..Default::default()
+/// };
+/// # assert!(descriptor.validate().is_ok());
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BatchNormDescriptor {
+    /// A name for debuggers and profilers; prefixed to the labels of all objects made for it. Default: none.
+    pub label: Option<String>,
+    /// The channel count C, at least 1. There is no default that works: 0 is refused.
+    pub channels: u32,
+    /// Where the channels stand in the shapes. Default: channels first.
+    pub layout: Layout,
+    /// Epsilon, momentum, running variance and policies. Default: [`Convention::pytorch`].
+    pub convention: Convention,
+}
+
+impl BatchNormDescriptor {
+    /// Checks the descriptor as every constructor does.
+    ///
+    /// # Errors
+    /// [`Error::NoChannels`], [`Error::InvalidEpsilon`], [`Error::InvalidMomentum`].
+    pub fn validate(&self) -> Result<(), Error> {
+        if self.channels == 0 {
+            return Err(Error::NoChannels);
+        }
+        self.convention.validate()
+    }
+
+    /// The problem that a shape poses to this batch norm.
+    pub(crate) fn problem(&self, shape: &Shape) -> Result<Problem, Error> {
+        let problem = shape.problem(self.layout)?;
+        if problem.channels == self.channels {
+            Ok(problem)
+        } else {
+            Err(Error::ChannelMismatch { expected: self.channels, actual: problem.channels, layout: self.layout })
+        }
+    }
+}

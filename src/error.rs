@@ -1,0 +1,142 @@
+//! The one error type of the crate.
+
+use crate::problem::Layout;
+
+/// Everything that this crate can refuse, raised before anything is recorded.
+///
+/// An error leaves every buffer, plan and step as it was: the caller can correct the input and call again.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A shape has a rank that batch normalization is not defined for.
+    #[error("a tensor of rank {rank} is not supported: give 2 to 5 dimensions, or use `Shape::flat`")]
+    UnsupportedRank {
+        /// The number of dimensions given.
+        rank: usize,
+    },
+    /// The number of elements of a shape does not fit the index arithmetic.
+    #[error("the shape {shape:?} has more than 2^63 - 1 elements or a channel count over 2^32 - 1")]
+    ShapeTooLarge {
+        /// The dimensions given.
+        shape: Vec<usize>,
+    },
+    /// The channel dimension of a shape is not what the descriptor says.
+    #[error(
+        "the shape has {actual} channels under {layout:?}, but the descriptor says {expected}: check `layout` and `channels`"
+    )]
+    ChannelMismatch {
+        /// Channels in the descriptor.
+        expected: u32,
+        /// Channels in the shape.
+        actual: u32,
+        /// The layout that the shape was read with.
+        layout: Layout,
+    },
+    /// The descriptor has no channels.
+    #[error("`channels` is 0: batch normalization needs at least one channel")]
+    NoChannels,
+    /// Epsilon is negative, infinite or not a number.
+    #[error("epsilon is {epsilon}: it must be finite and at least 0 (PyTorch and ONNX use 1e-5, Keras 1e-3)")]
+    InvalidEpsilon {
+        /// The value given.
+        epsilon: f64,
+    },
+    /// The momentum is infinite or not a number.
+    #[error("momentum is {momentum}: it must be finite (PyTorch uses 0.1 as the weight of the new batch)")]
+    InvalidMomentum {
+        /// The value given.
+        momentum: f64,
+    },
+    /// One value per channel has no variance to train on.
+    #[error(
+        "training needs more than one value per channel: with one, the variance is 0 and the unbiased variance undefined; \
+         use a larger batch, inference, or set `one_sample` in the convention"
+    )]
+    OneSample,
+    /// A batch without elements was given where the convention refuses it.
+    #[error("the batch is empty and the convention's `empty_batch` is `Error`")]
+    EmptyBatch,
+    /// Inference or frozen statistics without running statistics.
+    #[error("{operation} needs running statistics: give `running` with a mean and a variance per channel")]
+    MissingRunningStatistics {
+        /// The operation that needs them.
+        operation: &'static str,
+    },
+    /// A cumulative average without its counter.
+    #[error("a cumulative average needs `batches_tracked`, the u32 counter of batches seen so far")]
+    MissingBatchesTracked,
+    /// A backward pass of which nothing was asked.
+    #[error(
+        "backward was asked for no gradient: give at least one of `input_gradient`, `gamma_gradient`, `beta_gradient`"
+    )]
+    NoGradientRequested,
+    /// A plan made for another batch norm (other channels, layout or convention).
+    #[error("the plan was made by a batch norm with another descriptor: plan with the one that binds")]
+    PlanMismatch,
+    /// A slice has not exactly the bytes that its role needs.
+    #[error("`{binding}` is {actual} bytes long, it must be {expected}")]
+    WrongSize {
+        /// The field that the slice was given in.
+        binding: &'static str,
+        /// Bytes needed (elements when the slice is host memory).
+        expected: u64,
+        /// Bytes given (elements when the slice is host memory).
+        actual: u64,
+    },
+    /// A slice is too short for a role that accepts longer ones.
+    #[error("`{binding}` is {actual} bytes long, it must be at least {required}")]
+    TooSmall {
+        /// The field that the slice was given in.
+        binding: &'static str,
+        /// Bytes needed.
+        required: u64,
+        /// Bytes given.
+        actual: u64,
+    },
+    /// A buffer cannot be bound as storage.
+    #[error("the buffer of `{binding}` lacks `BufferUsages::STORAGE`")]
+    MissingStorageUsage {
+        /// The field that the slice was given in.
+        binding: &'static str,
+    },
+    /// A slice starts where the device cannot bind it.
+    #[error(
+        "`{binding}` starts at byte {offset}, which is not a multiple of {alignment} (`min_storage_buffer_offset_alignment`)"
+    )]
+    MisalignedOffset {
+        /// The field that the slice was given in.
+        binding: &'static str,
+        /// Byte offset given.
+        offset: u64,
+        /// Alignment that the device asks for, at least 16.
+        alignment: u64,
+    },
+    /// Two slices share bytes, and at least one of them is written.
+    #[error("`{first}` and `{second}` overlap, and at least one of them is written: give them separate ranges")]
+    OverlappingBuffers {
+        /// One field.
+        first: &'static str,
+        /// The other field.
+        second: &'static str,
+    },
+    /// A limit of the device is too low for the operation.
+    #[error(
+        "the device's `{limit}` is {available}, this needs {required}: request the adapter's limits or use a smaller tensor"
+    )]
+    LimitExceeded {
+        /// The limit, by its name in `wgpu::Limits`.
+        limit: &'static str,
+        /// What the operation needs.
+        required: u64,
+        /// What the device has.
+        available: u64,
+    },
+    /// wgpu refused to create an object, for example for a buffer of another device.
+    #[error("wgpu refused to create {object}: {message}")]
+    Device {
+        /// What was being created.
+        object: &'static str,
+        /// wgpu's own message.
+        message: String,
+    },
+}

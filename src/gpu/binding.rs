@@ -1,0 +1,267 @@
+//! Checking the caller's slices and turning dispatches into bind groups.
+
+use std::ops::Range;
+
+use super::kernels::{Kernels, PLACEHOLDER_SIZE, Placeholders};
+use super::scope::scoped;
+use super::step::BoundDispatch;
+use crate::Error;
+use crate::plan::{Dispatch, Params, Plan, Role};
+use crate::shader::Variant;
+
+/// Whether a slice is written by any dispatch of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Usage {
+    Read,
+    Write,
+}
+
+/// What the size of a slice must be.
+#[derive(Clone, Copy, Debug)]
+enum Size {
+    Exactly(u64),
+    AtLeast(u64),
+}
+
+/// The caller's slices for one step, by role.
+pub(super) struct Bindings<'a> {
+    plan: &'a Plan,
+    slices: Vec<Named<'a>>,
+    roles: Vec<(Role, Slice<'a>)>,
+}
+
+struct Named<'a> {
+    name: &'static str,
+    usage: Usage,
+    slice: Slice<'a>,
+}
+
+/// A byte range of a buffer.
+#[derive(Clone, Copy, Debug)]
+struct Slice<'a> {
+    buffer: &'a wgpu::Buffer,
+    offset: u64,
+    size: u64,
+}
+
+impl Slice<'_> {
+    fn overlaps(&self, other: &Self) -> bool {
+        self.buffer == other.buffer && self.offset < other.offset + other.size && other.offset < self.offset + self.size
+    }
+}
+
+impl<'a> Bindings<'a> {
+    pub(super) fn new(plan: &'a Plan) -> Self {
+        Self { plan, slices: Vec::new(), roles: Vec::new() }
+    }
+
+    /// A tensor of the plan's shape.
+    pub(super) fn tensor(
+        &mut self,
+        role: Role,
+        name: &'static str,
+        usage: Usage,
+        slice: wgpu::BufferSlice<'a>,
+    ) -> Result<(), Error> {
+        self.add(Some(role), name, usage, slice, Size::Exactly(self.plan.tensor_size())).map(drop)
+    }
+
+    /// One value per channel.
+    pub(super) fn vector(
+        &mut self,
+        role: Role,
+        name: &'static str,
+        usage: Usage,
+        slice: Option<wgpu::BufferSlice<'a>>,
+    ) -> Result<(), Error> {
+        self.optional(role, name, usage, slice, self.plan.vector_size())
+    }
+
+    /// A slice of exactly `size` bytes, if there is one.
+    pub(super) fn optional(
+        &mut self,
+        role: Role,
+        name: &'static str,
+        usage: Usage,
+        slice: Option<wgpu::BufferSlice<'a>>,
+        size: u64,
+    ) -> Result<(), Error> {
+        slice.map_or(Ok(()), |slice| self.add(Some(role), name, usage, slice, Size::Exactly(size)).map(drop))
+    }
+
+    /// The workspace and the roles within it. Statistics go there unless the caller has given a slice for them.
+    pub(super) fn workspace(&mut self, slice: wgpu::BufferSlice<'a>) -> Result<(), Error> {
+        let plan = self.plan;
+        let whole = self.add(None, "workspace", Usage::Write, slice, Size::AtLeast(plan.workspace_size()))?;
+        let part =
+            |range: &Range<u64>| Slice { offset: whole.offset + range.start, size: range.end - range.start, ..whole };
+        let layout = plan.workspace();
+        self.roles.push((Role::Partials, part(&layout.partials)));
+        self.roles.push((Role::GradientMeans, part(&layout.gradient_means)));
+        if self.find(Role::Statistics).is_none() {
+            self.roles.push((Role::Statistics, part(&layout.statistics)));
+        }
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        role: Option<Role>,
+        name: &'static str,
+        usage: Usage,
+        slice: wgpu::BufferSlice<'a>,
+        size: Size,
+    ) -> Result<Slice<'a>, Error> {
+        let slice = Slice { buffer: slice.buffer(), offset: slice.offset(), size: slice.size() };
+        match size {
+            Size::Exactly(expected) if slice.size != expected => {
+                return Err(Error::WrongSize { binding: name, expected, actual: slice.size });
+            }
+            Size::AtLeast(required) if slice.size < required => {
+                return Err(Error::TooSmall { binding: name, required, actual: slice.size });
+            }
+            _ => {}
+        }
+        if !slice.buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
+            return Err(Error::MissingStorageUsage { binding: name });
+        }
+        let alignment = self.plan.profile().slice_alignment();
+        if !slice.offset.is_multiple_of(alignment) {
+            return Err(Error::MisalignedOffset { binding: name, offset: slice.offset, alignment });
+        }
+        let clash =
+            |other: &&Named<'_>| (usage == Usage::Write || other.usage == Usage::Write) && other.slice.overlaps(&slice);
+        if let Some(other) = self.slices.iter().find(clash) {
+            return Err(Error::OverlappingBuffers { first: other.name, second: name });
+        }
+        self.slices.push(Named { name, usage, slice });
+        if let Some(role) = role {
+            self.roles.push((role, slice));
+        }
+        Ok(slice)
+    }
+
+    fn find(&self, role: Role) -> Option<Slice<'a>> {
+        self.roles.iter().find(|(other, _)| *other == role).map(|(_, slice)| *slice)
+    }
+
+    /// Bind groups and pipelines for lists of dispatches that share one uniform buffer. A dispatch that is the same in
+    /// several lists is bound once.
+    pub(super) fn bind<const LISTS: usize>(
+        &self,
+        kernels: &Kernels,
+        label: &str,
+        lists: [&[Dispatch]; LISTS],
+    ) -> Result<[Vec<BoundDispatch>; LISTS], Error> {
+        let mut distinct: Vec<Dispatch> = Vec::new();
+        for dispatch in lists.into_iter().flatten() {
+            if !distinct.contains(dispatch) {
+                distinct.push(*dispatch);
+            }
+        }
+        if distinct.is_empty() {
+            return Ok(lists.map(|_| Vec::new()));
+        }
+        let placeholders = kernels.placeholders()?;
+        let uniforms = Uniforms::new(kernels, label, &distinct)?;
+        let bound = distinct
+            .iter()
+            .enumerate()
+            .map(|(index, dispatch)| self.bind_one(kernels, label, &placeholders, &uniforms, index, dispatch))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(lists.map(|list| {
+            let find = |dispatch| distinct.iter().position(|other| other == dispatch);
+            list.iter().filter_map(find).map(|index| bound[index].clone()).collect()
+        }))
+    }
+
+    fn bind_one(
+        &self,
+        kernels: &Kernels,
+        label: &str,
+        placeholders: &Placeholders,
+        uniforms: &Uniforms,
+        index: usize,
+        dispatch: &Dispatch,
+    ) -> Result<BoundDispatch, Error> {
+        let kernel = dispatch.kernel;
+        let slices: Vec<(Role, bool, Slice<'_>)> = kernel
+            .bindings()
+            .into_iter()
+            .map(|(role, written)| {
+                let placeholder = || {
+                    let (buffer, offset) = if written {
+                        (&placeholders.write, kernels.placeholder_offset(role))
+                    } else {
+                        (&placeholders.read, 0)
+                    };
+                    Slice { buffer, offset, size: PLACEHOLDER_SIZE }
+                };
+                (role, written, self.find(role).unwrap_or_else(placeholder))
+            })
+            .collect();
+        let pooled = slices
+            .iter()
+            .any(|(_, read, a)| !read && slices.iter().any(|(_, written, b)| *written && a.buffer == b.buffer));
+        let pipeline = kernels.pipeline(Variant { kernel, pooled }, dispatch.workgroup_size)?;
+        let storage = slices.iter().map(|(role, _, slice)| wgpu::BindGroupEntry {
+            binding: role.binding(),
+            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer: slice.buffer,
+                offset: slice.offset,
+                size: wgpu::BufferSize::new(slice.size),
+            }),
+        });
+        let params = kernel.has_params().then(|| uniforms.entry(index));
+        let entries: Vec<_> = params.into_iter().chain(storage).collect();
+        let bind_group = scoped(kernels.device(), "a bind group", || {
+            Ok(kernels.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(label),
+                layout: &pipeline.layout,
+                entries: &entries,
+            }))
+        })?;
+        Ok(BoundDispatch { pipeline: pipeline.pipeline, bind_group, workgroups: dispatch.workgroups })
+    }
+}
+
+/// The parameters of a step's dispatches, each at an offset that a uniform binding may have.
+struct Uniforms {
+    buffer: wgpu::Buffer,
+    stride: u64,
+}
+
+impl Uniforms {
+    fn new(kernels: &Kernels, label: &str, dispatches: &[Dispatch]) -> Result<Self, Error> {
+        let alignment = u64::from(kernels.profile().min_uniform_buffer_offset_alignment.max(1));
+        let stride = (size_of::<Params>() as u64).next_multiple_of(alignment);
+        scoped(kernels.device(), "a parameter buffer", || {
+            let buffer = kernels.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size: stride * dispatches.len() as u64,
+                usage: wgpu::BufferUsages::UNIFORM,
+                mapped_at_creation: true,
+            });
+            let device_error =
+                |error: wgpu::MapRangeError| Error::Device { object: "a parameter buffer", message: error.to_string() };
+            for (offset, dispatch) in (0..).step_by(stride as usize).zip(dispatches) {
+                let range = offset..offset + size_of::<Params>() as u64;
+                let mut view = buffer.get_mapped_range_mut(range).map_err(device_error)?;
+                view.copy_from_slice(bytemuck::bytes_of(&dispatch.params));
+            }
+            buffer.unmap();
+            Ok(Self { buffer, stride })
+        })
+    }
+
+    fn entry(&self, index: usize) -> wgpu::BindGroupEntry<'_> {
+        wgpu::BindGroupEntry {
+            binding: 0,
+            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer: &self.buffer,
+                offset: index as u64 * self.stride,
+                size: wgpu::BufferSize::new(size_of::<Params>() as u64),
+            }),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Pipelines of one device, compiled when first needed and shared.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::scope::scoped;
+use crate::Error;
+use crate::plan::{AdapterClass, DeviceProfile, Params, Role};
+use crate::shader::Variant;
+
+/// The compiled kernels of one device.
+///
+/// Clones share everything. A program with many batch norms makes one and gives it to each
+/// ([`BatchNorm::with_kernels`](crate::BatchNorm::with_kernels)), so that every pipeline is compiled once.
+#[derive(Clone)]
+pub struct Kernels(Arc<Inner>);
+
+struct Inner {
+    device: wgpu::Device,
+    profile: DeviceProfile,
+    store: Mutex<Store>,
+}
+
+#[derive(Default)]
+struct Store {
+    pipelines: HashMap<(Variant, u32), Pipeline>,
+    placeholders: Option<Placeholders>,
+}
+
+/// A pipeline and the layout that its bind groups need.
+#[derive(Clone, Debug)]
+pub(super) struct Pipeline {
+    pub pipeline: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+}
+
+/// Stand-ins for optional buffers that the caller does not have. Shaders do not write them, and read what they hold only
+/// to throw it away.
+#[derive(Clone, Debug)]
+pub(super) struct Placeholders {
+    /// Bound where a kernel reads.
+    pub read: wgpu::Buffer,
+    /// Bound where a kernel could write: a range per role, since written ranges must not overlap.
+    pub write: wgpu::Buffer,
+}
+
+/// Bytes that a placeholder binding shows.
+pub(super) const PLACEHOLDER_SIZE: u64 = 16;
+
+impl fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernels").field("device", &self.0.device).field("profile", &self.0.profile).finish()
+    }
+}
+
+impl Kernels {
+    /// Takes note of the device's limits; compiles nothing yet.
+    #[must_use]
+    pub fn new(device: &wgpu::Device) -> Self {
+        let (limits, info) = (device.limits(), device.adapter_info());
+        let profile = DeviceProfile {
+            class: match info.device_type {
+                wgpu::DeviceType::DiscreteGpu => AdapterClass::Discrete,
+                wgpu::DeviceType::Cpu => AdapterClass::Cpu,
+                _ => AdapterClass::Integrated,
+            },
+            max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
+            max_storage_buffers_per_shader_stage: limits.max_storage_buffers_per_shader_stage,
+            max_uniform_buffer_binding_size: limits.max_uniform_buffer_binding_size,
+            max_compute_invocations_per_workgroup: limits.max_compute_invocations_per_workgroup,
+            max_compute_workgroup_size_x: limits.max_compute_workgroup_size_x,
+            max_compute_workgroup_storage_size: limits.max_compute_workgroup_storage_size,
+            max_compute_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
+            min_storage_buffer_offset_alignment: limits.min_storage_buffer_offset_alignment,
+            min_uniform_buffer_offset_alignment: limits.min_uniform_buffer_offset_alignment,
+        };
+        Self(Arc::new(Inner { device: device.clone(), profile, store: Mutex::default() }))
+    }
+
+    /// The device's limits and class, as the planner sees them.
+    #[must_use]
+    pub fn profile(&self) -> &DeviceProfile {
+        &self.0.profile
+    }
+
+    pub(super) fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    pub(super) fn pipeline(&self, variant: Variant, workgroup_size: u32) -> Result<Pipeline, Error> {
+        let mut store = self.0.store.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = store.pipelines.get(&(variant, workgroup_size)) {
+            return Ok(pipeline.clone());
+        }
+        let pipeline = scoped(&self.0.device, "a pipeline", || Ok(compile(&self.0.device, variant, workgroup_size)))?;
+        store.pipelines.insert((variant, workgroup_size), pipeline.clone());
+        Ok(pipeline)
+    }
+
+    pub(super) fn placeholders(&self) -> Result<Placeholders, Error> {
+        let mut store = self.0.store.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(placeholders) = &store.placeholders {
+            return Ok(placeholders.clone());
+        }
+        let buffer = |label, size| {
+            self.0.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size,
+                usage: wgpu::BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            })
+        };
+        let placeholders = scoped(&self.0.device, "a placeholder buffer", || {
+            Ok(Placeholders {
+                read: buffer("wgpu_batch_norm::placeholder::read", PLACEHOLDER_SIZE),
+                write: buffer(
+                    "wgpu_batch_norm::placeholder::write",
+                    self.placeholder_offset(Role::LAST) + PLACEHOLDER_SIZE,
+                ),
+            })
+        })?;
+        store.placeholders = Some(placeholders.clone());
+        Ok(placeholders)
+    }
+
+    /// Where a role's range of the writable placeholder starts.
+    pub(super) fn placeholder_offset(&self, role: Role) -> u64 {
+        u64::from(role.binding()) * self.0.profile.slice_alignment()
+    }
+}
+
+fn compile(device: &wgpu::Device, variant: Variant, workgroup_size: u32) -> Pipeline {
+    let label = format!("wgpu_batch_norm::{}", variant.name());
+    let entry = |binding, ty, min_binding_size| wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size },
+        count: None,
+    };
+    let uniform = entry(0, wgpu::BufferBindingType::Uniform, wgpu::BufferSize::new(size_of::<Params>() as u64));
+    let storage = variant.kernel.bindings().into_iter().map(|(role, written)| {
+        entry(role.binding(), wgpu::BufferBindingType::Storage { read_only: !(written || variant.pooled) }, None)
+    });
+    let entries: Vec<_> = variant.kernel.has_params().then_some(uniform).into_iter().chain(storage).collect();
+    let layout =
+        device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label: Some(&label),
+        source: wgpu::ShaderSource::Wgsl(Cow::Owned(variant.source())),
+    });
+    let constants = [("WORKGROUP_SIZE", f64::from(workgroup_size))];
+    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(&label),
+        layout: Some(&device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(&label),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        })),
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            constants: if variant.kernel.has_params() { &constants } else { &[] },
+            // Every kernel writes its workgroup memory before it reads it.
+            zero_initialize_workgroup_memory: false,
+        },
+        cache: None,
+    });
+    Pipeline { pipeline, layout }
+}

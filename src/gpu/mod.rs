@@ -1,0 +1,15 @@
+//! The device path: pipelines, binding, recording. The only place that talks to wgpu.
+
+mod batch_norm;
+mod binding;
+mod buffers;
+mod kernels;
+mod scope;
+mod step;
+
+pub use batch_norm::BatchNorm;
+pub use buffers::{
+    BackwardBuffers, FrozenBackwardBuffers, Gradient, InferenceBuffers, RunningStatistics, TrainingBuffers,
+};
+pub use kernels::Kernels;
+pub use step::{Step, TrainingStep};

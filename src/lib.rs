@@ -1,0 +1,89 @@
+//! Batch normalization for GPU training code: WGSL compute kernels that record into your own wgpu pass.
+//!
+//! The crate gives training forward (per-channel mean and variance, normalise, scale-shift, running statistics),
+//! inference from running statistics, and backward through training or frozen statistics, for fully connected,
+//! convolutional and recurrent layers. You keep the device, the queue, the memory and the submission: nothing here
+//! submits, polls, reads back or allocates while recording.
+//!
+//! # The way through
+//!
+//! [`BatchNormDescriptor`] → [`BatchNorm`] → [`Plan`] (per [`Shape`]) → a bound step (per set of buffers) → record.
+//!
+//! ```no_run
+//! use wgpu_batch_norm::{BatchNorm, BatchNormDescriptor, Shape, TrainingBuffers, wgpu};
+//!
+//! # fn demo(device: &wgpu::Device, queue: &wgpu::Queue, x: &wgpu::Buffer, y: &wgpu::Buffer) -> Result<(), wgpu_batch_norm::Error> {
+//! let bn = BatchNorm::new(device, &BatchNormDescriptor { channels: 64, ..Default::default() })?;
+//! let plan = bn.plan(&Shape::new(&[32, 64, 56, 56])?)?;
+//! let workspace = device.create_buffer(&wgpu::BufferDescriptor {
+//!     label: None,
+//!     size: plan.workspace_size(),
+//!     usage: wgpu::BufferUsages::STORAGE,
+//!     mapped_at_creation: false,
+//! });
+//! let step = bn.bind_training(&plan, &TrainingBuffers {
+//!     input: x.slice(..),
+//!     output: y.slice(..),
+//!     gamma: None,
+//!     beta: None,
+//!     running: None,
+//!     saved: None,
+//!     workspace: workspace.slice(..),
+//! })?;
+//! let mut encoder = device.create_command_encoder(&Default::default());
+//! step.record(&mut encoder.begin_compute_pass(&Default::default())); // every training step: nothing is allocated here
+//! queue.submit([encoder.finish()]);
+//! # Ok(()) }
+//! ```
+//!
+//! # What is where
+//!
+//! * Layouts, shapes and the problem they come down to: [`Layout`], [`Shape`], [`Problem`].
+//! * What frameworks disagree about: [`Convention`], with constructors for PyTorch, ONNX, Keras, Flax and Burn.
+//! * Every operation in f64 on the CPU, the specification of the kernels: [`mod@reference`].
+//! * Which kernels run, for whom it concerns: [`plan`] and [`shader`].
+//!
+//! # Memory
+//!
+//! Tensors are row-major `f32`; vectors have one `f32` a channel; saved statistics are one [`ChannelStatistics`] a
+//! channel. [`Plan`] tells every size in bytes, the workspace's included. Slices may lie in pooled buffers: they must
+//! start at the device's storage offset alignment, and nothing written may overlap anything else.
+//!
+//! # Errors
+//!
+//! Everything is checked when a plan or a step is made; [`Error`] says what to change. Recording cannot fail.
+#![deny(missing_docs)]
+#![warn(
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::must_use_candidate,
+    clippy::doc_markdown,
+    clippy::missing_errors_doc,
+    clippy::missing_panics_doc
+)]
+
+pub mod convention;
+mod descriptor;
+mod error;
+mod gpu;
+pub mod plan;
+mod problem;
+pub mod reference;
+pub mod shader;
+mod statistics;
+
+pub use convention::{Convention, EmptyBatchPolicy, Momentum, OneSamplePolicy, RunningVariance};
+pub use descriptor::BatchNormDescriptor;
+pub use error::Error;
+pub use gpu::{
+    BackwardBuffers, BatchNorm, FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels, RunningStatistics, Step,
+    TrainingBuffers, TrainingStep,
+};
+pub use plan::{AdapterClass, DeviceProfile, Plan};
+pub use problem::{Layout, Problem, Shape};
+pub use statistics::ChannelStatistics;
+/// The wgpu that this crate is built with, so that a program need not match versions.
+pub use wgpu;

@@ -1,0 +1,44 @@
+//! The uniform block of every kernel.
+
+/// Mirror of `Params` in `shaders/common/params.wgsl`, which documents the fields; a test compares the two.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Params {
+    pub elements: u32,
+    pub units: u32,
+    pub channels: u32,
+    pub inner: u32,
+    pub stride: u32,
+    pub groups: u32,
+    pub tiles: u32,
+    pub lanes: u32,
+    pub positions: u32,
+    pub merge_groups: u32,
+    pub row_units: u32,
+    pub extent: u32,
+    pub split_extent: u32,
+    pub step_outer: u32,
+    pub step_unit: u32,
+    pub blocks: u32,
+    pub repeats: u32,
+    pub slots: u32,
+    pub flags: u32,
+    pub epsilon: f32,
+    pub inverse_count: f32,
+    pub variance_factor: f32,
+    pub weight_of_new: f32,
+    pub weight_of_old: f32,
+}
+
+impl Params {
+    pub(crate) const HAS_GAMMA: u32 = 1;
+    pub(crate) const HAS_BETA: u32 = 2;
+    pub(crate) const UPDATES_RUNNING: u32 = 8;
+    pub(crate) const CUMULATIVE: u32 = 16;
+    pub(crate) const ALIGNED_ROWS: u32 = 32;
+    pub(crate) const WANTS_GAMMA_GRADIENT: u32 = 64;
+    pub(crate) const WANTS_BETA_GRADIENT: u32 = 128;
+    pub(crate) const ACCUMULATES_GAMMA_GRADIENT: u32 = 256;
+    pub(crate) const ACCUMULATES_BETA_GRADIENT: u32 = 512;
+    pub(crate) const ACCUMULATES_INPUT_GRADIENT: u32 = 1024;
+}

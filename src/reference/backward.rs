@@ -1,0 +1,240 @@
+//! Backward through training statistics and through frozen statistics.
+
+use super::training::moments;
+use super::{BatchNorm, Element, Plan, channel_indices, check_length, check_optional, inverse_deviation, parameter};
+use crate::convention::{EmptyBatchPolicy, OneSamplePolicy};
+use crate::{ChannelStatistics, Error, Problem};
+
+/// A gradient to be written, and how.
+#[derive(Debug)]
+pub enum Gradient<'a, P> {
+    /// The gradient replaces what the slice holds.
+    Overwrite(&'a mut [P]),
+    /// The gradient is added to what the slice holds.
+    Accumulate(&'a mut [P]),
+}
+
+impl<P: Element> Gradient<'_, P> {
+    fn values(&self) -> &[P] {
+        match self {
+            Self::Overwrite(values) | Self::Accumulate(values) => values,
+        }
+    }
+
+    fn write(&mut self, index: usize, gradient: f64) {
+        match self {
+            Self::Overwrite(values) => values[index] = P::from_f64(gradient),
+            Self::Accumulate(values) => values[index] = P::from_f64(values[index].to_f64() + gradient),
+        }
+    }
+}
+
+/// What backward through training statistics reads and writes. Tensors are row-major in the plan's shape.
+#[derive(Debug)]
+pub struct BackwardBuffers<'a, T, P = f32> {
+    /// x as forward read it, M·C elements.
+    pub input: &'a [T],
+    /// g = dL/dy, M·C elements.
+    pub output_gradient: &'a [T],
+    /// γ, C values; absent means 1.
+    pub gamma: Option<&'a [P]>,
+    /// What forward saved, C records; absent: the statistics are taken from the input again.
+    pub saved: Option<&'a [ChannelStatistics]>,
+    /// dL/dx, M·C elements.
+    pub input_gradient: Option<Gradient<'a, T>>,
+    /// dL/dγ, C values.
+    pub gamma_gradient: Option<Gradient<'a, P>>,
+    /// dL/dβ, C values.
+    pub beta_gradient: Option<Gradient<'a, P>>,
+}
+
+/// What backward through frozen statistics reads and writes. Tensors are row-major in the plan's shape.
+#[derive(Debug)]
+pub struct FrozenBackwardBuffers<'a, T, P = f32> {
+    /// x as forward read it, M·C elements.
+    pub input: &'a [T],
+    /// g = dL/dy, M·C elements.
+    pub output_gradient: &'a [T],
+    /// γ, C values; absent means 1.
+    pub gamma: Option<&'a [P]>,
+    /// The mean that forward used, C values.
+    pub running_mean: &'a [P],
+    /// The variance that forward used, C values.
+    pub running_variance: &'a [P],
+    /// dL/dx, M·C elements.
+    pub input_gradient: Option<Gradient<'a, T>>,
+    /// dL/dγ, C values.
+    pub gamma_gradient: Option<Gradient<'a, P>>,
+    /// dL/dβ, C values.
+    pub beta_gradient: Option<Gradient<'a, P>>,
+}
+
+/// The three optional results, checked.
+struct Results<'a, T, P> {
+    input: Option<Gradient<'a, T>>,
+    gamma: Option<Gradient<'a, P>>,
+    beta: Option<Gradient<'a, P>>,
+}
+
+impl<T: Element, P: Element> Results<'_, T, P> {
+    fn check(&self, problem: Problem) -> Result<(), Error> {
+        if self.input.is_none() && self.gamma.is_none() && self.beta.is_none() {
+            return Err(Error::NoGradientRequested);
+        }
+        let channels = u64::from(problem.channels);
+        check_optional("input_gradient", self.input.as_ref().map(Gradient::values), problem.elements())?;
+        check_optional("gamma_gradient", self.gamma.as_ref().map(Gradient::values), channels)?;
+        check_optional("beta_gradient", self.beta.as_ref().map(Gradient::values), channels)
+    }
+}
+
+/// The statistics that one channel was normalised with.
+#[derive(Clone, Copy)]
+struct Normalizer {
+    mean: f64,
+    inverse: f64,
+    /// Whether the statistics depend on the input, so that gradient flows through them.
+    through_statistics: bool,
+}
+
+/// One channel of either backward.
+fn channel_backward<T: Element, P: Element>(
+    problem: Problem,
+    channel: usize,
+    (input, output_gradient): (&[T], &[T]),
+    gamma: f64,
+    normalizer: Normalizer,
+    results: &mut Results<'_, T, P>,
+) {
+    let Normalizer { mean, inverse, through_statistics } = normalizer;
+    let normalised = |index: usize| (input[index].to_f64() - mean) * inverse;
+    let (mut sum, mut product_sum) = (0.0, 0.0);
+    for index in channel_indices(problem, channel) {
+        let gradient = output_gradient[index].to_f64();
+        sum += gradient;
+        product_sum += gradient * normalised(index);
+    }
+    if let Some(target) = &mut results.gamma {
+        target.write(channel, product_sum);
+    }
+    if let Some(target) = &mut results.beta {
+        target.write(channel, sum);
+    }
+    if let Some(target) = &mut results.input {
+        let count = problem.count() as f64;
+        for index in channel_indices(problem, channel) {
+            let gradient = output_gradient[index].to_f64();
+            let centred = if through_statistics {
+                gradient - sum / count - normalised(index) * (product_sum / count)
+            } else {
+                gradient
+            };
+            target.write(index, gamma * inverse * centred);
+        }
+    }
+}
+
+impl BatchNorm {
+    /// Backward through training statistics, where mean and variance depend on x.
+    ///
+    /// ```text
+    /// dβ = Σ g
+    /// dγ = Σ g·x̂
+    /// dx = γ·r·( g − dβ/M − x̂·dγ/M )
+    /// ```
+    ///
+    /// The paper's section 3 gives the chain rule; this is its closed form (as in PyTorch and XLA's `BatchNormGrad`).
+    ///
+    /// # Errors
+    /// [`Error::WrongSize`], [`Error::NoGradientRequested`], [`Error::OneSample`] and [`Error::EmptyBatch`] by policy.
+    /// Nothing is written then. An empty batch gives dγ = dβ = 0.
+    pub fn backward<T: Element, P: Element>(
+        &self,
+        plan: &Plan,
+        buffers: BackwardBuffers<'_, T, P>,
+    ) -> Result<(), Error> {
+        self.check(plan)?;
+        let (problem, convention) = (plan.problem, self.descriptor.convention);
+        let BackwardBuffers { input, output_gradient, gamma, saved, input_gradient, gamma_gradient, beta_gradient } =
+            buffers;
+        check_length("input", input, problem.elements())?;
+        check_length("output_gradient", output_gradient, problem.elements())?;
+        check_optional("gamma", gamma, u64::from(problem.channels))?;
+        check_optional("saved", saved, u64::from(problem.channels))?;
+        let mut results = Results { input: input_gradient, gamma: gamma_gradient, beta: beta_gradient };
+        results.check(problem)?;
+        match (problem.count(), convention.empty_batch, convention.one_sample) {
+            (0, EmptyBatchPolicy::Error, _) => return Err(Error::EmptyBatch),
+            (1, _, OneSamplePolicy::Error) => return Err(Error::OneSample),
+            _ => {}
+        }
+        for channel in 0..problem.channels as usize {
+            let (mean, inverse) = match saved {
+                Some(saved) => {
+                    let saved = saved[channel];
+                    (f64::from(saved.pivot) + f64::from(saved.offset), f64::from(saved.inverse_deviation))
+                }
+                None => {
+                    let moments = moments(problem, input, channel);
+                    (moments.mean, inverse_deviation(moments.variance, convention.epsilon))
+                }
+            };
+            let normalizer = Normalizer { mean, inverse, through_statistics: true };
+            let gamma = parameter(gamma, channel, 1.0);
+            channel_backward(problem, channel, (input, output_gradient), gamma, normalizer, &mut results);
+        }
+        Ok(())
+    }
+
+    /// Backward through frozen statistics, where mean and variance are constants (fine-tuning, evaluation mode).
+    ///
+    /// With `r = 1/√(running_variance + ε)` and `x̂ = (x − running_mean)·r`:
+    ///
+    /// ```text
+    /// dβ = Σ g        dγ = Σ g·x̂        dx = g·γ·r
+    /// ```
+    ///
+    /// As PyTorch's `native_batch_norm_backward(train=False)` and oneDNN's `use_global_stats`.
+    ///
+    /// # Errors
+    /// [`Error::WrongSize`], [`Error::NoGradientRequested`], [`Error::EmptyBatch`] by policy. Nothing is written then.
+    pub fn backward_frozen<T: Element, P: Element>(
+        &self,
+        plan: &Plan,
+        buffers: FrozenBackwardBuffers<'_, T, P>,
+    ) -> Result<(), Error> {
+        self.check(plan)?;
+        let (problem, convention) = (plan.problem, self.descriptor.convention);
+        let channels = u64::from(problem.channels);
+        let FrozenBackwardBuffers {
+            input,
+            output_gradient,
+            gamma,
+            running_mean,
+            running_variance,
+            input_gradient,
+            gamma_gradient,
+            beta_gradient,
+        } = buffers;
+        check_length("input", input, problem.elements())?;
+        check_length("output_gradient", output_gradient, problem.elements())?;
+        check_optional("gamma", gamma, channels)?;
+        check_length("running.mean", running_mean, channels)?;
+        check_length("running.variance", running_variance, channels)?;
+        let mut results = Results { input: input_gradient, gamma: gamma_gradient, beta: beta_gradient };
+        results.check(problem)?;
+        if problem.count() == 0 && convention.empty_batch == EmptyBatchPolicy::Error {
+            return Err(Error::EmptyBatch);
+        }
+        for channel in 0..problem.channels as usize {
+            let normalizer = Normalizer {
+                mean: running_mean[channel].to_f64(),
+                inverse: inverse_deviation(running_variance[channel].to_f64(), convention.epsilon),
+                through_statistics: false,
+            };
+            let gamma = parameter(gamma, channel, 1.0);
+            channel_backward(problem, channel, (input, output_gradient), gamma, normalizer, &mut results);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! The CPU reference path: every operation in f64, written to be read as the specification.
+//!
+//! Each kernel is verified against these functions, and a program without an adapter can run on them. Names, fields and
+//! conventions are those of the device path; slices of host memory take the place of buffer slices.
+//!
+//! Notation, per channel: `M` elements, mean `μ`, population variance `v`, `r = 1/√(v + ε)`, `x̂ = (x − μ)·r`, incoming
+//! gradient `g`. Sources: Ioffe and Szegedy, *Batch Normalization*, 2015 (arXiv 1502.03167), section 3, for the training
+//! forward and backward; PyTorch and ONNX for what the paper leaves open (see [`crate::Convention`]).
+//!
+//! ```
+//! use wgpu_batch_norm::{BatchNormDescriptor, Shape, reference};
+//! let bn = reference::BatchNorm::new(&BatchNormDescriptor { channels: 2, ..Default::default() })?;
+//! let plan = bn.plan(&Shape::new(&[2, 2])?)?;
+//! let (x, mut y) = ([1.0_f32, 10.0, 3.0, 30.0], [0.0_f32; 4]);
+//! bn.training(&plan, reference::TrainingBuffers { input: &x, output: &mut y, ..Default::default() })?;
+//! assert!((y[0] + 1.0).abs() < 1e-4 && (y[3] - 1.0).abs() < 1e-4);
+//! # Ok::<(), wgpu_batch_norm::Error>(())
+//! ```
+
+mod backward;
+mod element;
+mod inference;
+mod training;
+
+pub use backward::{BackwardBuffers, FrozenBackwardBuffers, Gradient};
+pub use element::Element;
+pub use inference::InferenceBuffers;
+pub use training::{RunningStatistics, TrainingBuffers};
+
+use crate::{BatchNormDescriptor, Error, Problem, Shape};
+
+/// A batch norm on the CPU; the twin of `BatchNorm`.
+#[derive(Clone, Debug)]
+pub struct BatchNorm {
+    descriptor: BatchNormDescriptor,
+}
+
+/// A shape checked against the descriptor; the twin of `Plan`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    problem: Problem,
+}
+
+impl Plan {
+    /// The shape as `outer × channels × inner`.
+    #[must_use]
+    pub const fn problem(&self) -> Problem {
+        self.problem
+    }
+}
+
+impl BatchNorm {
+    /// Checks the descriptor.
+    ///
+    /// # Errors
+    /// As [`BatchNormDescriptor::validate`].
+    pub fn new(descriptor: &BatchNormDescriptor) -> Result<Self, Error> {
+        descriptor.validate()?;
+        Ok(Self { descriptor: descriptor.clone() })
+    }
+
+    /// Checks a shape against the descriptor.
+    ///
+    /// # Errors
+    /// [`Error::ShapeTooLarge`], [`Error::ChannelMismatch`].
+    pub fn plan(&self, shape: &Shape) -> Result<Plan, Error> {
+        Ok(Plan { problem: self.descriptor.problem(shape)? })
+    }
+
+    /// The descriptor.
+    #[must_use]
+    pub const fn descriptor(&self) -> &BatchNormDescriptor {
+        &self.descriptor
+    }
+
+    fn check(&self, plan: &Plan) -> Result<(), Error> {
+        if plan.problem.channels == self.descriptor.channels { Ok(()) } else { Err(Error::PlanMismatch) }
+    }
+}
+
+/// `1/√(v + ε)`, and 0 where `v + ε = 0` (PyTorch's rule), so that a constant channel gives beta even without epsilon.
+fn inverse_deviation(variance: f64, epsilon: f64) -> f64 {
+    let sum = variance + epsilon;
+    if sum == 0.0 { 0.0 } else { 1.0 / sum.sqrt() }
+}
+
+/// The flat indices of channel `c`'s elements, in memory order.
+fn channel_indices(problem: Problem, channel: usize) -> impl Iterator<Item = usize> + Clone {
+    let (channels, inner) = (problem.channels as usize, problem.inner as usize);
+    (0..problem.outer as usize).flat_map(move |outer| {
+        let start = (outer * channels + channel) * inner;
+        start..start + inner
+    })
+}
+
+/// Reads a per-channel parameter that may be absent.
+fn parameter<P: Element>(values: Option<&[P]>, channel: usize, absent: f64) -> f64 {
+    values.map_or(absent, |values| values[channel].to_f64())
+}
+
+fn check_length<T>(binding: &'static str, slice: &[T], expected: u64) -> Result<(), Error> {
+    let actual = slice.len() as u64;
+    if actual == expected { Ok(()) } else { Err(Error::WrongSize { binding, expected, actual }) }
+}
+
+fn check_optional<T>(binding: &'static str, slice: Option<&[T]>, expected: u64) -> Result<(), Error> {
+    slice.map_or(Ok(()), |slice| check_length(binding, slice, expected))
+}

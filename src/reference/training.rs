@@ -1,0 +1,139 @@
+//! Training forward: batch statistics, normalise, scale-shift, running statistics.
+
+use super::{BatchNorm, Element, Plan, channel_indices, check_length, check_optional, inverse_deviation, parameter};
+use crate::convention::{EmptyBatchPolicy, OneSamplePolicy};
+use crate::{ChannelStatistics, Error, Problem};
+
+/// What training forward reads and writes. Tensors are row-major in the plan's shape, vectors have C values.
+#[derive(Debug)]
+pub struct TrainingBuffers<'a, T, P = f32> {
+    /// x, M·C elements.
+    pub input: &'a [T],
+    /// y, M·C elements, overwritten.
+    pub output: &'a mut [T],
+    /// γ, C values; absent means 1.
+    pub gamma: Option<&'a [P]>,
+    /// β, C values; absent means 0.
+    pub beta: Option<&'a [P]>,
+    /// Updated when given.
+    pub running: Option<RunningStatistics<'a, P>>,
+    /// C records for backward, overwritten when given.
+    pub saved: Option<&'a mut [ChannelStatistics]>,
+}
+
+impl<T, P> Default for TrainingBuffers<'_, T, P> {
+    fn default() -> Self {
+        Self { input: &[], output: &mut [], gamma: None, beta: None, running: None, saved: None }
+    }
+}
+
+/// Running statistics that training updates.
+#[derive(Debug)]
+pub struct RunningStatistics<'a, P> {
+    /// Running mean, C values.
+    pub mean: &'a mut [P],
+    /// Running variance, C values.
+    pub variance: &'a mut [P],
+    /// Batches seen so far; incremented when given, needed by [`crate::Momentum::CumulativeAverage`].
+    pub batches_tracked: Option<&'a mut u32>,
+}
+
+/// Exact (f64) statistics of one channel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moments {
+    pub mean: f64,
+    pub variance: f64,
+}
+
+/// `μ = (1/M)·Σx`, `v = (1/M)·Σ(x − μ)²`, in two passes, the mean corrected by the sum of the residuals.
+///
+/// The sums run over `x − x₀` with x₀ the channel's first value (exact for close values), so a constant channel has
+/// exactly its value as mean and 0 as variance.
+pub(super) fn moments<T: Element>(problem: Problem, input: &[T], channel: usize) -> Moments {
+    let values = channel_indices(problem, channel).map(|index| input[index].to_f64());
+    let count = problem.count() as f64;
+    let pivot = values.clone().next().unwrap_or(0.0);
+    let rough = pivot + values.clone().map(|x| x - pivot).sum::<f64>() / count;
+    let mean = rough + values.clone().map(|x| x - rough).sum::<f64>() / count;
+    // Infinite values make the correction undefined; the first pass already says what the mean is.
+    let mean = if mean.is_nan() { values.clone().sum::<f64>() / count } else { mean };
+    let variance = values.map(|x| (x - mean) * (x - mean)).sum::<f64>() / count;
+    Moments { mean, variance }
+}
+
+impl BatchNorm {
+    /// Training forward.
+    ///
+    /// ```text
+    /// y = γ·(x − μ)·r + β
+    /// running_mean     ← (1 − a)·running_mean     + a·μ
+    /// running_variance ← (1 − a)·running_variance + a·v·k      k = M/(M − 1) or 1, by convention
+    /// ```
+    ///
+    /// `a` is the momentum as the weight of the new batch ([`crate::Momentum::weight_of_new`]).
+    ///
+    /// # Errors
+    /// [`Error::WrongSize`] for a slice of another length, [`Error::OneSample`] and [`Error::EmptyBatch`] by policy,
+    /// [`Error::MissingBatchesTracked`]. Nothing is written then.
+    pub fn training<T: Element, P: Element>(
+        &self,
+        plan: &Plan,
+        buffers: TrainingBuffers<'_, T, P>,
+    ) -> Result<(), Error> {
+        self.check(plan)?;
+        let (problem, convention) = (plan.problem, self.descriptor.convention);
+        let channels = u64::from(problem.channels);
+        let TrainingBuffers { input, output, gamma, beta, mut running, mut saved } = buffers;
+        check_length("input", input, problem.elements())?;
+        check_length("output", output, problem.elements())?;
+        check_optional("gamma", gamma, channels)?;
+        check_optional("beta", beta, channels)?;
+        check_optional("saved", saved.as_deref(), channels)?;
+        if let Some(running) = &running {
+            check_length("running.mean", running.mean, channels)?;
+            check_length("running.variance", running.variance, channels)?;
+            if running.batches_tracked.is_none() && convention.momentum == crate::Momentum::CumulativeAverage {
+                return Err(Error::MissingBatchesTracked);
+            }
+        }
+        match (problem.count(), convention.empty_batch, convention.one_sample) {
+            (0, EmptyBatchPolicy::Error, _) => return Err(Error::EmptyBatch),
+            (0, EmptyBatchPolicy::Skip, _) => return Ok(()),
+            (1, _, OneSamplePolicy::Error) => return Err(Error::OneSample),
+            (1, _, OneSamplePolicy::SkipRunningUpdate) => running = None,
+            _ => {}
+        }
+        let tracked = running.as_ref().and_then(|running| running.batches_tracked.as_deref().copied());
+        let weight = convention.momentum.weight_of_new(u64::from(tracked.unwrap_or(0)));
+        let factor = convention.running_variance.factor(problem.count());
+
+        for channel in 0..problem.channels as usize {
+            let Moments { mean, variance } = moments(problem, input, channel);
+            let inverse = inverse_deviation(variance, convention.epsilon);
+            let (gamma, beta) = (parameter(gamma, channel, 1.0), parameter(beta, channel, 0.0));
+            for index in channel_indices(problem, channel) {
+                let normalised = (input[index].to_f64() - mean) * inverse;
+                output[index] = T::from_f64(gamma * normalised + beta);
+            }
+            if let Some(running) = &mut running {
+                let blend = |old: P, new: f64| P::from_f64((1.0 - weight) * old.to_f64() + weight * new);
+                running.mean[channel] = blend(running.mean[channel], mean);
+                running.variance[channel] = blend(running.variance[channel], variance * factor);
+            }
+            if let Some(saved) = &mut saved {
+                let pivot = f32::from_f64(mean);
+                let offset = mean - f64::from(pivot);
+                saved[channel] = ChannelStatistics {
+                    pivot,
+                    offset: if offset.is_nan() { 0.0 } else { f32::from_f64(offset) },
+                    inverse_deviation: f32::from_f64(inverse),
+                    variance: f32::from_f64(variance),
+                };
+            }
+        }
+        if let Some(tracked) = running.and_then(|running| running.batches_tracked) {
+            *tracked = tracked.saturating_add(1);
+        }
+        Ok(())
+    }
+}

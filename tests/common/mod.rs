@@ -1,0 +1,42 @@
+//! What the device tests share: adapters, cases, running a case on the reference and on a device.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+#[path = "../../examples/support/mod.rs"]
+pub mod support;
+
+pub mod case;
+pub mod tolerance;
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use support::Gpu;
+use wgpu_batch_norm::Kernels;
+
+/// One adapter and the kernels compiled for it.
+pub struct Target {
+    pub gpu: Gpu,
+    pub kernels: Kernels,
+}
+
+/// Every adapter of the machine.
+///
+/// No adapter is a failure, not a pass: set WGPU_BATCH_NORM_SKIP_GPU=1 to say explicitly that the device tests are to
+/// test nothing.
+///
+/// The guard keeps device tests one at a time: software drivers use all cores anyway, and some Vulkan loaders do not
+/// like several threads.
+pub fn targets() -> (&'static [Target], MutexGuard<'static, ()>) {
+    static TARGETS: OnceLock<Vec<Target>> = OnceLock::new();
+    static TURN: Mutex<()> = Mutex::new(());
+    let guard = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let targets = TARGETS.get_or_init(|| {
+        support::open_all(None).into_iter().map(|gpu| Target { kernels: Kernels::new(&gpu.device), gpu }).collect()
+    });
+    let skip = std::env::var_os("WGPU_BATCH_NORM_SKIP_GPU").is_some_and(|value| value == "1");
+    assert!(
+        skip || !targets.is_empty(),
+        "{}\nTo leave the device tests out, set WGPU_BATCH_NORM_SKIP_GPU=1.",
+        support::NO_ADAPTER
+    );
+    (if skip { &[] } else { targets }, guard)
+}

@@ -1,0 +1,135 @@
+//! Command line of `cargo xtask`, the set-up and test runner of `wgpu-batch-norm`.
+//!
+//! It depends on the standard library alone, so that the first thing that a fresh checkout builds is ready in seconds.
+
+mod setup;
+mod summary;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+Set-up and tests of wgpu-batch-norm.
+
+Usage: cargo xtask setup
+       cargo xtask test [--no-setup] [-- ARGS]
+       cargo xtask help
+
+setup   Makes sure that a Vulkan loader and driver are there. On a Debian or Ubuntu machine that has neither a GPU
+        driver nor Mesa's software driver, it installs the latter with apt-get, as root or by way of a sudo that asks
+        for no password; elsewhere it says what to install. macOS and Windows need nothing.
+
+test    Runs setup, then formatting, lints, documentation, tests, doctests, one iteration of the benchmark, the test
+        vectors and the packaging, and stops at the first step that fails. Steps whose cargo component is not
+        installed are named and left out.
+        --no-setup  leave the drivers alone
+        -- ARGS     for the test harness, in tests and doctests: a name to filter by, --nocapture, ...
+        The last line, 'N passed, N failed, N skipped', is the sum over the tests and doctests; a test marked as
+        ignored counts as skipped. The test vectors are cases, not tests, and have their own row in the table.
+
+Environment:
+  WGPU_BATCH_NORM_SKIP_GPU=1  Without an adapter, the GPU tests fail. With this variable they pass without having
+                              tested anything, and 'test' leaves out the benchmark and the test vectors.
+                              Add --no-setup to leave out the drivers as well.
+  VK_DRIVER_FILES             Vulkan drivers to use in place of the system's, as for any Vulkan program.
+
+Exit status: 0 if all went well, 1 if something failed or no test ran, 2 for a wrong command line.
+";
+
+#[derive(Debug, PartialEq, Eq)]
+enum Command {
+    Setup,
+    Test(test::Options),
+    Help,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = match std::env::args_os().skip(1).map(std::ffi::OsString::into_string).collect() {
+        Ok(arguments) => arguments,
+        Err(argument) => return wrong_usage(&format!("'{}' is not valid UTF-8", argument.display())),
+    };
+    match parse(&arguments) {
+        Ok(Command::Help) => {
+            print!("{USAGE}");
+            ExitCode::SUCCESS
+        }
+        Ok(Command::Setup) => match setup::run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(message) => {
+                eprintln!("xtask: {message}");
+                ExitCode::FAILURE
+            }
+        },
+        Ok(Command::Test(options)) => test::run(&options),
+        Err(message) => wrong_usage(&message),
+    }
+}
+
+fn wrong_usage(message: &str) -> ExitCode {
+    eprintln!("xtask: {message}\n\n{USAGE}");
+    ExitCode::from(2)
+}
+
+fn parse(arguments: &[String]) -> Result<Command, String> {
+    let Some((command, rest)) = arguments.split_first() else {
+        return Err("no command given".into());
+    };
+    match command.as_str() {
+        "help" | "--help" | "-h" => Ok(Command::Help),
+        "setup" => match rest.first().map(String::as_str) {
+            None => Ok(Command::Setup),
+            Some("--help" | "-h") => Ok(Command::Help),
+            Some(other) => Err(format!("unexpected argument '{other}' for 'setup'")),
+        },
+        "test" => parse_test(rest),
+        other => Err(format!("unknown command '{other}'")),
+    }
+}
+
+fn parse_test(arguments: &[String]) -> Result<Command, String> {
+    let mut options = test::Options::default();
+    for (index, argument) in arguments.iter().enumerate() {
+        match argument.as_str() {
+            "--no-setup" => options.no_setup = true,
+            "--help" | "-h" => return Ok(Command::Help),
+            "--" => {
+                options.harness = arguments[index + 1..].to_vec();
+                break;
+            }
+            other => return Err(format!("unexpected argument '{other}' for 'test' (harness arguments follow '--')")),
+        }
+    }
+    Ok(Command::Test(options))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, String> {
+        parse(&line.split_whitespace().map(String::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn commands_are_recognised() {
+        assert_eq!(parsed("setup"), Ok(Command::Setup));
+        assert_eq!(parsed("help"), Ok(Command::Help));
+        assert_eq!(parsed("test --help"), Ok(Command::Help));
+        assert_eq!(parsed("test"), Ok(Command::Test(test::Options::default())));
+    }
+
+    #[test]
+    fn harness_arguments_follow_the_dashes() {
+        let expected = test::Options { no_setup: true, harness: vec!["--no-setup".into(), "--".into(), "x".into()] };
+        assert_eq!(parsed("test --no-setup -- --no-setup -- x"), Ok(Command::Test(expected)));
+        let only_dashes = test::Options::default();
+        assert_eq!(parsed("test --"), Ok(Command::Test(only_dashes)));
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for line in ["", "tset", "setup now", "test backward", "test --no-setpu"] {
+            assert!(parsed(line).is_err(), "{line:?}");
+        }
+    }
+}
