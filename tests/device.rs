@@ -2,10 +2,18 @@
 
 mod common;
 
-use common::case::Case;
+use common::case::{Case, POISON, Results};
 use common::targets;
-use common::tolerance::compare;
+use common::tolerance::{Worst, compare};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
+use wgpu_batch_norm::{
+    BackwardBuffers, BatchNorm, Convention, Gradient, Momentum, RunningStatistics, Shape, TrainingBuffers,
+};
+
+/// What stands between the slices of a pooled buffer.
+const GUARD: f32 = f32::from_bits(0x7FC0_600D);
 
 /// Shapes that reach every kernel: both families, both accesses, one and many splits, cut-off super-rows and units.
 const SHAPES: [(&[usize], Layout); 46] = [
@@ -67,11 +75,331 @@ fn every_operation_meets_the_reference_on_every_shape() {
             let truth = case.run_reference().unwrap();
             let got = case.run_device(target).unwrap();
             let worst = compare(&case, &got, &truth);
-            println!("{}: {shape:?} {layout:?}: {:.3} {}", target.gpu.info.name, worst.ratio, worst.place);
+            println!("{}: {shape:?} {layout:?}: {:.3} {}", target, worst.ratio, worst.place);
             if worst.ratio > 1.0 {
-                failures.push(format!("{}: {shape:?} {layout:?}: {:.2} × {}", target.gpu, worst.ratio, worst.place));
+                failures.push(format!("{}: {shape:?} {layout:?}: {:.2} × {}", target, worst.ratio, worst.place));
             }
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn every_combination_of_optional_parts_meets_the_reference() {
+    let (targets, _turn) = targets();
+    for target in targets {
+        let mut worst = Worst::default();
+        for seed in 0..150 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut shape: Vec<usize> = vec![rng.random_range(1..9), rng.random_range(1..20)];
+            shape.extend((0..rng.random_range(0..4)).map(|_| rng.random_range(1..12)));
+            let layout = if rng.random() { ChannelsFirst } else { ChannelsLast };
+            let channels = shape[layout.channel_axis(shape.len())];
+            if shape.iter().product::<usize>() <= channels {
+                continue;
+            }
+            let case = Case::arbitrary(&shape, layout, seed);
+            let truth = case.run_reference().unwrap();
+            let got = case.run_device(target).unwrap();
+            let found = compare(&case, &got, &truth);
+            assert!(found.ratio <= 1.0, "{}: seed {seed} {shape:?} {layout:?}: {found:?} in {case:?}", target);
+            if found.ratio > worst.ratio {
+                worst = found;
+            }
+        }
+        println!("{}: {worst:?}", target);
+    }
+}
+
+/// (N,C), channels first and channels last shapes for data that breaks careless kernels.
+const ADVERSARIAL_SHAPES: [(&[usize], Layout); 6] = [
+    (&[517, 5], ChannelsFirst),
+    (&[9, 5, 7, 7], ChannelsFirst),
+    (&[9, 7, 7, 5], ChannelsLast),
+    (&[6, 4, 32, 32], ChannelsFirst),
+    (&[2, 3, 111, 111], ChannelsFirst),
+    (&[300, 64], ChannelsLast),
+];
+
+#[test]
+fn a_mean_a_million_times_the_deviation_costs_no_digits() {
+    let (targets, _turn) = targets();
+    for target in targets {
+        for (seed, (shape, layout)) in (0..).zip(ADVERSARIAL_SHAPES) {
+            for ratio in [1e2_f32, 1e4, 1e6, 1e7] {
+                let mut case = Case::random(shape, layout, seed);
+                for index in 0..case.input.len() {
+                    let sign = if case.channel(index) % 2 == 0 { 1.0 } else { -1.0 };
+                    // The reference sees the same rounded values, so what rounding did to the data is no error.
+                    case.input[index] = sign * ratio + 0.1 * case.input[index];
+                }
+                let truth = case.run_reference().unwrap();
+                let got = case.run_device(target).unwrap();
+                let worst = compare(&case, &got, &truth);
+                assert!(worst.ratio <= 1.0, "{}: {shape:?} {layout:?} ratio {ratio}: {worst:?}", target);
+            }
+        }
+    }
+}
+
+#[test]
+fn constant_channels_give_exactly_beta_and_zero_variance() {
+    let (targets, _turn) = targets();
+    for target in targets {
+        for (seed, (shape, layout)) in (0..).zip(ADVERSARIAL_SHAPES) {
+            for epsilon in [0.0, 1e-5] {
+                let mut case = Case::random(shape, layout, seed);
+                case.convention.epsilon = epsilon;
+                for index in 0..case.input.len() {
+                    case.input[index] = [0.1, -1e7, 1e30, 123.456, 1e-30][case.channel(index) % 5];
+                }
+                let got = case.run_device(target).unwrap();
+                let beta = case.beta.as_ref().unwrap();
+                for (index, &y) in got.output.iter().enumerate() {
+                    assert_eq!(y, beta[case.channel(index)], "{}: {shape:?} {layout:?} [{index}]", target);
+                }
+                for (channel, saved) in got.saved.iter().enumerate() {
+                    assert_eq!(saved.variance, 0.0, "{}: {shape:?} {layout:?} channel {channel}", target);
+                    assert_eq!(saved.mean(), case.input[first_of(&case, channel)]);
+                }
+            }
+        }
+    }
+}
+
+fn first_of(case: &Case, channel: usize) -> usize {
+    (0..case.input.len()).find(|&index| case.channel(index) == channel).unwrap()
+}
+
+#[test]
+fn nan_and_infinity_stay_in_their_channel() {
+    let (targets, _turn) = targets();
+    for target in targets {
+        for (seed, (shape, layout)) in (0..).zip(ADVERSARIAL_SHAPES) {
+            for (poison, in_gradient) in
+                [(f32::NAN, false), (f32::INFINITY, false), (f32::NEG_INFINITY, false), (f32::NAN, true)]
+            {
+                let clean = Case::random(shape, layout, seed);
+                let mut case = clean.clone();
+                let channel = 1;
+                // The first element, which is also a pivot sample, and the last.
+                let places: Vec<_> = (0..case.input.len()).filter(|&index| case.channel(index) == channel).collect();
+                for index in [places[0], places[places.len() - 1]] {
+                    let values = if in_gradient { &mut case.output_gradient } else { &mut case.input };
+                    values[index] = poison;
+                }
+                let (got, expected) = (case.run_device(target).unwrap(), clean.run_device(target).unwrap());
+                let check = |name: &str, got: &[f32], expected: &[f32], channel_of: &dyn Fn(usize) -> usize| {
+                    for index in (0..got.len()).filter(|&index| channel_of(index) != channel) {
+                        let same = got[index].to_bits() == expected[index].to_bits();
+                        assert!(same, "{}: {shape:?} {layout:?} {poison}: {name}[{index}]", target);
+                    }
+                };
+                let element = |index: usize| case.channel(index);
+                let vector = |index: usize| index;
+                check("output", &got.output, &expected.output, &element);
+                check("inference", &got.inference, &expected.inference, &element);
+                check("input_gradient", &got.input_gradient, &expected.input_gradient, &element);
+                check("running_mean", &got.running_mean, &expected.running_mean, &vector);
+                check("running_variance", &got.running_variance, &expected.running_variance, &vector);
+                check("gamma_gradient", &got.gamma_gradient, &expected.gamma_gradient, &vector);
+                check("beta_gradient", &got.beta_gradient, &expected.beta_gradient, &vector);
+            }
+        }
+    }
+}
+
+#[test]
+fn repeated_runs_are_equal_to_the_bit() {
+    let (targets, _turn) = targets();
+    for target in targets {
+        for (seed, (shape, layout)) in (0..).zip(ADVERSARIAL_SHAPES) {
+            let case = Case::random(shape, layout, seed);
+            let bits = |results: &Results| -> Vec<u32> {
+                [&results.output, &results.running_variance, &results.input_gradient, &results.gamma_gradient]
+                    .into_iter()
+                    .flatten()
+                    .map(|value| value.to_bits())
+                    .collect()
+            };
+            let first = bits(&case.run_device(target).unwrap());
+            for _ in 0..4 {
+                assert_eq!(first, bits(&case.run_device(target).unwrap()), "{}: {shape:?} {layout:?}", target);
+            }
+        }
+    }
+}
+
+#[test]
+fn empty_batches_leave_everything_but_zero_gradients() {
+    let (targets, _turn) = targets();
+    for target in targets {
+        for (shape, layout) in
+            [(&[0, 3, 5][..], ChannelsFirst), (&[4, 3, 0], ChannelsFirst), (&[0, 5, 3], ChannelsLast)]
+        {
+            let case = Case::random(shape, layout, 1);
+            let got = case.run_device(target).unwrap();
+            assert_eq!(got.running_mean, case.running_mean);
+            assert_eq!(got.running_variance, case.running_variance);
+            assert!(got.saved[0].pivot.to_bits() == POISON.to_bits(), "saved statistics are untouched");
+            let worst = compare(&case, &got, &case.run_reference().unwrap());
+            assert!(worst.ratio == 0.0, "{}: {worst:?}", target);
+        }
+    }
+}
+
+#[test]
+fn slices_of_one_pooled_buffer_give_the_same_bits_as_separate_buffers() {
+    let (targets, _turn) = targets();
+    for target in targets {
+        for (seed, (shape, layout)) in (0..).zip(ADVERSARIAL_SHAPES) {
+            let case = Case::random(shape, layout, seed);
+            let separate = case.run_device(target).unwrap();
+            let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor()).unwrap();
+            let plan = bn.plan(&Shape::new(shape).unwrap()).unwrap();
+            let alignment = target.kernels.profile().slice_alignment();
+            let mut words: Vec<f32> = Vec::new();
+            // A gap of one alignment unit between slices holds a pattern that nothing may touch.
+            let mut place = |values: &[f32]| {
+                let start = 4 * words.len() as u64;
+                words.extend(values);
+                let padded = (4 * words.len() as u64).next_multiple_of(alignment) + alignment;
+                words.resize(padded as usize / 4, GUARD);
+                start..start + 4 * values.len() as u64
+            };
+            let poison = vec![POISON; case.input.len()];
+            let vector = vec![POISON; case.channels()];
+            let input = place(&case.input);
+            let output = place(&poison);
+            let dy = place(&case.output_gradient);
+            let dx = place(&poison);
+            let gamma = place(case.gamma.as_ref().unwrap());
+            let beta = place(case.beta.as_ref().unwrap());
+            let mean = place(&case.running_mean);
+            let variance = place(&case.running_variance);
+            let (dgamma, dbeta) = (place(&vector), place(&vector));
+            let saved = place(&vec![POISON; 4 * case.channels()]);
+            let workspace = place(&vec![POISON; plan.workspace_size() as usize / 4]);
+            let pool = target.gpu.upload("pool", &words);
+            let slice = |range: &std::ops::Range<u64>| pool.slice(range.clone());
+            let training = bn
+                .bind_training(
+                    &plan,
+                    &TrainingBuffers {
+                        input: slice(&input),
+                        output: slice(&output),
+                        gamma: Some(slice(&gamma)),
+                        beta: Some(slice(&beta)),
+                        running: Some(RunningStatistics {
+                            mean: slice(&mean),
+                            variance: slice(&variance),
+                            batches_tracked: None,
+                        }),
+                        saved: Some(slice(&saved)),
+                        workspace: slice(&workspace),
+                    },
+                )
+                .unwrap();
+            let backward = bn
+                .bind_backward(
+                    &plan,
+                    &BackwardBuffers {
+                        input: slice(&input),
+                        output_gradient: slice(&dy),
+                        gamma: Some(slice(&gamma)),
+                        saved: Some(slice(&saved)),
+                        input_gradient: Some(Gradient::Overwrite(slice(&dx))),
+                        gamma_gradient: Some(Gradient::Overwrite(slice(&dgamma))),
+                        beta_gradient: Some(Gradient::Overwrite(slice(&dbeta))),
+                        workspace: slice(&workspace),
+                    },
+                )
+                .unwrap();
+            target.gpu.submit(|pass| {
+                training.record(pass);
+                backward.record(pass);
+            });
+            let after: Vec<f32> = target.gpu.read(&pool, words.len());
+            let part = |range: &std::ops::Range<u64>| &after[range.start as usize / 4..range.end as usize / 4];
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            for (name, range, expected) in [
+                ("output", &output, &separate.output),
+                ("running_mean", &mean, &separate.running_mean),
+                ("running_variance", &variance, &separate.running_variance),
+                ("input_gradient", &dx, &separate.input_gradient),
+                ("gamma_gradient", &dgamma, &separate.gamma_gradient),
+                ("beta_gradient", &dbeta, &separate.beta_gradient),
+                ("input", &input, &case.input),
+            ] {
+                assert_eq!(bits(part(range)), bits(expected), "{target}: {shape:?} {layout:?}: {name}");
+            }
+            let guards = words.iter().zip(&after).filter(|(before, _)| before.to_bits() == GUARD.to_bits());
+            assert!(guards.clone().count() > 0 && guards.clone().all(|(_, after)| after.to_bits() == GUARD.to_bits()));
+        }
+    }
+}
+
+#[test]
+fn the_running_update_is_a_switch_and_steps_can_be_recorded_again() {
+    let (targets, _turn) = targets();
+    for target in targets {
+        let case = Case { batches_tracked: Some(0), ..Case::random(&[33, 6], ChannelsFirst, 3) };
+        let momentum = Momentum::CumulativeAverage;
+        let case = Case { convention: Convention { momentum, ..Convention::pytorch() }, ..case };
+        let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor()).unwrap();
+        let plan = bn.plan(&Shape::new(&case.shape).unwrap()).unwrap();
+        let gpu = &target.gpu;
+        let (input, output) = (gpu.upload("input", &case.input), gpu.zeroed("output", plan.tensor_size()));
+        let mean = gpu.upload("mean", &case.running_mean);
+        let variance = gpu.upload("variance", &case.running_variance);
+        let tracked = gpu.upload("tracked", &[0_u32]);
+        let workspace = gpu.zeroed("workspace", plan.workspace_size());
+        let vector = ..plan.vector_size();
+        let step = bn
+            .bind_training(
+                &plan,
+                &TrainingBuffers {
+                    input: input.slice(..plan.tensor_size()),
+                    output: output.slice(..plan.tensor_size()),
+                    gamma: None,
+                    beta: None,
+                    running: Some(RunningStatistics {
+                        mean: mean.slice(vector),
+                        variance: variance.slice(vector),
+                        batches_tracked: Some(tracked.slice(..4)),
+                    }),
+                    saved: None,
+                    workspace: workspace.slice(..),
+                },
+            )
+            .unwrap();
+        let state = || {
+            let values: [Vec<f32>; 2] = [gpu.read(&mean, 6), gpu.read(&variance, 6)];
+            (values, gpu.read::<u32>(&tracked, 1)[0])
+        };
+        gpu.submit(|pass| {
+            step.record_without_running_update(pass);
+            step.record_without_running_update(pass);
+        });
+        assert_eq!(state(), ([case.running_mean.clone(), case.running_variance.clone()], 0), "{target}");
+        let without: Vec<f32> = gpu.read(&output, case.input.len());
+        // A cumulative average of one batch seen three times is that batch's statistics, whatever came before.
+        gpu.submit(|pass| step.record(pass));
+        let (once, counted) = state();
+        assert_eq!(counted, 1);
+        gpu.submit(|pass| {
+            step.record(pass);
+            step.record(pass);
+        });
+        let (thrice, counted) = state();
+        assert_eq!(counted, 3);
+        for (a, b) in once.iter().flatten().zip(thrice.iter().flatten()) {
+            assert!((a - b).abs() <= 4.0 * f32::EPSILON * a.abs(), "{target}: {a} became {b}");
+        }
+        let truth = case.run_reference().unwrap();
+        for (a, b) in once[0].iter().zip(&truth.running_mean) {
+            assert!((a - b).abs() <= 8.0 * f32::EPSILON * b.abs().max(1.0), "{target}: {a}, reference {b}");
+        }
+        assert_eq!(without, gpu.read::<f32>(&output, case.input.len()), "{target}: the update changes no output");
+    }
 }

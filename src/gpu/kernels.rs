@@ -59,13 +59,23 @@ impl Kernels {
     /// Takes note of the device's limits; compiles nothing yet.
     #[must_use]
     pub fn new(device: &wgpu::Device) -> Self {
-        let (limits, info) = (device.limits(), device.adapter_info());
+        let class = match device.adapter_info().device_type {
+            wgpu::DeviceType::DiscreteGpu => AdapterClass::Discrete,
+            wgpu::DeviceType::Cpu => AdapterClass::Cpu,
+            _ => AdapterClass::Integrated,
+        };
+        Self::with_class(device, class)
+    }
+
+    /// As [`Kernels::new`], but plans for another class of machine than the adapter reports.
+    ///
+    /// Results stay right on any device; only how the work is cut changes. For adapters that report themselves wrongly,
+    /// and for testing one machine's plans on another.
+    #[must_use]
+    pub fn with_class(device: &wgpu::Device, class: AdapterClass) -> Self {
+        let limits = device.limits();
         let profile = DeviceProfile {
-            class: match info.device_type {
-                wgpu::DeviceType::DiscreteGpu => AdapterClass::Discrete,
-                wgpu::DeviceType::Cpu => AdapterClass::Cpu,
-                _ => AdapterClass::Integrated,
-            },
+            class,
             max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
             max_storage_buffers_per_shader_stage: limits.max_storage_buffers_per_shader_stage,
             max_uniform_buffer_binding_size: limits.max_uniform_buffer_binding_size,

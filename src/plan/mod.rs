@@ -21,8 +21,8 @@ pub(crate) use workspace::Workspace;
 use crate::{BatchNormDescriptor, Error, Problem, Shape};
 use geometry::Geometry;
 
-/// Elements that the kernels' 32-bit index arithmetic serves with room for the last, overhanging loop trip.
-const MAX_ELEMENTS: u64 = 1 << 31;
+/// What the kernels' 32-bit element indices serve, with room for the last, overhanging loop trip.
+const MAX_TENSOR_BYTES: u64 = 4 << 31;
 
 /// One batch norm on one shape: sizes of all buffers and, inside, the dispatches of every operation.
 ///
@@ -141,8 +141,11 @@ pub(crate) struct Dispatch {
 
 fn check_limits(problem: Problem, profile: &DeviceProfile) -> Result<(), Error> {
     let needs = [
-        ("elements of one tensor", problem.elements(), MAX_ELEMENTS),
-        ("max_storage_buffer_binding_size", problem.elements() * 4, profile.max_storage_buffer_binding_size),
+        (
+            "max_storage_buffer_binding_size",
+            problem.elements().saturating_mul(4),
+            profile.max_storage_buffer_binding_size.min(MAX_TENSOR_BYTES),
+        ),
         ("max_storage_buffer_binding_size", u64::from(problem.channels) * 16, profile.max_storage_buffer_binding_size),
         ("max_storage_buffers_per_shader_stage", 6, u64::from(profile.max_storage_buffers_per_shader_stage)),
         ("max_uniform_buffer_binding_size", size_of::<Params>() as u64, profile.max_uniform_buffer_binding_size),

@@ -1,1 +1,328 @@
+//! The planner against an emulation of the kernels' index arithmetic, and against every limit.
 
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::{
+    AdapterClass, BackwardOptions, DeviceProfile, Dispatch, Family, GradientMode, Kernel, Params, Plan, Reduction,
+    TrainingOptions,
+};
+use crate::{BatchNormDescriptor, Convention, Error, Momentum, OneSamplePolicy, Shape};
+
+const EVERYTHING: BackwardOptions = BackwardOptions {
+    gamma: true,
+    saved: false,
+    input_gradient: GradientMode::Overwrite,
+    gamma_gradient: GradientMode::Overwrite,
+    beta_gradient: GradientMode::Accumulate,
+};
+
+fn plan(outer: usize, channels: u32, inner: usize, profile: &DeviceProfile) -> Result<Plan, Error> {
+    let descriptor = BatchNormDescriptor { channels, ..Default::default() };
+    Plan::new(&descriptor, &Shape::flat(outer, channels as usize, inner), profile)
+}
+
+fn all_dispatches(plan: &Plan) -> Vec<Dispatch> {
+    let options = TrainingOptions { gamma: true, beta: true, running: true, batches_tracked: true };
+    let mut all = plan.training(options).unwrap();
+    all.extend(plan.inference(true, true).unwrap());
+    all.extend(plan.backward(EVERYTHING).unwrap());
+    all.extend(plan.backward_frozen(EVERYTHING).unwrap());
+    all
+}
+
+/// The elements that one dispatch over the tensor takes, with the slot that a reduction would count each in.
+///
+/// The same arithmetic as `shaders/reduction/{rows,columns}.wgsl` and `shaders/elementwise/{rows,columns}.wgsl`.
+fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, Option<(u32, u32)>)) {
+    let (family, reduces) = match dispatch.kernel {
+        Kernel::Reduce(_, family, _) => (family, true),
+        Kernel::Apply(_, family, _) => (family, false),
+        _ => return,
+    };
+    let p = &dispatch.params;
+    let groups = dispatch.workgroups[0] * dispatch.workgroups[1];
+    assert!(groups >= p.groups && dispatch.workgroups[2] == 1);
+    for group in 0..p.groups {
+        for invocation in 0..dispatch.workgroup_size {
+            let split = group / p.tiles;
+            let start = split * p.split_extent;
+            let end = (start + p.split_extent).min(p.extent);
+            for trip in 0..p.blocks * 4 {
+                match family {
+                    Family::Rows => {
+                        let (lane, position) = (invocation / p.positions, invocation % p.positions);
+                        let channel = (group % p.tiles) * p.lanes + lane;
+                        let index = start + position + trip * p.positions;
+                        if lane >= p.lanes || channel >= p.channels || index >= end {
+                            continue;
+                        }
+                        let (outer, unit) = (index / p.row_units, index % p.row_units);
+                        let row = (outer * p.channels + channel) * p.inner;
+                        let first = 4 * (row / 4 + unit);
+                        for element in (first..first + 4).filter(|e| (row..row + p.inner).contains(e)) {
+                            visit(element, reduces.then_some((split, channel)));
+                        }
+                    }
+                    Family::Columns => {
+                        let (lane, position) = (invocation % p.lanes, invocation / p.lanes);
+                        let unit = (group % p.tiles) * p.lanes + lane;
+                        let row = start + position + trip * p.positions;
+                        if position >= p.positions || unit >= p.row_units || row >= end {
+                            continue;
+                        }
+                        let first = 4 * (row * p.row_units + unit);
+                        for element in (first..first + 4).filter(|&e| e < p.elements) {
+                            let segment = (4 * unit + element - first) / p.inner;
+                            let slot = split * p.repeats + segment / p.channels;
+                            visit(element, reduces.then_some((slot, segment % p.channels)));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Every element is taken once, by its own channel; every slot that finalize reads has data.
+fn check_coverage(plan: &Plan) -> Result<(), TestCaseError> {
+    let problem = plan.problem();
+    for dispatch in all_dispatches(plan) {
+        if !matches!(dispatch.kernel, Kernel::Reduce(..) | Kernel::Apply(..)) {
+            continue;
+        }
+        let mut seen = vec![0_u8; problem.elements() as usize];
+        let mut slots: HashMap<(u32, u32), u64> = HashMap::new();
+        let mut misplaced = None;
+        walk(&dispatch, |element, slot| {
+            seen[element as usize] += 1;
+            if let Some((slot, channel)) = slot {
+                *slots.entry((slot, channel)).or_default() += 1;
+                let expected = (u64::from(element) / problem.inner) % u64::from(problem.channels);
+                if u64::from(channel) != expected || slot >= dispatch.params.slots {
+                    misplaced = Some((element, slot, channel));
+                }
+            }
+        });
+        prop_assert_eq!(misplaced, None, "{:?}", dispatch);
+        prop_assert!(seen.iter().all(|&count| count == 1), "{dispatch:?}: not every element once");
+        if let Kernel::Reduce(..) = dispatch.kernel {
+            let expected = u64::from(dispatch.params.slots) * u64::from(problem.channels);
+            let written = slots.len() as u64;
+            // A cut-off last super-row may leave slots of its split empty; they are written with a count of 0.
+            let cut_off = dispatch.params.repeats > 1 && dispatch.params.extent > 1;
+            prop_assert!(written == expected || (cut_off && written < expected), "{written} slots of {expected}");
+            prop_assert!((0..problem.channels).all(|channel| slots.contains_key(&(0, channel))), "slot 0 is empty");
+        }
+    }
+    Ok(())
+}
+
+fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseError> {
+    for dispatch in all_dispatches(plan) {
+        let Dispatch { kernel, workgroup_size, workgroups, params } = dispatch;
+        let grid = profile.max_compute_workgroups_per_dimension;
+        prop_assert!(workgroups.iter().all(|&count| (1..=grid).contains(&count)), "{workgroups:?}");
+        prop_assert!(workgroup_size <= profile.max_compute_invocations_per_workgroup);
+        prop_assert!(workgroup_size <= profile.max_compute_workgroup_size_x);
+        prop_assert!(64 * workgroup_size <= profile.max_compute_workgroup_storage_size);
+        prop_assert!(kernel.bindings().len() as u32 <= profile.max_storage_buffers_per_shader_stage);
+        if kernel == Kernel::CountBatch {
+            continue;
+        }
+        let Params { positions, lanes, merge_groups, blocks, slots, .. } = params;
+        prop_assert!(positions * lanes <= workgroup_size, "{params:?}");
+        prop_assert!((1..=positions).contains(&merge_groups));
+        // lavapipe's 65,535 iterations for all loops of an invocation, its columns' segment loop included.
+        let segments = (4 * lanes / params.inner.max(1)).div_ceil(workgroup_size) * params.inner;
+        let merges = positions.div_ceil(merge_groups) + merge_groups;
+        let main = if matches!(kernel, Kernel::FinalizeStatistics | Kernel::FinalizeGradients) {
+            slots.div_ceil(positions)
+        } else {
+            blocks
+                + if params.repeats > 0 && matches!(kernel, Kernel::Reduce(_, Family::Columns, _)) {
+                    segments
+                } else {
+                    0
+                }
+        };
+        prop_assert!(u64::from(main) + u64::from(merges) + 8 < 65_535, "{params:?}");
+    }
+    let workspace = plan.workspace();
+    for (region, name) in
+        [(&workspace.partials, "partials"), (&workspace.statistics, "statistics"), (&workspace.gradient_means, "means")]
+    {
+        prop_assert!(region.start % profile.slice_alignment() == 0, "{name}");
+        prop_assert!(
+            region.end <= workspace.size && region.end - region.start <= profile.max_storage_buffer_binding_size
+        );
+    }
+    let needed = |kernel: &Kernel| if matches!(kernel, Kernel::Reduce(Reduction::Statistics, ..)) { 16 } else { 8 };
+    for Dispatch { kernel, params, .. } in all_dispatches(plan) {
+        if let Kernel::Reduce(..) = kernel {
+            let bytes = u64::from(params.slots) * u64::from(params.stride) * needed(&kernel);
+            prop_assert!(bytes <= workspace.partials.end - workspace.partials.start);
+        }
+    }
+    Ok(())
+}
+
+fn classes() -> impl Strategy<Value = AdapterClass> {
+    prop_oneof![Just(AdapterClass::Discrete), Just(AdapterClass::Integrated), Just(AdapterClass::Cpu)]
+}
+
+fn profiles() -> impl Strategy<Value = DeviceProfile> {
+    (classes(), 0..8_u32, 4..15_u32, 4..11_u32).prop_map(|(class, invocations, storage, alignment)| DeviceProfile {
+        max_compute_invocations_per_workgroup: 8 << invocations,
+        max_compute_workgroup_size_x: 8 << invocations,
+        max_compute_workgroup_storage_size: (1 << storage) * 64,
+        min_storage_buffer_offset_alignment: 1 << alignment,
+        max_storage_buffer_binding_size: 1 << 31,
+        ..DeviceProfile::webgpu(class)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn every_element_is_taken_once_by_its_channel(
+        outer in 1..70_usize, channels in 1..40_u32, inner in 1..90_usize, profile in profiles(),
+    ) {
+        prop_assume!(outer * inner > 1);
+        let plan = plan(outer, channels, inner, &profile).unwrap();
+        check_coverage(&plan)?;
+        check_limits(&plan, &profile)?;
+    }
+
+    #[test]
+    fn large_problems_keep_every_limit_or_are_refused(
+        outer in 0..24_u32, channels in 0..20_u32, inner in 0..24_u32, odd in 0..4_u32, profile in profiles(),
+    ) {
+        prop_assume!(outer + channels + inner <= 40);
+        let (outer, inner) = ((1_usize << outer) + odd as usize, (1_usize << inner) + (odd / 2) as usize);
+        let channels = (1_u32 << channels) + odd % 2;
+        prop_assume!(outer * inner > 1);
+        match plan(outer, channels, inner, &profile) {
+            Ok(plan) => check_limits(&plan, &profile)?,
+            Err(Error::LimitExceeded { required, available, .. }) => prop_assert!(required > available),
+            Err(error) => prop_assert!(false, "{error}"),
+        }
+    }
+}
+
+#[test]
+fn coverage_holds_around_every_family_threshold() {
+    for class in [AdapterClass::Discrete, AdapterClass::Integrated, AdapterClass::Cpu] {
+        let profile = DeviceProfile::webgpu(class);
+        for inner in [1, 2, 3, 4, 5, 7, 8, 12, 15, 16, 17, 60, 63, 64, 65, 68] {
+            for (outer, channels) in [(1, 1), (1, 3), (2, 1), (3, 5), (4, 4), (5, 64), (33, 3), (257, 2), (2, 300)] {
+                if outer * inner > 1 {
+                    let plan = plan(outer, channels, inner, &profile).unwrap();
+                    check_coverage(&plan)
+                        .unwrap_or_else(|error| panic!("{class:?} {outer} {channels} {inner}: {error}"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn no_shape_is_left_to_one_workgroup() {
+    // Shapes of at least a million elements; the reduction must have several workgroups for each, whatever the shape.
+    let shapes = [
+        (1 << 20, 1, 1),
+        (1, 1, 1 << 20),
+        (1 << 18, 4, 1),
+        (1, 4, 1 << 18),
+        (1024, 1024, 1),
+        (1 << 14, 3, 49),
+        (20, 6, 65536),
+        (1, 1_000_000, 2),
+        (350_000, 3, 1),
+    ];
+    for class in [AdapterClass::Discrete, AdapterClass::Integrated, AdapterClass::Cpu] {
+        let profile = DeviceProfile::webgpu(class);
+        for (outer, channels, inner) in shapes {
+            let plan = plan(outer, channels, inner, &profile).unwrap();
+            for dispatch in all_dispatches(&plan) {
+                if matches!(dispatch.kernel, Kernel::Reduce(..) | Kernel::Apply(..)) {
+                    assert!(dispatch.params.groups >= 8, "{class:?} {outer}×{channels}×{inner}: {dispatch:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn tensors_beyond_one_binding_are_refused_at_the_exact_byte() {
+    let profile =
+        DeviceProfile { max_storage_buffer_binding_size: 4096, ..DeviceProfile::webgpu(AdapterClass::Discrete) };
+    assert!(plan(256, 4, 1, &profile).is_ok());
+    let refused = Error::LimitExceeded { limit: "max_storage_buffer_binding_size", required: 4100, available: 4096 };
+    assert_eq!(plan(205, 5, 1, &profile), Err(refused));
+}
+
+#[test]
+fn limits_below_what_webgpu_guarantees_are_named() {
+    let webgpu = DeviceProfile::webgpu(AdapterClass::Integrated);
+    let few_buffers = DeviceProfile { max_storage_buffers_per_shader_stage: 4, ..webgpu };
+    let no_memory = DeviceProfile { max_compute_workgroup_storage_size: 0, ..webgpu };
+    let no_groups = DeviceProfile { max_compute_workgroups_per_dimension: 0, ..webgpu };
+    for (profile, name) in [
+        (few_buffers, "max_storage_buffers_per_shader_stage"),
+        (no_memory, "max_compute_workgroup_storage_size"),
+        (no_groups, "max_compute_workgroups_per_dimension"),
+    ] {
+        let result = plan(4, 4, 4, &profile).and_then(|plan| plan.inference(false, false));
+        assert!(matches!(result, Err(Error::LimitExceeded { limit, .. }) if limit == name), "{result:?}");
+    }
+}
+
+#[test]
+fn optional_parts_decide_the_dispatches() {
+    let plan = plan(8, 4, 8, &DeviceProfile::webgpu(AdapterClass::Discrete)).unwrap();
+    let only = |options: BackwardOptions| {
+        (plan.backward(options).unwrap().len(), plan.backward_frozen(options).unwrap().len())
+    };
+    let input = BackwardOptions { saved: true, input_gradient: GradientMode::Overwrite, ..Default::default() };
+    assert_eq!(only(input), (3, 1), "the frozen input gradient needs no reduction");
+    assert_eq!(
+        only(BackwardOptions { saved: false, ..input }),
+        (5, 1),
+        "without saved statistics they are taken again"
+    );
+    let gamma = BackwardOptions { saved: true, gamma_gradient: GradientMode::Accumulate, ..Default::default() };
+    assert_eq!(only(gamma), (2, 2), "no input gradient, no elementwise kernel");
+    assert_eq!(plan.backward(BackwardOptions::default()), Err(Error::NoGradientRequested));
+    let counted = TrainingOptions { running: true, batches_tracked: true, ..Default::default() };
+    assert_eq!(plan.training(counted).unwrap().len(), 4);
+    assert_eq!(plan.training(TrainingOptions { batches_tracked: false, ..counted }).unwrap().len(), 3);
+    assert_eq!(plan.training(TrainingOptions { running: false, ..counted }).unwrap().len(), 3);
+}
+
+#[test]
+fn policies_decide_about_one_sample_and_none() {
+    let profile = DeviceProfile::webgpu(AdapterClass::Discrete);
+    let with = |convention| {
+        let descriptor = BatchNormDescriptor { channels: 3, convention, ..Default::default() };
+        move |outer| Plan::new(&descriptor, &Shape::flat(outer, 3, 1), &profile).unwrap()
+    };
+    let training = TrainingOptions { running: true, ..Default::default() };
+    let torch = with(Convention::pytorch());
+    assert_eq!(torch(1).training(training), Err(Error::OneSample));
+    assert_eq!(torch(1).backward(EVERYTHING), Err(Error::OneSample));
+    assert!(torch(1).inference(true, true).is_ok() && torch(1).backward_frozen(EVERYTHING).is_ok());
+    let empty = torch(0);
+    assert_eq!(empty.training(training), Ok(Vec::new()));
+    assert_eq!(empty.backward(EVERYTHING).unwrap().len(), 1, "zero dgamma and dbeta");
+
+    let updates = |dispatches: Vec<Dispatch>| dispatches.iter().any(|d| d.params.flags & Params::UPDATES_RUNNING != 0);
+    let lenient = with(Convention::onnx());
+    assert!(updates(lenient(1).training(training).unwrap()));
+    let skip = Convention { one_sample: OneSamplePolicy::SkipRunningUpdate, ..Convention::pytorch() };
+    assert!(!updates(with(skip)(1).training(training).unwrap()));
+    let cumulative = Convention { momentum: Momentum::CumulativeAverage, ..Convention::pytorch() };
+    assert_eq!(with(cumulative)(2).training(training), Err(Error::MissingBatchesTracked));
+}

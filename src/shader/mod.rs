@@ -3,6 +3,9 @@
 //! The files are plain WGSL; what varies in structure varies by which files are taken. The one textual change is the
 //! access mode of bindings (see [`Variant::pooled`]), which WGSL has no constant for.
 
+#[cfg(test)]
+mod tests;
+
 use crate::plan::{Access, Elementwise, Family, Kernel, Normalizer, Reduction};
 
 /// A kernel as it is compiled.

@@ -7,18 +7,19 @@ pub mod support;
 pub mod case;
 pub mod tolerance;
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use support::Gpu;
-use wgpu_batch_norm::Kernels;
+use wgpu_batch_norm::{AdapterClass, Kernels};
 
-/// One adapter and the kernels compiled for it.
+/// One adapter and kernels planned for one class of machine.
 pub struct Target {
-    pub gpu: Gpu,
+    pub gpu: Arc<Gpu>,
     pub kernels: Kernels,
 }
 
-/// Every adapter of the machine.
+/// Every adapter of the machine, once with the plans of its own class and once with those of each other class, so that
+/// a software driver proves what real GPUs will be given.
 ///
 /// No adapter is a failure, not a pass: set WGPU_BATCH_NORM_SKIP_GPU=1 to say explicitly that the device tests are to
 /// test nothing.
@@ -30,7 +31,13 @@ pub fn targets() -> (&'static [Target], MutexGuard<'static, ()>) {
     static TURN: Mutex<()> = Mutex::new(());
     let guard = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let targets = TARGETS.get_or_init(|| {
-        support::open_all(None).into_iter().map(|gpu| Target { kernels: Kernels::new(&gpu.device), gpu }).collect()
+        let classes = [AdapterClass::Cpu, AdapterClass::Integrated, AdapterClass::Discrete];
+        let adapters = support::open_all(None).into_iter().map(Arc::new);
+        adapters
+            .flat_map(|gpu| {
+                classes.map(|class| Target { kernels: Kernels::with_class(&gpu.device, class), gpu: Arc::clone(&gpu) })
+            })
+            .collect()
     });
     let skip = std::env::var_os("WGPU_BATCH_NORM_SKIP_GPU").is_some_and(|value| value == "1");
     assert!(
@@ -39,4 +46,10 @@ pub fn targets() -> (&'static [Target], MutexGuard<'static, ()>) {
         support::NO_ADAPTER
     );
     (if skip { &[] } else { targets }, guard)
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, planned as {:?}", self.gpu, self.kernels.profile().class)
+    }
 }
