@@ -37,13 +37,17 @@ struct Params {
     slots: u32,
     flags: u32,
     epsilon: f32,
-    /// 1 / M.
+    /// 1 / M, and what rounding it to f32 left out.
     inverse_count: f32,
+    inverse_count_residual: f32,
     /// Factor on the population variance that the running variance takes.
     variance_factor: f32,
     /// Weight of the new batch in the running statistics, and one minus it.
     weight_of_new: f32,
     weight_of_old: f32,
+    padding_0: u32,
+    padding_1: u32,
+    padding_2: u32,
 }
 
 const HAS_GAMMA: u32 = 1u;
@@ -65,6 +69,11 @@ override WORKGROUP_SIZE: u32;
 
 fn has(flag: u32) -> bool {
     return (params.flags & flag) != 0u;
+}
+
+/// A sum over M elements divided by M; one rounding where `fma` is fused, two elsewhere.
+fn mean_of(sum: vec4<f32>) -> vec4<f32> {
+    return fma(sum, vec4<f32>(params.inverse_count), sum * params.inverse_count_residual);
 }
 
 /// The linear index of a workgroup in a grid that was folded to keep each dimension within its limit.

@@ -36,8 +36,8 @@ fn main(
     }
     let merged = merge_positions(state, lane, position, participates);
     if participates && position == 0u {
-        gradient_means[quad] = merged.sum * params.inverse_count;
-        gradient_means[quads + quad] = merged.product * params.inverse_count;
+        gradient_means[quad] = mean_of(merged.sum);
+        gradient_means[quads + quad] = mean_of(merged.product);
         for (var component = 0u; component < 4u; component++) {
             let channel = 4u * quad + component;
             if channel < params.channels {

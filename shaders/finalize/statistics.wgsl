@@ -30,7 +30,7 @@ fn main(
     let participates = position < params.positions && quad < quads;
     let safe_quad = min(quad, quads - 1u);
 
-    // Slot 0 always holds data; relative to its pivot all means are small.
+    // Slot 0 always holds data; relative to its pivot all sums are small.
     let pivot = partials[quads + safe_quad];
     var state = Accumulator(pivot, vec4<f32>(), vec4<f32>(), vec4<f32>());
     if participates {
@@ -38,24 +38,25 @@ fn main(
             let at = slot * params.stride + quad;
             let count = partials[at];
             // The pivot of an empty partial means nothing and may be anything.
-            let mean = (partials[at + quads] - pivot) + partials[at + 2u * quads];
-            let held = select(vec4<f32>(), mean, count > vec4<f32>());
-            state = merge(state, Accumulator(pivot, count, held, partials[at + 3u * quads]));
+            let shift = select(vec4<f32>(), partials[at + quads] - pivot, count > vec4<f32>());
+            let sum = partials[at + 2u * quads] + count * shift;
+            state = merge(state, Accumulator(pivot, count, sum, partials[at + 3u * quads]));
         }
     }
     let merged = merge_positions(state, lane, position, participates);
     if participates && position == 0u {
+        let offset = mean_of(merged.sum);
+        let variance = mean_of(merged.m2);
         for (var component = 0u; component < 4u; component++) {
             let channel = 4u * quad + component;
             if channel < params.channels {
-                finish(channel, merged.pivot[component], merged.mean[component], merged.m2[component]);
+                finish(channel, pivot[component], offset[component], variance[component]);
             }
         }
     }
 }
 
-fn finish(channel: u32, pivot: f32, offset: f32, m2: f32) {
-    let variance = m2 * params.inverse_count;
+fn finish(channel: u32, pivot: f32, offset: f32, variance: f32) {
     statistics[channel] = vec4<f32>(pivot, offset, inverse_deviation(variance, params.epsilon), variance);
     if has(UPDATES_RUNNING) {
         var weight_of_new = params.weight_of_new;

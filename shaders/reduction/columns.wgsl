@@ -19,13 +19,14 @@ fn main(
 
     let start = split * params.split_extent;
     let end = min(start + params.split_extent, params.extent);
-    // The last super-row may be cut off, so samples come from the rows before it where there are any.
-    let last = max(start, end - min(end, 2u));
+    // The last super-row may be cut off; then the sample is taken a row above, by all lanes, which may share a segment.
+    let cut_off = 4u * end * params.row_units > params.elements;
+    let last = select(end - 1u, max(start, end - min(end, 2u)), cut_off);
     var state = begin(
         column_channels(column_unit),
-        sample(start, column_unit),
-        sample(start + (last - start) / 2u, column_unit),
-        sample(last, column_unit),
+        sample(start, column_unit, 0u),
+        sample(start + (last - start) / 2u, column_unit, params.inner / 2u),
+        sample(last, column_unit, params.inner - 1u),
     );
 
     var row = start + position;
@@ -82,16 +83,14 @@ fn write_segment(split: u32, segment: u32, value: Accumulator, component: u32) {
     write_partial(split * params.repeats + segment / params.channels, segment % params.channels, value, component);
 }
 
-/// One element of each component's segment: the same for all columns of a segment, so that they share a pivot.
-fn sample(row: u32, column_unit: u32) -> vec4<f32> {
-    let row_element = 4u * row * params.row_units;
+/// Element `within` of each component's segment: the same for all columns of a segment, so that they share a pivot.
+fn sample(row: u32, column_unit: u32, within: u32) -> vec4<f32> {
     if params.inner == 1u {
-        let unit = min(row * params.row_units + column_unit, params.units - 1u);
-        return load_input(unit);
+        return load_input(min(row * params.row_units + column_unit, params.units - 1u));
     }
     let columns = vec4<u32>(4u * column_unit) + vec4<u32>(0u, 1u, 2u, 3u);
     let elements = min(
-        vec4<u32>(row_element) + (columns / params.inner) * params.inner,
+        vec4<u32>(4u * row * params.row_units + within) + (columns / params.inner) * params.inner,
         vec4<u32>(params.elements - 1u),
     );
     return vec4<f32>(

@@ -3,15 +3,17 @@
 @group(0) @binding(10)
 var<storage, read_write> partials: array<f32>;
 
-/// The pivot is the median of three samples of the channel: near the data, and no single outlier can take it.
+/// The pivot is the median of three samples of the channel: near the data, and no single outlier can take it. Where the
+/// samples lie about as far from each other as from 0, the pivot is 0: it costs no digits, and no rounding either. A
+/// range that one far sample makes does not count as such.
 fn begin(channels: vec4<u32>, first: vec4<f32>, middle: vec4<f32>, last: vec4<f32>) -> Accumulator {
-    let pivot = max(min(first, middle), min(max(first, middle), last));
+    let lowest = min(min(first, middle), last);
+    let highest = max(max(first, middle), last);
+    let median = max(min(first, middle), min(max(first, middle), last));
+    let range = highest - lowest;
+    let gap = min(median - lowest, highest - median);
+    let pivot = select(median, vec4<f32>(), (abs(median) <= range) & (range <= 64.0 * gap));
     return Accumulator(pivot, vec4<f32>(), vec4<f32>(), vec4<f32>());
-}
-
-/// Merges a block of values around the block's own mean. The counts of `block` may differ by component.
-fn merge_block(state: Accumulator, count: vec4<f32>, mean: vec4<f32>, m2: vec4<f32>) -> Accumulator {
-    return merge(state, Accumulator(state.pivot, count, mean, m2));
 }
 
 /// Four whole units.
@@ -20,12 +22,14 @@ fn accumulate(state: Accumulator, units: vec4<u32>) -> Accumulator {
     let b = load_input(units.y) - state.pivot;
     let c = load_input(units.z) - state.pivot;
     let d = load_input(units.w) - state.pivot;
-    let mean = ((a + b) + (c + d)) * 0.25;
+    let sum = (a + b) + (c + d);
+    let mean = sum * 0.25;
     let da = a - mean;
     let db = b - mean;
     let dc = c - mean;
     let dd = d - mean;
-    return merge_block(state, vec4<f32>(4.0), mean, (da * da + db * db) + (dc * dc + dd * dd));
+    let m2 = (da * da + db * db) + (dc * dc + dd * dd);
+    return merge_known_mean(state, Accumulator(state.pivot, vec4<f32>(4.0), sum, m2), mean);
 }
 
 /// Four units of which only the components with a true mask belong to the channel.
@@ -46,19 +50,21 @@ fn accumulate_masked(
     let d = select(zero, load_input(units.w) - state.pivot, mask_d);
     let count = (select(zero, one, mask_a) + select(zero, one, mask_b))
         + (select(zero, one, mask_c) + select(zero, one, mask_d));
-    let mean = ((a + b) + (c + d)) / max(count, one);
+    let sum = (a + b) + (c + d);
+    let mean = sum / max(count, one);
     let da = select(zero, a - mean, mask_a);
     let db = select(zero, b - mean, mask_b);
     let dc = select(zero, c - mean, mask_c);
     let dd = select(zero, d - mean, mask_d);
-    return merge_block(state, count, mean, (da * da + db * db) + (dc * dc + dd * dd));
+    let m2 = (da * da + db * db) + (dc * dc + dd * dd);
+    return merge_known_mean(state, Accumulator(state.pivot, count, sum, m2), mean);
 }
 
-/// Layout of the partials: slot-major, then count, pivot, mean − pivot, M2, then channels at `stride`.
+/// Layout of the partials: slot-major, then count, pivot, Σ(x − pivot), M2, then channels at `stride`.
 fn write_partial(slot: u32, channel: u32, value: Accumulator, component: u32) {
     let at = slot * 4u * params.stride + channel;
     partials[at] = value.count[component];
     partials[at + params.stride] = value.pivot[component];
-    partials[at + 2u * params.stride] = value.mean[component];
+    partials[at + 2u * params.stride] = value.sum[component];
     partials[at + 3u * params.stride] = value.m2[component];
 }

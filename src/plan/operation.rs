@@ -193,6 +193,7 @@ impl Plan {
     /// What all kernels share.
     fn params(&self) -> Params {
         let count = self.problem.count();
+        let inverse = if count == 0 { 0.0 } else { 1.0 / count as f64 };
         Params {
             elements: narrow(self.problem.elements()),
             units: narrow(self.problem.elements().div_ceil(4)),
@@ -200,7 +201,8 @@ impl Plan {
             inner: narrow(self.problem.inner.min(u64::from(u32::MAX))),
             stride: narrow(stride(self.problem.channels)),
             epsilon: self.descriptor.convention.epsilon as f32,
-            inverse_count: if count == 0 { 0.0 } else { (1.0 / count as f64) as f32 },
+            inverse_count: inverse as f32,
+            inverse_count_residual: (inverse - f64::from(inverse as f32)) as f32,
             ..Params::default()
         }
     }

@@ -25,9 +25,12 @@ pub(crate) struct Params {
     pub flags: u32,
     pub epsilon: f32,
     pub inverse_count: f32,
+    pub inverse_count_residual: f32,
     pub variance_factor: f32,
     pub weight_of_new: f32,
     pub weight_of_old: f32,
+    /// Uniform blocks are multiples of 16 bytes.
+    pub padding: [u32; 3],
 }
 
 impl Params {
