@@ -87,3 +87,8 @@ pub use problem::{Layout, Problem, Shape};
 pub use statistics::ChannelStatistics;
 /// The wgpu that this crate is built with, so that a program need not match versions.
 pub use wgpu;
+
+/// The README's example, compiled as a doctest.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

@@ -36,24 +36,26 @@ pub fn inference(records: &[InferenceRecord]) -> Result<InferenceDifference, Err
         let descriptor = BatchNormDescriptor { channels: channels as u32, ..Default::default() };
         let bn = reference::BatchNorm::new(&descriptor)?;
         let plan = bn.plan(&Shape::new(&[record.input.len() / channels, channels])?)?;
-        let input: Vec<f64> = record.input.iter().copied().map(f64::from).collect();
+        let widen = |values: &[f32]| -> Vec<f64> { values.iter().copied().map(f64::from).collect() };
+        let input = widen(&record.input);
+        let (gamma, beta) = (widen(&record.gamma), widen(&record.beta));
+        let (running_mean, running_variance) = (widen(&record.running_mean), widen(&record.running_variance));
         let mut expected = vec![0.0_f64; input.len()];
         bn.inference(
             &plan,
             reference::InferenceBuffers {
                 input: &input,
                 output: &mut expected,
-                gamma: Some(&record.gamma),
-                beta: Some(&record.beta),
-                running_mean: &record.running_mean,
-                running_variance: &record.running_variance,
+                gamma: Some(&gamma),
+                beta: Some(&beta),
+                running_mean: &running_mean,
+                running_variance: &running_variance,
             },
         )?;
         for (index, (&output, expected)) in record.output.iter().zip(expected).enumerate() {
             let channel = index % channels;
             let [gamma, beta, mean, variance] =
-                [&record.gamma, &record.beta, &record.running_mean, &record.running_variance]
-                    .map(|values| f64::from(values[channel]));
+                [&gamma, &beta, &running_mean, &running_variance].map(|values| values[channel]);
             let factor = gamma / (variance + descriptor.convention.epsilon).sqrt();
             // No intermediate value of γ·(x − mean)·r + β, or of x·(γ·r) + (β − mean·γ·r), is larger than this.
             let scale = factor.abs() * (input[index].abs() + mean.abs()) + beta.abs();

@@ -31,52 +31,52 @@ impl<P: Element> Gradient<'_, P> {
 
 /// What backward through training statistics reads and writes. Tensors are row-major in the plan's shape.
 #[derive(Debug)]
-pub struct BackwardBuffers<'a, T, P = f32> {
+pub struct BackwardBuffers<'a, T: Element> {
     /// x as forward read it, M·C elements.
     pub input: &'a [T],
     /// g = dL/dy, M·C elements.
     pub output_gradient: &'a [T],
     /// γ, C values; absent means 1.
-    pub gamma: Option<&'a [P]>,
+    pub gamma: Option<&'a [T::Parameter]>,
     /// What forward saved, C records; absent: the statistics are taken from the input again.
     pub saved: Option<&'a [ChannelStatistics]>,
     /// dL/dx, M·C elements.
     pub input_gradient: Option<Gradient<'a, T>>,
     /// dL/dγ, C values.
-    pub gamma_gradient: Option<Gradient<'a, P>>,
+    pub gamma_gradient: Option<Gradient<'a, T::Parameter>>,
     /// dL/dβ, C values.
-    pub beta_gradient: Option<Gradient<'a, P>>,
+    pub beta_gradient: Option<Gradient<'a, T::Parameter>>,
 }
 
 /// What backward through frozen statistics reads and writes. Tensors are row-major in the plan's shape.
 #[derive(Debug)]
-pub struct FrozenBackwardBuffers<'a, T, P = f32> {
+pub struct FrozenBackwardBuffers<'a, T: Element> {
     /// x as forward read it, M·C elements.
     pub input: &'a [T],
     /// g = dL/dy, M·C elements.
     pub output_gradient: &'a [T],
     /// γ, C values; absent means 1.
-    pub gamma: Option<&'a [P]>,
+    pub gamma: Option<&'a [T::Parameter]>,
     /// The mean that forward used, C values.
-    pub running_mean: &'a [P],
+    pub running_mean: &'a [T::Parameter],
     /// The variance that forward used, C values.
-    pub running_variance: &'a [P],
+    pub running_variance: &'a [T::Parameter],
     /// dL/dx, M·C elements.
     pub input_gradient: Option<Gradient<'a, T>>,
     /// dL/dγ, C values.
-    pub gamma_gradient: Option<Gradient<'a, P>>,
+    pub gamma_gradient: Option<Gradient<'a, T::Parameter>>,
     /// dL/dβ, C values.
-    pub beta_gradient: Option<Gradient<'a, P>>,
+    pub beta_gradient: Option<Gradient<'a, T::Parameter>>,
 }
 
 /// The three optional results, checked.
-struct Results<'a, T, P> {
+struct Results<'a, T: Element> {
     input: Option<Gradient<'a, T>>,
-    gamma: Option<Gradient<'a, P>>,
-    beta: Option<Gradient<'a, P>>,
+    gamma: Option<Gradient<'a, T::Parameter>>,
+    beta: Option<Gradient<'a, T::Parameter>>,
 }
 
-impl<T: Element, P: Element> Results<'_, T, P> {
+impl<T: Element> Results<'_, T> {
     fn check(&self, problem: Problem) -> Result<(), Error> {
         if self.input.is_none() && self.gamma.is_none() && self.beta.is_none() {
             return Err(Error::NoGradientRequested);
@@ -98,13 +98,13 @@ struct Normalizer {
 }
 
 /// One channel of either backward.
-fn channel_backward<T: Element, P: Element>(
+fn channel_backward<T: Element>(
     problem: Problem,
     channel: usize,
     (input, output_gradient): (&[T], &[T]),
     gamma: f64,
     normalizer: Normalizer,
-    results: &mut Results<'_, T, P>,
+    results: &mut Results<'_, T>,
 ) {
     let Normalizer { mean, inverse, through_statistics } = normalizer;
     let normalised = |index: usize| (input[index].to_f64() - mean) * inverse;
@@ -148,11 +148,7 @@ impl BatchNorm {
     /// # Errors
     /// [`Error::WrongSize`], [`Error::NoGradientRequested`], [`Error::OneSample`] and [`Error::EmptyBatch`] by policy.
     /// Nothing is written then. An empty batch gives dγ = dβ = 0.
-    pub fn backward<T: Element, P: Element>(
-        &self,
-        plan: &Plan,
-        buffers: BackwardBuffers<'_, T, P>,
-    ) -> Result<(), Error> {
+    pub fn backward<T: Element>(&self, plan: &Plan, buffers: BackwardBuffers<'_, T>) -> Result<(), Error> {
         self.check(plan)?;
         let (problem, convention) = (plan.problem, self.descriptor.convention);
         let BackwardBuffers { input, output_gradient, gamma, saved, input_gradient, gamma_gradient, beta_gradient } =
@@ -198,11 +194,7 @@ impl BatchNorm {
     ///
     /// # Errors
     /// [`Error::WrongSize`], [`Error::NoGradientRequested`], [`Error::EmptyBatch`] by policy. Nothing is written then.
-    pub fn backward_frozen<T: Element, P: Element>(
-        &self,
-        plan: &Plan,
-        buffers: FrozenBackwardBuffers<'_, T, P>,
-    ) -> Result<(), Error> {
+    pub fn backward_frozen<T: Element>(&self, plan: &Plan, buffers: FrozenBackwardBuffers<'_, T>) -> Result<(), Error> {
         self.check(plan)?;
         let (problem, convention) = (plan.problem, self.descriptor.convention);
         let channels = u64::from(problem.channels);

@@ -2,6 +2,9 @@
 
 /// A storage type: read exactly into f64, written by rounding once.
 pub trait Element: Copy {
+    /// The type of per-channel vectors beside tensors of this type: never narrower than f32.
+    type Parameter: Element;
+
     /// The value in f64, exact.
     fn to_f64(self) -> f64;
     /// The nearest value of this type.
@@ -9,6 +12,8 @@ pub trait Element: Copy {
 }
 
 impl Element for f32 {
+    type Parameter = Self;
+
     fn to_f64(self) -> f64 {
         f64::from(self)
     }
@@ -20,6 +25,8 @@ impl Element for f32 {
 }
 
 impl Element for f64 {
+    type Parameter = Self;
+
     fn to_f64(self) -> f64 {
         self
     }

@@ -5,19 +5,19 @@ use crate::Error;
 
 /// What inference reads and writes. Tensors are row-major in the plan's shape, vectors have C values.
 #[derive(Debug)]
-pub struct InferenceBuffers<'a, T, P = f32> {
+pub struct InferenceBuffers<'a, T: Element> {
     /// x, M·C elements.
     pub input: &'a [T],
     /// y, M·C elements, overwritten.
     pub output: &'a mut [T],
     /// γ, C values; absent means 1.
-    pub gamma: Option<&'a [P]>,
+    pub gamma: Option<&'a [T::Parameter]>,
     /// β, C values; absent means 0.
-    pub beta: Option<&'a [P]>,
+    pub beta: Option<&'a [T::Parameter]>,
     /// The recorded mean, C values.
-    pub running_mean: &'a [P],
+    pub running_mean: &'a [T::Parameter],
     /// The recorded variance, C values.
-    pub running_variance: &'a [P],
+    pub running_variance: &'a [T::Parameter],
 }
 
 impl BatchNorm {
@@ -25,11 +25,7 @@ impl BatchNorm {
     ///
     /// # Errors
     /// [`Error::WrongSize`] for a slice of another length. Nothing is written then.
-    pub fn inference<T: Element, P: Element>(
-        &self,
-        plan: &Plan,
-        buffers: InferenceBuffers<'_, T, P>,
-    ) -> Result<(), Error> {
+    pub fn inference<T: Element>(&self, plan: &Plan, buffers: InferenceBuffers<'_, T>) -> Result<(), Error> {
         self.check(plan)?;
         let problem = plan.problem;
         let channels = u64::from(problem.channels);

@@ -6,22 +6,22 @@ use crate::{ChannelStatistics, Error, Problem};
 
 /// What training forward reads and writes. Tensors are row-major in the plan's shape, vectors have C values.
 #[derive(Debug)]
-pub struct TrainingBuffers<'a, T, P = f32> {
+pub struct TrainingBuffers<'a, T: Element> {
     /// x, M·C elements.
     pub input: &'a [T],
     /// y, M·C elements, overwritten.
     pub output: &'a mut [T],
     /// γ, C values; absent means 1.
-    pub gamma: Option<&'a [P]>,
+    pub gamma: Option<&'a [T::Parameter]>,
     /// β, C values; absent means 0.
-    pub beta: Option<&'a [P]>,
+    pub beta: Option<&'a [T::Parameter]>,
     /// Updated when given.
-    pub running: Option<RunningStatistics<'a, P>>,
+    pub running: Option<RunningStatistics<'a, T::Parameter>>,
     /// C records for backward, overwritten when given.
     pub saved: Option<&'a mut [ChannelStatistics]>,
 }
 
-impl<T, P> Default for TrainingBuffers<'_, T, P> {
+impl<T: Element> Default for TrainingBuffers<'_, T> {
     fn default() -> Self {
         Self { input: &[], output: &mut [], gamma: None, beta: None, running: None, saved: None }
     }
@@ -75,11 +75,7 @@ impl BatchNorm {
     /// # Errors
     /// [`Error::WrongSize`] for a slice of another length, [`Error::OneSample`] and [`Error::EmptyBatch`] by policy,
     /// [`Error::MissingBatchesTracked`]. Nothing is written then.
-    pub fn training<T: Element, P: Element>(
-        &self,
-        plan: &Plan,
-        buffers: TrainingBuffers<'_, T, P>,
-    ) -> Result<(), Error> {
+    pub fn training<T: Element>(&self, plan: &Plan, buffers: TrainingBuffers<'_, T>) -> Result<(), Error> {
         self.check(plan)?;
         let (problem, convention) = (plan.problem, self.descriptor.convention);
         let channels = u64::from(problem.channels);
@@ -116,7 +112,8 @@ impl BatchNorm {
                 output[index] = T::from_f64(gamma * normalised + beta);
             }
             if let Some(running) = &mut running {
-                let blend = |old: P, new: f64| P::from_f64((1.0 - weight) * old.to_f64() + weight * new);
+                let blend =
+                    |old: T::Parameter, new: f64| T::Parameter::from_f64((1.0 - weight) * old.to_f64() + weight * new);
                 running.mean[channel] = blend(running.mean[channel], mean);
                 running.variance[channel] = blend(running.variance[channel], variance * factor);
             }

@@ -98,7 +98,8 @@ fn the_parameter_block_has_the_same_layout_in_rust_and_wgsl() {
         let module = parse(variant);
         let (_, params) = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Params")).unwrap();
         let TypeInner::Struct { members, span } = &params.inner else { panic!("Params is a struct") };
-        let declared: Vec<_> = members[..expected.len()].iter().map(|member| (member.name.clone().unwrap(), member.offset)).collect();
+        let declared: Vec<_> =
+            members[..expected.len()].iter().map(|member| (member.name.clone().unwrap(), member.offset)).collect();
         assert_eq!(declared, expected, "{}", variant.name());
         assert_eq!(*span as usize, size_of::<Params>());
     }
