@@ -79,8 +79,8 @@ pub use convention::{Convention, EmptyBatchPolicy, Momentum, OneSamplePolicy, Ru
 pub use descriptor::BatchNormDescriptor;
 pub use error::Error;
 pub use gpu::{
-    BackwardBuffers, BatchNorm, FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels, RunningStatistics, Step,
-    TrainingBuffers, TrainingStep,
+    BackwardBuffers, BatchNorm, FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels, KernelsDescriptor,
+    RunningStatistics, ShaderChecks, Step, TrainingBuffers, TrainingStep,
 };
 pub use plan::{AdapterClass, DeviceProfile, Plan};
 pub use problem::{Layout, Problem, Shape};

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use proptest::prelude::*;
 use wgpu_batch_norm::{
     AdapterClass, BackwardBuffers, BatchNorm, BatchNormDescriptor, Convention, Error, FrozenBackwardBuffers, Gradient,
-    InferenceBuffers, Kernels, Layout, Momentum, Plan, RunningStatistics, Shape, TrainingBuffers,
+    InferenceBuffers, Kernels, KernelsDescriptor, Layout, Momentum, Plan, RunningStatistics, Shape, TrainingBuffers,
 };
 
 /// A noop device with the limits that WebGPU guarantees, and everything that reached its error handler.
@@ -162,7 +162,8 @@ fn set_up(noop: &Noop) -> (BatchNorm, Plan, Roles) {
 fn everything_runs_within_the_limits_that_webgpu_guarantees() {
     for class in [AdapterClass::Discrete, AdapterClass::Integrated, AdapterClass::Cpu] {
         let noop = Noop::new();
-        let kernels = Kernels::with_class(&noop.device, class);
+        let kernels =
+            Kernels::with_descriptor(&noop.device, &KernelsDescriptor { class: Some(class), ..Default::default() });
         for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
             for shape in [
                 &[2, 3][..],
@@ -362,7 +363,8 @@ fn plans_and_buffers_of_others_are_errors() {
     let keras = BatchNorm::new(&noop.device, &different).unwrap();
     assert_eq!(keras.bind_inference(&plan, &roles.inference()).unwrap_err(), Error::PlanMismatch);
     // A plan for another kind of device, and buffers of another device of the same kind.
-    let discrete = Kernels::with_class(&noop.device, AdapterClass::Discrete);
+    let descriptor = KernelsDescriptor { class: Some(AdapterClass::Discrete), ..Default::default() };
+    let discrete = Kernels::with_descriptor(&noop.device, &descriptor);
     let discrete = BatchNorm::with_kernels(&discrete, bn.descriptor()).unwrap();
     let other_plan = discrete.plan(&Shape::new(&SHAPE).unwrap()).unwrap();
     assert_eq!(bn.bind_inference(&other_plan, &roles.inference()).unwrap_err(), Error::PlanMismatch);

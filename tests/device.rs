@@ -2,14 +2,17 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::case::{Case, POISON, Results};
-use common::targets;
 use common::tolerance::{Worst, compare};
+use common::{Target, targets};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::{
-    BackwardBuffers, BatchNorm, Convention, Gradient, Momentum, RunningStatistics, Shape, TrainingBuffers,
+    BackwardBuffers, BatchNorm, Convention, Gradient, Kernels, KernelsDescriptor, Momentum, RunningStatistics,
+    ShaderChecks, Shape, TrainingBuffers,
 };
 
 /// What stands between the slices of a pooled buffer.
@@ -215,19 +218,46 @@ fn repeated_runs_are_equal_to_the_bit() {
     for target in targets {
         for (seed, (shape, layout)) in (0..).zip(ADVERSARIAL_SHAPES) {
             let case = Case::random(shape, layout, seed);
-            let bits = |results: &Results| -> Vec<u32> {
-                [&results.output, &results.running_variance, &results.input_gradient, &results.gamma_gradient]
-                    .into_iter()
-                    .flatten()
-                    .map(|value| value.to_bits())
-                    .collect()
-            };
             let first = bits(&case.run_device(target).unwrap());
             for _ in 0..4 {
                 assert_eq!(first, bits(&case.run_device(target).unwrap()), "{}: {shape:?} {layout:?}", target);
             }
         }
     }
+}
+
+#[test]
+fn trusted_and_checked_shaders_give_the_same_bits() {
+    let (targets, _turn) = targets();
+    for target in targets {
+        let [trusted, checked] = [ShaderChecks::Trusted, ShaderChecks::Checked].map(|checks| {
+            let class = Some(target.kernels.profile().class);
+            let descriptor = KernelsDescriptor { class, checks, ..Default::default() };
+            let kernels = Kernels::with_descriptor(&target.gpu.device, &descriptor);
+            Target { gpu: Arc::clone(&target.gpu), kernels }
+        });
+        for (seed, (shape, layout)) in (0..).zip(ADVERSARIAL_SHAPES) {
+            let case = Case::random(shape, layout, seed);
+            let (trusted, checked) = (case.run_device(&trusted).unwrap(), case.run_device(&checked).unwrap());
+            assert_eq!(bits(&trusted), bits(&checked), "{target}: {shape:?} {layout:?}");
+        }
+    }
+}
+
+/// Everything that training and backward produced.
+fn bits(results: &Results) -> Vec<u32> {
+    [
+        &results.output,
+        &results.running_mean,
+        &results.running_variance,
+        &results.input_gradient,
+        &results.gamma_gradient,
+        &results.beta_gradient,
+    ]
+    .into_iter()
+    .flatten()
+    .map(|value| value.to_bits())
+    .collect()
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Pipelines of one device, compiled when first needed and shared.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::module;
 use super::scope::scoped;
 use crate::Error;
 use crate::plan::{AdapterClass, DeviceProfile, Params, Role};
@@ -20,7 +20,33 @@ pub struct Kernels(Arc<Inner>);
 struct Inner {
     device: wgpu::Device,
     profile: DeviceProfile,
+    checks: ShaderChecks,
+    cache: Option<wgpu::PipelineCache>,
     store: Mutex<Store>,
+}
+
+/// How kernels are compiled and planned for. The default suits every device.
+#[derive(Clone, Debug, Default)]
+pub struct KernelsDescriptor {
+    /// Plans for another class of machine than the adapter reports. Results stay right on any device, only how the work
+    /// is cut changes: for adapters that report themselves wrongly, and for testing one machine's plans on another.
+    /// Default: what the adapter reports.
+    pub class: Option<AdapterClass>,
+    /// The checks that wgpu compiles into the kernels. Default: [`ShaderChecks::Trusted`].
+    pub checks: ShaderChecks,
+    /// The caller's pipeline cache, used for every pipeline. Default: none.
+    pub pipeline_cache: Option<wgpu::PipelineCache>,
+}
+
+/// The run-time checks that wgpu compiles into a shader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ShaderChecks {
+    /// Memory accesses are checked; loops are not counted and divisors not tested, since the planner bounds every loop
+    /// and never gives a divisor of 0.
+    #[default]
+    Trusted,
+    /// Everything that wgpu offers. Same results, slower; to rule the crate out when hunting a bug.
+    Checked,
 }
 
 #[derive(Default)]
@@ -56,23 +82,20 @@ impl fmt::Debug for Kernels {
 }
 
 impl Kernels {
-    /// Takes note of the device's limits; compiles nothing yet.
+    /// Kernels as [`KernelsDescriptor::default`] has them. Takes note of the device's limits and compiles nothing yet.
     #[must_use]
     pub fn new(device: &wgpu::Device) -> Self {
-        let class = match device.adapter_info().device_type {
+        Self::with_descriptor(device, &KernelsDescriptor::default())
+    }
+
+    /// Kernels as described. Takes note of the device's limits and compiles nothing yet.
+    #[must_use]
+    pub fn with_descriptor(device: &wgpu::Device, descriptor: &KernelsDescriptor) -> Self {
+        let class = descriptor.class.unwrap_or_else(|| match device.adapter_info().device_type {
             wgpu::DeviceType::DiscreteGpu => AdapterClass::Discrete,
             wgpu::DeviceType::Cpu => AdapterClass::Cpu,
             _ => AdapterClass::Integrated,
-        };
-        Self::with_class(device, class)
-    }
-
-    /// As [`Kernels::new`], but plans for another class of machine than the adapter reports.
-    ///
-    /// Results stay right on any device; only how the work is cut changes. For adapters that report themselves wrongly,
-    /// and for testing one machine's plans on another.
-    #[must_use]
-    pub fn with_class(device: &wgpu::Device, class: AdapterClass) -> Self {
+        });
         let limits = device.limits();
         let profile = DeviceProfile {
             class,
@@ -86,7 +109,13 @@ impl Kernels {
             min_storage_buffer_offset_alignment: limits.min_storage_buffer_offset_alignment,
             min_uniform_buffer_offset_alignment: limits.min_uniform_buffer_offset_alignment,
         };
-        Self(Arc::new(Inner { device: device.clone(), profile, store: Mutex::default() }))
+        Self(Arc::new(Inner {
+            device: device.clone(),
+            profile,
+            checks: descriptor.checks,
+            cache: descriptor.pipeline_cache.clone(),
+            store: Mutex::default(),
+        }))
     }
 
     /// The device's limits and class, as the planner sees them.
@@ -104,7 +133,7 @@ impl Kernels {
         if let Some(pipeline) = store.pipelines.get(&(variant, workgroup_size)) {
             return Ok(pipeline.clone());
         }
-        let pipeline = scoped(&self.0.device, "a pipeline", || Ok(compile(&self.0.device, variant, workgroup_size)))?;
+        let pipeline = scoped(&self.0.device, "a pipeline", || Ok(self.compile(variant, workgroup_size)))?;
         store.pipelines.insert((variant, workgroup_size), pipeline.clone());
         Ok(pipeline)
     }
@@ -139,43 +168,41 @@ impl Kernels {
     pub(super) fn placeholder_offset(&self, role: Role) -> u64 {
         u64::from(role.binding()) * self.0.profile.slice_alignment()
     }
-}
 
-fn compile(device: &wgpu::Device, variant: Variant, workgroup_size: u32) -> Pipeline {
-    let label = format!("wgpu_batch_norm::{}", variant.name());
-    let entry = |binding, ty, min_binding_size| wgpu::BindGroupLayoutEntry {
-        binding,
-        visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size },
-        count: None,
-    };
-    let uniform = entry(0, wgpu::BufferBindingType::Uniform, wgpu::BufferSize::new(size_of::<Params>() as u64));
-    let storage = variant.kernel.bindings().into_iter().map(|(role, written)| {
-        entry(role.binding(), wgpu::BufferBindingType::Storage { read_only: !(written || variant.pooled) }, None)
-    });
-    let entries: Vec<_> = variant.kernel.has_params().then_some(uniform).into_iter().chain(storage).collect();
-    let layout =
-        device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
-    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-        label: Some(&label),
-        source: wgpu::ShaderSource::Wgsl(Cow::Owned(variant.source())),
-    });
-    let constants = [("WORKGROUP_SIZE", f64::from(workgroup_size))];
-    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: Some(&label),
-        layout: Some(&device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+    fn compile(&self, variant: Variant, workgroup_size: u32) -> Pipeline {
+        let device = &self.0.device;
+        let label = format!("wgpu_batch_norm::{}", variant.name());
+        let entry = |binding, ty, min_binding_size| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size },
+            count: None,
+        };
+        let uniform = entry(0, wgpu::BufferBindingType::Uniform, wgpu::BufferSize::new(size_of::<Params>() as u64));
+        let storage = variant.kernel.bindings().into_iter().map(|(role, written)| {
+            entry(role.binding(), wgpu::BufferBindingType::Storage { read_only: !(written || variant.pooled) }, None)
+        });
+        let entries: Vec<_> = variant.kernel.has_params().then_some(uniform).into_iter().chain(storage).collect();
+        let layout = device
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
+        let module = module::create(device, &label, variant.source(), self.0.checks);
+        let constants = [("WORKGROUP_SIZE", f64::from(workgroup_size))];
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(&label),
-            bind_group_layouts: &[Some(&layout)],
-            immediate_size: 0,
-        })),
-        module: &module,
-        entry_point: Some("main"),
-        compilation_options: wgpu::PipelineCompilationOptions {
-            constants: if variant.kernel.has_params() { &constants } else { &[] },
-            // Every kernel writes its workgroup memory before it reads it.
-            zero_initialize_workgroup_memory: false,
-        },
-        cache: None,
-    });
-    Pipeline { pipeline, layout }
+            layout: Some(&device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(&label),
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            })),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: if variant.kernel.has_params() { &constants } else { &[] },
+                // Every kernel writes its workgroup memory before it reads it.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: self.0.cache.as_ref(),
+        });
+        Pipeline { pipeline, layout }
+    }
 }

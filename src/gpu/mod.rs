@@ -4,6 +4,7 @@ mod batch_norm;
 mod binding;
 mod buffers;
 mod kernels;
+mod module;
 mod scope;
 mod step;
 
@@ -11,5 +12,5 @@ pub use batch_norm::BatchNorm;
 pub use buffers::{
     BackwardBuffers, FrozenBackwardBuffers, Gradient, InferenceBuffers, RunningStatistics, TrainingBuffers,
 };
-pub use kernels::Kernels;
+pub use kernels::{Kernels, KernelsDescriptor, ShaderChecks};
 pub use step::{Step, TrainingStep};

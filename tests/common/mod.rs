@@ -10,7 +10,7 @@ pub mod tolerance;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use support::Gpu;
-use wgpu_batch_norm::{AdapterClass, Kernels};
+use wgpu_batch_norm::{AdapterClass, Kernels, KernelsDescriptor, ShaderChecks};
 
 /// One adapter and kernels planned for one class of machine.
 pub struct Target {
@@ -19,7 +19,7 @@ pub struct Target {
 }
 
 /// Every adapter of the machine, once with the plans of its own class and once with those of each other class, so that
-/// a software driver proves what real GPUs will be given.
+/// a software driver proves what real GPUs will be given; one of them with wgpu's own checks in the shaders.
 ///
 /// No adapter is a failure, not a pass: set WGPU_BATCH_NORM_SKIP_GPU=1 to say explicitly that the device tests are to
 /// test nothing.
@@ -31,11 +31,18 @@ pub fn targets() -> (&'static [Target], MutexGuard<'static, ()>) {
     static TURN: Mutex<()> = Mutex::new(());
     let guard = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let targets = TARGETS.get_or_init(|| {
-        let classes = [AdapterClass::Cpu, AdapterClass::Integrated, AdapterClass::Discrete];
+        let plans = [
+            (AdapterClass::Cpu, ShaderChecks::Trusted),
+            (AdapterClass::Integrated, ShaderChecks::Checked),
+            (AdapterClass::Discrete, ShaderChecks::Trusted),
+        ];
         let adapters = support::open_all(None).into_iter().map(Arc::new);
         adapters
             .flat_map(|gpu| {
-                classes.map(|class| Target { kernels: Kernels::with_class(&gpu.device, class), gpu: Arc::clone(&gpu) })
+                plans.map(|(class, checks)| {
+                    let descriptor = KernelsDescriptor { class: Some(class), checks, ..Default::default() };
+                    Target { kernels: Kernels::with_descriptor(&gpu.device, &descriptor), gpu: Arc::clone(&gpu) }
+                })
             })
             .collect()
     });

@@ -1,0 +1,32 @@
+//! Shader modules; the crate's one `unsafe` call.
+#![allow(
+    unsafe_code,
+    reason = "wgpu compiles a module without its loop and division checks only through an unsafe call"
+)]
+
+use std::borrow::Cow;
+
+use super::kernels::ShaderChecks;
+
+/// Compiles one of the crate's own shaders.
+pub(super) fn create(device: &wgpu::Device, label: &str, source: String, checks: ShaderChecks) -> wgpu::ShaderModule {
+    let descriptor =
+        wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(Cow::Owned(source)) };
+    match checks {
+        ShaderChecks::Checked => device.create_shader_module(descriptor),
+        ShaderChecks::Trusted => {
+            let runtime_checks = wgpu::ShaderRuntimeChecks {
+                force_loop_bounding: false,
+                int_div_checks: false,
+                ..wgpu::ShaderRuntimeChecks::checked()
+            };
+            // SAFETY: without these two checks a shader must not loop for ever and must not divide by zero. The source is
+            // always one of `shaders/`. Every loop there counts up by at least one to a bound that is a constant or comes
+            // from the parameter block, and every divisor comes from that block or is a constant. The block is written by
+            // the planner alone, into a buffer that nobody else can write (usage UNIFORM only), and the planner's tests
+            // hold that divisors (`tiles`, `lanes`, `positions`, `row_units`, `inner`, `channels`) are at least 1 and
+            // that loops are bounded. Memory accesses stay checked.
+            unsafe { device.create_shader_module_trusted(descriptor, runtime_checks) }
+        }
+    }
+}
