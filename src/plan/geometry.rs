@@ -12,8 +12,11 @@ use crate::{Error, Problem};
 /// Units that an invocation takes per loop trip.
 const UNITS_PER_BLOCK: u64 = 4;
 
-/// Splits beyond this make the merge longer than what they save, unless the loop bound asks for them.
+/// Slots beyond this make the merge longer than what their splits save, unless the loop bound asks for them.
 const MAX_SLOTS: u64 = 256;
+
+/// Bytes of a channel's partial statistics in one slot.
+const PARTIAL_SIZE: u64 = 16;
 
 /// Rows shorter than this leave too much of their first and last unit to neighbours.
 const LEAST_INNER_FOR_ROW_REDUCTION: u64 = 16;
@@ -92,7 +95,7 @@ impl Geometry {
             slots: 0,
             aligned_rows,
         };
-        geometry.split(profile, purpose);
+        geometry.split(problem, profile, purpose);
         geometry.slots = geometry.splits;
         geometry
     }
@@ -112,7 +115,14 @@ impl Geometry {
             Purpose::Reduction => problem.inner / gcd(problem.inner, 4),
             Purpose::Elementwise => 1,
         };
-        let lanes = if row_units <= size { row_units } else { (wanted.min(size) / quantum * quantum).max(quantum) };
+        // Equally wide tiles; a lone tile has whole segments whatever its width.
+        let tiles = row_units.div_ceil(wanted.min(size));
+        let lanes = if tiles == 1 {
+            row_units
+        } else {
+            let widest = (size / quantum * quantum).max(quantum);
+            row_units.div_ceil(tiles).next_multiple_of(quantum).min(widest)
+        };
         let positions = (size / lanes).min(useful);
         let mut geometry = Self {
             family: Family::Columns,
@@ -129,19 +139,19 @@ impl Geometry {
             slots: 0,
             aligned_rows: false,
         };
-        geometry.split(profile, purpose);
+        geometry.split(problem, profile, purpose);
         geometry.slots = if extent == 1 { problem.outer } else { geometry.splits * repeats };
         geometry
     }
 
     /// Cuts the extent.
-    fn split(&mut self, profile: &DeviceProfile, purpose: Purpose) {
+    fn split(&mut self, problem: Problem, profile: &DeviceProfile, purpose: Purpose) {
         let tuning = profile.tuning();
         let trip = self.positions * UNITS_PER_BLOCK;
         let blocks = self.extent.div_ceil(trip);
         let wanted = tuning.workgroups.div_ceil(self.tiles);
         let splits = match purpose {
-            Purpose::Reduction => wanted.min(blocks / tuning.least_blocks).min(MAX_SLOTS / self.repeats),
+            Purpose::Reduction => wanted.min(blocks / tuning.least_blocks).min(max_slots(problem) / self.repeats),
             Purpose::Elementwise => wanted.max(blocks.div_ceil(tuning.elementwise_blocks)).min(blocks),
         };
         let splits = splits.max(blocks.div_ceil(profile.max_blocks())).max(1);
@@ -206,6 +216,15 @@ impl FinalizeGeometry {
         params.merge_groups = merge_groups(self.positions);
         params.slots = narrow(slots);
     }
+}
+
+/// Slots that keep the workspace within 1 % of the tensor, or within 64 bytes a channel and 64 KiB.
+fn max_slots(problem: Problem) -> u64 {
+    let channels = u64::from(problem.channels);
+    let budget = (problem.elements() * 4 / 100).max(64 * channels + (64 << 10));
+    // What the workspace holds besides partials: 24 bytes a channel and the alignment of its regions.
+    let partials = budget.saturating_sub(24 * channels.next_multiple_of(4) + 1024);
+    (partials / (PARTIAL_SIZE * channels.next_multiple_of(4))).min(MAX_SLOTS)
 }
 
 /// Positions that have a whole block each; more would idle.

@@ -262,6 +262,38 @@ fn no_shape_is_left_to_one_workgroup() {
 }
 
 #[test]
+fn the_workspace_is_small() {
+    let shapes = [
+        (32, 64, 3136),
+        (32, 256, 196),
+        (32, 512, 49),
+        (8, 64, 12544),
+        (1024, 512, 1),
+        (16, 3, 50176),
+        (256, 32, 64),
+        (256, 2048, 1),
+        (20, 6, 65536),
+        (1, 2048, 49),
+        (1 << 20, 1, 1),
+        (350_000, 3, 1),
+        (2, 100_000, 1),
+    ];
+    for class in [AdapterClass::Discrete, AdapterClass::Integrated, AdapterClass::Cpu] {
+        for (outer, channels, inner) in shapes {
+            for (outer, inner) in [(outer, inner), (outer * inner, 1)] {
+                let plan = plan(outer, channels, inner, &DeviceProfile::webgpu(class)).unwrap();
+                let bound = (plan.tensor_size() / 100).max(64 * u64::from(channels) + (64 << 10));
+                assert!(
+                    plan.workspace_size() <= bound,
+                    "{class:?} {outer}×{channels}×{inner}: {}",
+                    plan.workspace_size()
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn tensors_beyond_one_binding_are_refused_at_the_exact_byte() {
     let profile =
         DeviceProfile { max_storage_buffer_binding_size: 4096, ..DeviceProfile::webgpu(AdapterClass::Discrete) };
