@@ -38,6 +38,11 @@ impl BatchNormDescriptor {
         self.convention.validate()
     }
 
+    /// Whether plans of one serve the other; labels do not matter.
+    pub(crate) fn plans_like(&self, other: &Self) -> bool {
+        self.channels == other.channels && self.layout == other.layout && self.convention == other.convention
+    }
+
     /// The problem that a shape poses to this batch norm.
     pub(crate) fn problem(&self, shape: &Shape) -> Result<Problem, Error> {
         let problem = shape.problem(self.layout)?;

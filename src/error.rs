@@ -56,12 +56,9 @@ pub enum Error {
     /// A batch without elements was given where the convention refuses it.
     #[error("the batch is empty and the convention's `empty_batch` is `Error`")]
     EmptyBatch,
-    /// Inference or frozen statistics without running statistics.
-    #[error("{operation} needs running statistics: give `running` with a mean and a variance per channel")]
-    MissingRunningStatistics {
-        /// The operation that needs them.
-        operation: &'static str,
-    },
+    /// The gradient of gamma was asked for without the input that it depends on.
+    #[error("`gamma_gradient` needs `input`: give the tensor that forward read, or leave the gradient of gamma out")]
+    MissingInput,
     /// A cumulative average without its counter.
     #[error("a cumulative average needs `batches_tracked`, the u32 counter of batches seen so far")]
     MissingBatchesTracked,
@@ -70,17 +67,29 @@ pub enum Error {
         "backward was asked for no gradient: give at least one of `input_gradient`, `gamma_gradient`, `beta_gradient`"
     )]
     NoGradientRequested,
-    /// A plan made for another batch norm (other channels, layout or convention).
-    #[error("the plan was made by a batch norm with another descriptor: plan with the one that binds")]
+    /// A plan made for another batch norm (other channels, layout or convention) or another device.
+    #[error(
+        "the plan was made for another descriptor or for another device's limits: plan with the batch norm that binds"
+    )]
     PlanMismatch,
-    /// A slice has not exactly the bytes that its role needs.
+    /// A buffer slice has not exactly the bytes that its role needs.
     #[error("`{binding}` is {actual} bytes long, it must be {expected}")]
     WrongSize {
         /// The field that the slice was given in.
         binding: &'static str,
-        /// Bytes needed (elements when the slice is host memory).
+        /// Bytes needed.
         expected: u64,
-        /// Bytes given (elements when the slice is host memory).
+        /// Bytes given.
+        actual: u64,
+    },
+    /// A slice of host memory, given to the reference, has not as many values as its role needs.
+    #[error("`{binding}` has {actual} values, it must have {expected}")]
+    WrongLength {
+        /// The field that the slice was given in.
+        binding: &'static str,
+        /// Values needed.
+        expected: u64,
+        /// Values given.
         actual: u64,
     },
     /// A slice is too short for a role that accepts longer ones.

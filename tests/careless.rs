@@ -136,7 +136,7 @@ impl Roles {
 
     fn frozen(&self) -> FrozenBackwardBuffers<'_> {
         FrozenBackwardBuffers {
-            input: self.tensors[0].slice(..),
+            input: Some(self.tensors[0].slice(..)),
             output_gradient: self.tensors[2].slice(..),
             gamma: Some(self.vectors[0].slice(..)),
             running_mean: self.vectors[2].slice(..),
@@ -390,6 +390,12 @@ fn operations_name_what_they_lack() {
     let nothing =
         BackwardBuffers { input_gradient: None, gamma_gradient: None, beta_gradient: None, ..roles.backward() };
     assert_eq!(bn.bind_backward(&plan, &nothing).unwrap_err(), Error::NoGradientRequested);
+
+    let without_input = FrozenBackwardBuffers { input: None, ..roles.frozen() };
+    assert_eq!(bn.bind_backward_frozen(&plan, &without_input).unwrap_err(), Error::MissingInput);
+    let input_gradient_only = FrozenBackwardBuffers { gamma_gradient: None, ..without_input };
+    let step = bn.bind_backward_frozen(&plan, &input_gradient_only).unwrap();
+    noop.run(|pass| step.record(pass));
 
     let convention = Convention { momentum: Momentum::CumulativeAverage, ..Convention::pytorch() };
     let descriptor = BatchNormDescriptor { channels: 64, convention, ..Default::default() };

@@ -157,7 +157,7 @@ fn check_gradients(shape: &[usize], layout: Layout, frozen: bool, seed: u64) {
         Some((mean, variance)) => bn.backward_frozen(
             &plan,
             FrozenBackwardBuffers {
-                input: &x,
+                input: Some(&x),
                 output_gradient: &weights,
                 gamma: Some(&gamma),
                 running_mean: mean,
@@ -333,19 +333,65 @@ fn an_empty_batch_has_zero_parameter_gradients_and_adds_nothing() {
 }
 
 #[test]
+fn astronomically_many_empty_rows_take_no_time() {
+    let bn = BatchNorm::new(&BatchNormDescriptor { channels: 3, ..Default::default() }).unwrap();
+    let plan = bn.plan(&Shape::flat(usize::MAX, 3, 0)).unwrap();
+    let mut dbeta = [7.0_f32; 3];
+    bn.backward::<f32>(
+        &plan,
+        BackwardBuffers {
+            input: &[],
+            output_gradient: &[],
+            gamma: None,
+            saved: None,
+            input_gradient: None,
+            gamma_gradient: None,
+            beta_gradient: Some(Gradient::Overwrite(&mut dbeta)),
+        },
+    )
+    .unwrap();
+    assert_eq!(dbeta, [0.0; 3]);
+}
+
+#[test]
+fn the_gradient_of_gamma_needs_the_input_and_no_other_frozen_gradient_does() {
+    let (bn, plan) = planned(&[2, 1], Layout::ChannelsFirst, Convention { epsilon: 0.0, ..Convention::pytorch() });
+    let (mut dx, mut dgamma) = ([0.0_f64; 2], [0.0_f64]);
+    fn buffers<'a>(dx: &'a mut [f64], gamma_gradient: Option<Gradient<'a, f64>>) -> FrozenBackwardBuffers<'a, f64> {
+        FrozenBackwardBuffers {
+            input: None,
+            output_gradient: &[3.0, 5.0],
+            gamma: Some(&[2.0]),
+            running_mean: &[1.0],
+            running_variance: &[4.0],
+            input_gradient: Some(Gradient::Overwrite(dx)),
+            gamma_gradient,
+            beta_gradient: None,
+        }
+    }
+    let both = buffers(&mut dx, Some(Gradient::Overwrite(&mut dgamma)));
+    assert_eq!(bn.backward_frozen(&plan, both), Err(Error::MissingInput));
+    bn.backward_frozen(&plan, buffers(&mut dx, None)).unwrap();
+    assert_eq!(dx, [3.0, 5.0]);
+}
+
+#[test]
 fn wrong_lengths_are_errors_and_write_nothing() {
     let (bn, plan) = planned(&[2, 2], Layout::ChannelsFirst, Convention::pytorch());
     let mut y = [9.0_f32; 4];
     let short = TrainingBuffers { input: &[1.0; 3], output: &mut y, ..Default::default() };
-    let expected = Error::WrongSize { binding: "input", expected: 4, actual: 3 };
+    let expected = Error::WrongLength { binding: "input", expected: 4, actual: 3 };
     assert_eq!(bn.training(&plan, short), Err(expected));
     let gamma = TrainingBuffers { input: &[1.0; 4], output: &mut y, gamma: Some(&[1.0; 3]), ..Default::default() };
-    let expected = Error::WrongSize { binding: "gamma", expected: 2, actual: 3 };
+    let expected = Error::WrongLength { binding: "gamma", expected: 2, actual: 3 };
     assert_eq!(bn.training(&plan, gamma), Err(expected));
     assert_eq!(y, [9.0; 4]);
     let other = BatchNorm::new(&BatchNormDescriptor { channels: 3, ..Default::default() }).unwrap();
     let buffers = TrainingBuffers { input: &[1.0; 4], output: &mut y, ..Default::default() };
     assert_eq!(other.training(&plan, buffers), Err(Error::PlanMismatch));
+    let (_, other_layout) = planned(&[2, 2], Layout::ChannelsLast, Convention::pytorch());
+    let buffers = TrainingBuffers { input: &[1.0; 4], output: &mut y, ..Default::default() };
+    assert_eq!(bn.training(&other_layout, buffers), Err(Error::PlanMismatch));
     let cumulative = Convention {
         momentum: Momentum::CumulativeAverage,
         running_variance: RunningVariance::Population,

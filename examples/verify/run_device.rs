@@ -220,7 +220,7 @@ impl Runner {
             let gradients = self.gradients(case);
             let [input_gradient, gamma_gradient, beta_gradient] = gradients.each_ref().map(overwrite);
             let buffers = FrozenBackwardBuffers {
-                input: inputs.x.slice(),
+                input: Some(inputs.x.slice()),
                 output_gradient: inputs.dy.slice(),
                 gamma,
                 running_mean: mean.slice(),

@@ -44,7 +44,7 @@ pub fn run(case: &Case) -> Result<Results, Error> {
     if case.operations.backward_inference {
         let mut gradients = Gradients::new(case);
         let buffers = FrozenBackwardBuffers {
-            input: &case.x,
+            input: Some(&case.x),
             output_gradient: case.dy.as_deref().unwrap_or_default(),
             gamma: case.weight.as_deref(),
             running_mean: mean,

@@ -1,22 +1,22 @@
 // y = gamma · x̂ + beta.
 
 struct Coefficients {
-    pivot: vec4<f32>,
-    offset: vec4<f32>,
-    scale: vec4<f32>,
-    shift: vec4<f32>,
+    normalizer: Normalizer,
+    gamma: vec4<f32>,
+    beta: vec4<f32>,
 }
 
 fn coefficients_at(channels: vec4<u32>) -> Coefficients {
     let normalizer = normalizers_at(channels);
     let gamma = vec4<f32>(gamma_at(channels.x), gamma_at(channels.y), gamma_at(channels.z), gamma_at(channels.w));
     let beta = vec4<f32>(beta_at(channels.x), beta_at(channels.y), beta_at(channels.z), beta_at(channels.w));
-    return Coefficients(normalizer.pivot, normalizer.offset, gamma * normalizer.inverse, beta);
+    return Coefficients(normalizer, gamma, beta);
 }
 
-// Never x·scale + (beta − mean·scale): that subtracts two large numbers where the mean is large.
+// Never x·scale + (beta − mean·scale): that subtracts two large numbers where the mean is large. And not with the product
+// gamma · r formed first: it may leave the range of f32 where y does not.
 fn normalize(coefficients: Coefficients, x: vec4<f32>) -> vec4<f32> {
-    return ((x - coefficients.pivot) - coefficients.offset) * coefficients.scale + coefficients.shift;
+    return normalized(coefficients.normalizer, x) * coefficients.gamma + coefficients.beta;
 }
 
 fn apply_unit(coefficients: Coefficients, unit: u32) {

@@ -5,5 +5,6 @@ var<storage, read_write> batches_tracked: array<u32>;
 
 @compute @workgroup_size(1)
 fn main() {
-    batches_tracked[0] += 1u;
+    // Saturating, as in the reference.
+    batches_tracked[0] += select(0u, 1u, batches_tracked[0] < 0xffffffffu);
 }

@@ -30,20 +30,28 @@ fn main(
     let participates = position < params.positions && quad < quads;
     let safe_quad = min(quad, quads - 1u);
 
-    // Slot 0 always holds data; relative to its pivot all sums are small.
-    let pivot = partials[quads + safe_quad];
-    var state = Accumulator(pivot, vec4<f32>(), vec4<f32>(), vec4<f32>());
+    // Slot 0 always holds data; relative to its pivot most sums are small.
+    let first_pivot = partials[quads + safe_quad];
+    var state = Accumulator(first_pivot, vec4<f32>(), vec4<f32>(), vec4<f32>());
     if participates {
         for (var slot = position; slot < params.slots; slot += params.positions) {
             let at = slot * params.stride + quad;
-            let count = partials[at];
-            // The pivot of an empty partial means nothing and may be anything.
-            let shift = select(vec4<f32>(), partials[at + quads] - pivot, count > vec4<f32>());
-            let sum = partials[at + 2u * quads] + count * shift;
-            state = merge(state, Accumulator(pivot, count, sum, partials[at + 3u * quads]));
+            state = merge(state, Accumulator(first_pivot, partials[at], slot_sum(at, first_pivot), partials[at + 3u * quads]));
         }
     }
-    let merged = merge_positions(state, lane, position, participates);
+    var merged = merge_positions(state, lane, position, participates);
+    var pivot = first_pivot;
+    if params.slots > 1u {
+        // A slot's pivot may be an outlier, the first one too; relative to the mean found so far all sums are small.
+        pivot = broadcast(first_pivot + mean_of(merged.sum), lane, position, participates);
+        var centred = Accumulator(pivot, vec4<f32>(), vec4<f32>(), vec4<f32>());
+        if participates {
+            for (var slot = position; slot < params.slots; slot += params.positions) {
+                centred.sum += slot_sum(slot * params.stride + quad, pivot);
+            }
+        }
+        merged.sum = merge_positions(centred, lane, position, participates).sum;
+    }
     if participates && position == 0u {
         let offset = mean_of(merged.sum);
         let variance = mean_of(merged.m2);
@@ -54,6 +62,28 @@ fn main(
             }
         }
     }
+}
+
+/// The sum of a slot relative to another pivot. The pivot of an empty slot means nothing and may be anything.
+fn slot_sum(at: u32, pivot: vec4<f32>) -> vec4<f32> {
+    let quads = params.stride / 4u;
+    let count = partials[at];
+    let shift = select(vec4<f32>(), partials[at + quads] - pivot, count > vec4<f32>());
+    return partials[at + 2u * quads] + count * shift;
+}
+
+/// The value that position 0 of a lane has, for all its positions. Must be called in uniform control flow.
+fn broadcast(value: vec4<f32>, lane: u32, position: u32, participates: bool) -> vec4<f32> {
+    if params.positions == 1u {
+        return value;
+    }
+    if participates && position == 0u {
+        sh_pivot[lane] = value;
+    }
+    workgroupBarrier();
+    let held = sh_pivot[lane];
+    workgroupBarrier();
+    return held;
 }
 
 fn finish(channel: u32, pivot: f32, offset: f32, variance: f32) {

@@ -21,14 +21,18 @@ fn main(
     let end = min(start + params.split_extent, params.extent);
     // The last super-row may be cut off; then the sample is taken a row above, by all lanes, which may share a segment.
     let cut_off = 4u * end * params.row_units > params.elements;
+    let length = end - start;
     let last = select(end - 1u, max(start, end - min(end, 2u)), cut_off);
-    var state = begin(
+    let empty = begin(
         column_channels(column_unit),
-        sample(start, column_unit, 0u),
-        sample(start + (last - start) / 2u, column_unit, params.inner / 2u),
-        sample(last, column_unit, params.inner - 1u),
+        sample(min(start + length / 4u, last), column_unit, params.inner / 4u),
+        sample(min(start + length / 2u, last), column_unit, params.inner / 2u),
+        sample(min(start + 3u * (length / 4u) + 3u * (length % 4u) / 4u, last), column_unit, 3u * params.inner / 4u),
     );
 
+    // Long runs of additions into one f32 drift, so every few blocks go to a second level.
+    var total = empty;
+    var state = empty;
     var row = start + position;
     for (var block = 0u; block < params.blocks; block++) {
         let rows = vec4<u32>(row) + params.positions * vec4<u32>(0u, 1u, 2u, 3u);
@@ -48,9 +52,13 @@ fn main(
             );
         }
         row += 4u * params.positions;
+        if block % BLOCKS_PER_LEVEL == BLOCKS_PER_LEVEL - 1u {
+            total = merge(total, state);
+            state = empty;
+        }
     }
 
-    let merged = merge_positions(state, lane, position, participates);
+    let merged = merge_positions(merge(total, state), lane, position, participates);
     let tile_column = 4u * tile_unit;
     if params.inner == 1u {
         if participates && position == 0u {

@@ -1,5 +1,8 @@
 // Merges the accumulators of all positions of a lane; depends on `merge`, `store_shared` and `load_shared`.
 
+/// Blocks that one accumulator takes before it is merged into the next level.
+const BLOCKS_PER_LEVEL: u32 = 32u;
+
 /// Afterwards position 0 of each lane holds the merge of its lane. Two barriers instead of a tree: first
 /// `merge_groups` positions merge every `merge_groups`-th accumulator, then position 0 merges theirs.
 /// Must be called in uniform control flow; `participates` is false for invocations beyond the last lane.

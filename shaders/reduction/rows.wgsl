@@ -19,14 +19,17 @@ fn main(
 
     let start = split * params.split_extent;
     let end = min(start + params.split_extent, params.extent);
-    let last = end - 1u;
-    var state = begin(
+    let length = end - start;
+    let empty = begin(
         vec4<u32>(safe_channel),
-        sample(start, safe_channel),
-        sample(start + (last - start) / 2u, safe_channel),
-        sample(last, safe_channel),
+        sample(start + length / 4u, safe_channel),
+        sample(start + length / 2u, safe_channel),
+        sample(start + 3u * (length / 4u) + 3u * (length % 4u) / 4u, safe_channel),
     );
 
+    // Long runs of additions into one f32 drift, so every few blocks go to a second level.
+    var total = empty;
+    var state = empty;
     var index = start + position;
     var cursor = row_cursor(index);
     for (var block = 0u; block < params.blocks; block++) {
@@ -61,9 +64,13 @@ fn main(
             );
         }
         index += 4u * params.positions;
+        if block % BLOCKS_PER_LEVEL == BLOCKS_PER_LEVEL - 1u {
+            total = merge(total, state);
+            state = empty;
+        }
     }
 
-    let merged = merge_positions(state, lane, position, participates);
+    let merged = merge_positions(merge(total, state), lane, position, participates);
     if participates && position == 0u {
         write_partial(split, channel, merge_components(merged), 0u);
     }

@@ -3,7 +3,8 @@
 @group(0) @binding(10)
 var<storage, read_write> partials: array<f32>;
 
-/// The pivot is the median of three samples of the channel: near the data, and no single outlier can take it. Where the
+/// The pivot is the median of three samples inside the channel: near the data, and no single outlier can take it, nor can
+/// outliers at both ends. Where the
 /// samples lie about as far from each other as from 0, the pivot is 0: it costs no digits, and no rounding either. A
 /// range that one far sample makes does not count as such.
 fn begin(channels: vec4<u32>, first: vec4<f32>, middle: vec4<f32>, last: vec4<f32>) -> Accumulator {

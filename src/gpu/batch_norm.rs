@@ -162,11 +162,11 @@ impl BatchNorm {
     /// reduction and no second read of x. An empty batch gives dγ = dβ = 0.
     ///
     /// # Errors
-    /// As [`BatchNorm::bind_backward`], except that one sample is fine.
+    /// As [`BatchNorm::bind_backward`], except that one sample is fine; and [`Error::MissingInput`].
     pub fn bind_backward_frozen(&self, plan: &Plan, buffers: &FrozenBackwardBuffers<'_>) -> Result<Step, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);
-        bindings.tensor(Role::Input, "input", Usage::Read, buffers.input)?;
+        bindings.optional(Role::Input, "input", Usage::Read, buffers.input, plan.tensor_size())?;
         bindings.tensor(Role::OutputGradient, "output_gradient", Usage::Read, buffers.output_gradient)?;
         bindings.vector(Role::Gamma, "gamma", Usage::Read, buffers.gamma)?;
         bindings.vector(Role::RunningMean, "running_mean", Usage::Read, Some(buffers.running_mean))?;
@@ -176,6 +176,9 @@ impl BatchNorm {
             ..bind_gradients(&mut bindings, buffers.input_gradient, buffers.gamma_gradient, buffers.beta_gradient)?
         };
         bindings.workspace(buffers.workspace)?;
+        if buffers.input.is_none() && buffers.gamma_gradient.is_some() {
+            return Err(Error::MissingInput);
+        }
         let dispatches = plan.backward_frozen(options)?;
         let label = self.label("backward_frozen");
         let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;
@@ -183,10 +186,7 @@ impl BatchNorm {
     }
 
     fn check(&self, plan: &Plan) -> Result<(), Error> {
-        let same = plan.descriptor().channels == self.descriptor.channels
-            && plan.descriptor().layout == self.descriptor.layout
-            && plan.descriptor().convention == self.descriptor.convention
-            && plan.profile() == self.kernels.profile();
+        let same = plan.descriptor().plans_like(&self.descriptor) && plan.profile() == self.kernels.profile();
         if same { Ok(()) } else { Err(Error::PlanMismatch) }
     }
 

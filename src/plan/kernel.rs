@@ -2,6 +2,7 @@
 
 /// How threads are laid over the tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Family {
     /// Threads run along the inner dimension of one channel.
     Rows,
@@ -11,6 +12,7 @@ pub enum Family {
 
 /// How a tensor's elements are loaded and stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Access {
     /// Sixteen bytes at once; the element count is a multiple of four.
     Vector,
@@ -20,6 +22,7 @@ pub enum Access {
 
 /// Where the statistics to normalise with come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Normalizer {
     /// The records that training forward made.
     Saved,
@@ -29,6 +32,7 @@ pub enum Normalizer {
 
 /// What a reduction computes per channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Reduction {
     /// Count, mean and M2 of the input.
     Statistics,
@@ -38,6 +42,7 @@ pub enum Reduction {
 
 /// What an elementwise kernel computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Elementwise {
     /// y from x.
     Normalize(Normalizer),
@@ -49,6 +54,7 @@ pub enum Elementwise {
 
 /// One structural specialisation; sizes, epsilon and momentum are data and make no kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Kernel {
     /// Tensor to partials.
     Reduce(Reduction, Family, Access),
@@ -65,6 +71,7 @@ pub enum Kernel {
 /// The part that a buffer plays; its number is the binding number in every shader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum Role {
     /// x.
     Input = 1,

@@ -69,6 +69,10 @@ impl Plan {
             elementwise: Geometry::elementwise(problem, profile),
             access: if problem.elements().is_multiple_of(4) { Access::Vector } else { Access::Scalar },
         });
+        if let Some(geometries) = &geometries {
+            geometries.reduction.workgroups(profile)?;
+            geometries.elementwise.workgroups(profile)?;
+        }
         let slots = geometries.map_or(0, |geometries| geometries.reduction.slots);
         let workspace = Workspace::new(problem.channels, slots, profile)?;
         Ok(Self { descriptor: descriptor.clone(), profile: *profile, problem, geometries, workspace })

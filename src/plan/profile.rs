@@ -2,6 +2,7 @@
 
 /// The kind of machine behind an adapter; it decides how much parallel work to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum AdapterClass {
     /// A GPU with memory of its own.
     Discrete,

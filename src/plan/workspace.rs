@@ -23,7 +23,7 @@ const STATISTICS_FIELDS: u64 = 4;
 impl Workspace {
     pub(crate) fn new(channels: u32, slots: u64, profile: &DeviceProfile) -> Result<Self, Error> {
         let stride = stride(channels);
-        let limit = profile.max_storage_buffer_binding_size;
+        let limit = profile.max_storage_buffer_binding_size.min(super::MAX_TENSOR_BYTES);
         let mut end = 0;
         let mut region = |size: u64| {
             if size > limit {

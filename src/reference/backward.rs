@@ -51,8 +51,8 @@ pub struct BackwardBuffers<'a, T: Element> {
 /// What backward through frozen statistics reads and writes. Tensors are row-major in the plan's shape.
 #[derive(Debug)]
 pub struct FrozenBackwardBuffers<'a, T: Element> {
-    /// x as forward read it, M·C elements.
-    pub input: &'a [T],
+    /// x as forward read it, M·C elements; needed only for dγ.
+    pub input: Option<&'a [T]>,
     /// g = dL/dy, M·C elements.
     pub output_gradient: &'a [T],
     /// γ, C values; absent means 1.
@@ -101,13 +101,14 @@ struct Normalizer {
 fn channel_backward<T: Element>(
     problem: Problem,
     channel: usize,
-    (input, output_gradient): (&[T], &[T]),
+    (input, output_gradient): (Option<&[T]>, &[T]),
     gamma: f64,
     normalizer: Normalizer,
     results: &mut Results<'_, T>,
 ) {
     let Normalizer { mean, inverse, through_statistics } = normalizer;
-    let normalised = |index: usize| (input[index].to_f64() - mean) * inverse;
+    // Without an input nothing that depends on it is written.
+    let normalised = |index: usize| input.map_or(0.0, |input| (input[index].to_f64() - mean) * inverse);
     let (mut sum, mut product_sum) = (0.0, 0.0);
     for index in channel_indices(problem, channel) {
         let gradient = output_gradient[index].to_f64();
@@ -146,7 +147,7 @@ impl BatchNorm {
     /// The paper's section 3 gives the chain rule; this is its closed form (as in PyTorch and XLA's `BatchNormGrad`).
     ///
     /// # Errors
-    /// [`Error::WrongSize`], [`Error::NoGradientRequested`], [`Error::OneSample`] and [`Error::EmptyBatch`] by policy.
+    /// [`Error::WrongLength`], [`Error::NoGradientRequested`], [`Error::OneSample`] and [`Error::EmptyBatch`] by policy.
     /// Nothing is written then. An empty batch gives dγ = dβ = 0.
     pub fn backward<T: Element>(&self, plan: &Plan, buffers: BackwardBuffers<'_, T>) -> Result<(), Error> {
         self.check(plan)?;
@@ -177,7 +178,7 @@ impl BatchNorm {
             };
             let normalizer = Normalizer { mean, inverse, through_statistics: true };
             let gamma = parameter(gamma, channel, 1.0);
-            channel_backward(problem, channel, (input, output_gradient), gamma, normalizer, &mut results);
+            channel_backward(problem, channel, (Some(input), output_gradient), gamma, normalizer, &mut results);
         }
         Ok(())
     }
@@ -193,7 +194,7 @@ impl BatchNorm {
     /// As PyTorch's `native_batch_norm_backward(train=False)` and oneDNN's `use_global_stats`.
     ///
     /// # Errors
-    /// [`Error::WrongSize`], [`Error::NoGradientRequested`], [`Error::EmptyBatch`] by policy. Nothing is written then.
+    /// [`Error::WrongLength`], [`Error::NoGradientRequested`], [`Error::MissingInput`], [`Error::EmptyBatch`] by policy. Nothing is written then.
     pub fn backward_frozen<T: Element>(&self, plan: &Plan, buffers: FrozenBackwardBuffers<'_, T>) -> Result<(), Error> {
         self.check(plan)?;
         let (problem, convention) = (plan.problem, self.descriptor.convention);
@@ -208,13 +209,16 @@ impl BatchNorm {
             gamma_gradient,
             beta_gradient,
         } = buffers;
-        check_length("input", input, problem.elements())?;
+        check_optional("input", input, problem.elements())?;
         check_length("output_gradient", output_gradient, problem.elements())?;
         check_optional("gamma", gamma, channels)?;
-        check_length("running.mean", running_mean, channels)?;
-        check_length("running.variance", running_variance, channels)?;
+        check_length("running_mean", running_mean, channels)?;
+        check_length("running_variance", running_variance, channels)?;
         let mut results = Results { input: input_gradient, gamma: gamma_gradient, beta: beta_gradient };
         results.check(problem)?;
+        if input.is_none() && results.gamma.is_some() {
+            return Err(Error::MissingInput);
+        }
         if problem.count() == 0 && convention.empty_batch == EmptyBatchPolicy::Error {
             return Err(Error::EmptyBatch);
         }

@@ -24,7 +24,7 @@ impl BatchNorm {
     /// Inference: `y = γ·(x − running_mean)/√(running_variance + ε) + β` (the paper's algorithm 2, line 11).
     ///
     /// # Errors
-    /// [`Error::WrongSize`] for a slice of another length. Nothing is written then.
+    /// [`Error::WrongLength`] for a slice of another length. Nothing is written then.
     pub fn inference<T: Element>(&self, plan: &Plan, buffers: InferenceBuffers<'_, T>) -> Result<(), Error> {
         self.check(plan)?;
         let problem = plan.problem;
@@ -34,8 +34,8 @@ impl BatchNorm {
         check_length("output", output, problem.elements())?;
         check_optional("gamma", gamma, channels)?;
         check_optional("beta", beta, channels)?;
-        check_length("running.mean", running_mean, channels)?;
-        check_length("running.variance", running_variance, channels)?;
+        check_length("running_mean", running_mean, channels)?;
+        check_length("running_variance", running_variance, channels)?;
         for channel in 0..problem.channels as usize {
             let mean = running_mean[channel].to_f64();
             let inverse = inverse_deviation(running_variance[channel].to_f64(), self.descriptor.convention.epsilon);

@@ -38,6 +38,7 @@ pub struct BatchNorm {
 /// A shape checked against the descriptor; the twin of `Plan`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
+    descriptor: BatchNormDescriptor,
     problem: Problem,
 }
 
@@ -64,7 +65,7 @@ impl BatchNorm {
     /// # Errors
     /// [`Error::ShapeTooLarge`], [`Error::ChannelMismatch`].
     pub fn plan(&self, shape: &Shape) -> Result<Plan, Error> {
-        Ok(Plan { problem: self.descriptor.problem(shape)? })
+        Ok(Plan { problem: self.descriptor.problem(shape)?, descriptor: self.descriptor.clone() })
     }
 
     /// The descriptor.
@@ -74,7 +75,7 @@ impl BatchNorm {
     }
 
     fn check(&self, plan: &Plan) -> Result<(), Error> {
-        if plan.problem.channels == self.descriptor.channels { Ok(()) } else { Err(Error::PlanMismatch) }
+        if plan.descriptor.plans_like(&self.descriptor) { Ok(()) } else { Err(Error::PlanMismatch) }
     }
 }
 
@@ -87,7 +88,9 @@ fn inverse_deviation(variance: f64, epsilon: f64) -> f64 {
 /// The flat indices of channel `c`'s elements, in memory order.
 fn channel_indices(problem: Problem, channel: usize) -> impl Iterator<Item = usize> + Clone {
     let (channels, inner) = (problem.channels as usize, problem.inner as usize);
-    (0..problem.outer as usize).flat_map(move |outer| {
+    // An empty row may be one of astronomically many.
+    let rows = if inner == 0 { 0 } else { problem.outer as usize };
+    (0..rows).flat_map(move |outer| {
         let start = (outer * channels + channel) * inner;
         start..start + inner
     })
@@ -100,7 +103,7 @@ fn parameter<P: Element>(values: Option<&[P]>, channel: usize, absent: f64) -> f
 
 fn check_length<T>(binding: &'static str, slice: &[T], expected: u64) -> Result<(), Error> {
     let actual = slice.len() as u64;
-    if actual == expected { Ok(()) } else { Err(Error::WrongSize { binding, expected, actual }) }
+    if actual == expected { Ok(()) } else { Err(Error::WrongLength { binding, expected, actual }) }
 }
 
 fn check_optional<T>(binding: &'static str, slice: Option<&[T]>, expected: u64) -> Result<(), Error> {

@@ -73,7 +73,7 @@ impl BatchNorm {
     /// `a` is the momentum as the weight of the new batch ([`crate::Momentum::weight_of_new`]).
     ///
     /// # Errors
-    /// [`Error::WrongSize`] for a slice of another length, [`Error::OneSample`] and [`Error::EmptyBatch`] by policy,
+    /// [`Error::WrongLength`] for a slice of another length, [`Error::OneSample`] and [`Error::EmptyBatch`] by policy,
     /// [`Error::MissingBatchesTracked`]. Nothing is written then.
     pub fn training<T: Element>(&self, plan: &Plan, buffers: TrainingBuffers<'_, T>) -> Result<(), Error> {
         self.check(plan)?;

@@ -195,7 +195,7 @@ impl Case {
         bn.backward_frozen(
             &plan,
             reference::FrozenBackwardBuffers {
-                input: &self.input,
+                input: Some(&self.input),
                 output_gradient: &self.output_gradient,
                 gamma: self.gamma.as_deref(),
                 running_mean: &self.running_mean,
@@ -283,7 +283,7 @@ impl Case {
         let frozen = bn.bind_backward_frozen(
             &plan,
             &FrozenBackwardBuffers {
-                input: input.slice(whole),
+                input: Some(input.slice(whole)),
                 output_gradient: output_gradient.slice(whole),
                 gamma: gamma.as_ref().map(|buffer| buffer.slice(vector)),
                 running_mean: running_mean.slice(vector),

@@ -88,7 +88,10 @@ fn compare_channel(worst: &mut Worst, case: &Case, got: &Results, truth: &Result
     let deviation = values().map(|x| (x - mean).abs()).sum::<f64>() / count;
     // The pivot is one of the values, so the offset, rounded to f32, is no larger than the largest deviation.
     let largest_deviation = values().map(|x| (x - mean).abs()).fold(0.0, f64::max);
-    let mean_error = U * (path * deviation + largest_deviation) + 2_f64.powi(-44) * mean.abs();
+    let magnitude = values().map(f64::abs).sum::<f64>() / count;
+    let pivoted = U * (path * deviation + largest_deviation) + 2_f64.powi(-44) * mean.abs();
+    // Where the mean is small against the deviation, no worse than a tree over the values themselves.
+    let mean_error = pivoted.min(U * path * magnitude);
     let variance_error = U * (6.0 + 2.0 * path) * variance + mean_error.powi(2);
     let batch = Normalizer {
         mean,

@@ -5,6 +5,10 @@ var<storage, read> input: array<f32>;
 
 /// Components past the end repeat the last element; the caller masks them.
 fn load_input(unit: u32) -> vec4<f32> {
-    let at = min(vec4<u32>(unit * 4u) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.elements - 1u));
-    return vec4<f32>(input[at.x], input[at.y], input[at.z], input[at.w]);
+    let at = 4u * unit;
+    if at + 3u < params.elements {
+        return vec4<f32>(input[at], input[at + 1u], input[at + 2u], input[at + 3u]);
+    }
+    let last = params.elements - 1u;
+    return vec4<f32>(input[min(at, last)], input[min(at + 1u, last)], input[min(at + 2u, last)], input[last]);
 }

@@ -4,10 +4,15 @@
 var<storage, read_write> output: array<f32>;
 
 fn store_output(unit: u32, values: vec4<f32>) {
-    let at = unit * 4u;
-    for (var component = 0u; component < 4u; component++) {
-        if at + component < params.elements {
-            output[at + component] = values[component];
-        }
+    let at = 4u * unit;
+    if at + 3u < params.elements {
+        output[at] = values.x;
+        output[at + 1u] = values.y;
+        output[at + 2u] = values.z;
+        output[at + 3u] = values.w;
+        return;
+    }
+    for (var component = 0u; at + component < params.elements; component++) {
+        output[at + component] = values[component];
     }
 }
