@@ -145,6 +145,81 @@ fn a_mean_a_million_times_the_deviation_costs_no_digits() {
     }
 }
 
+/// Meets the reference within the tolerances, on every target.
+fn assert_meets_reference(case: &Case, name: &str) {
+    let (targets, _turn) = targets();
+    let truth = case.run_reference().unwrap();
+    for target in targets {
+        let worst = compare(case, &case.run_device(target).unwrap(), &truth);
+        assert!(worst.ratio <= 1.0, "{target}: {name} {:?} {:?}: {worst:?}", case.shape, case.layout);
+    }
+}
+
+#[test]
+fn long_runs_of_equal_additions_do_not_drift() {
+    // `mean(y).backward()` gives a constant gradient; two-valued inputs make every partial sum grow by the same step.
+    for (shape, layout) in
+        [(&[8192, 512][..], ChannelsFirst), (&[4, 16, 224, 224], ChannelsFirst), (&[2, 224, 224, 32], ChannelsLast)]
+    {
+        for value in [0.1_f32, 0.7] {
+            let mut case = Case::random(shape, layout, 1);
+            for index in 0..case.input.len() {
+                let within = (index / (if layout == ChannelsFirst { 1 } else { case.channels() })) as u32;
+                case.input[index] = if within.wrapping_mul(2_654_435_761) >> 31 == 0 { value } else { -value };
+                case.output_gradient[index] = value / 7.0;
+            }
+            assert_meets_reference(&case, "two-valued");
+        }
+    }
+}
+
+#[test]
+fn outliers_take_no_digits_from_the_rest() {
+    let odd_widths: [(&[usize], Layout); 4] = [
+        (&[7, 521], ChannelsFirst),
+        (&[7, 509], ChannelsFirst),
+        (&[1, 6, 2053], ChannelsLast),
+        (&[7, 1, 1021], ChannelsLast),
+    ];
+    for (seed, (shape, layout)) in (0..).zip(odd_widths.into_iter().chain(ADVERSARIAL_SHAPES)) {
+        let clean = Case::random(shape, layout, seed);
+        assert_meets_reference(&clean, "normal");
+        let mut tailed = clean.clone();
+        for value in &mut tailed.input {
+            *value = (3.0 * value.abs().min(6.0)).exp().copysign(*value);
+        }
+        assert_meets_reference(&tailed, "heavy-tailed");
+        let mut places = vec![Vec::new(); clean.channels()];
+        for index in 0..clean.input.len() {
+            places[clean.channel(index)].push(index);
+        }
+        for huge in [1e4_f32, 1e8] {
+            for at in [&[0][..], &[1], &[0, 1]] {
+                let mut case = clean.clone();
+                for places in &places {
+                    for &end in at {
+                        case.input[if end == 0 { places[0] } else { places[places.len() - 1] }] = huge;
+                    }
+                }
+                assert_meets_reference(&case, "outliers at the ends");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_extreme_gamma_meets_an_extreme_deviation() {
+    for (seed, (shape, layout)) in (0..).zip(ADVERSARIAL_SHAPES) {
+        for (deviation, gamma) in [(1e-10_f32, 1e30_f32), (1e-15, 1e25), (1e15, 1e-30), (1e10, 1e-30)] {
+            let mut case = Case::random(shape, layout, seed);
+            case.convention.epsilon = 0.0;
+            case.input.iter_mut().for_each(|value| *value *= deviation);
+            case.gamma = Some(vec![gamma; case.channels()]);
+            assert_meets_reference(&case, "extreme gamma");
+        }
+    }
+}
+
 #[test]
 fn constant_channels_give_exactly_beta_and_zero_variance() {
     let (targets, _turn) = targets();
@@ -178,16 +253,22 @@ fn first_of(case: &Case, channel: usize) -> usize {
 fn nan_and_infinity_stay_in_their_channel() {
     let (targets, _turn) = targets();
     for target in targets {
-        for (seed, (shape, layout)) in (0..).zip(ADVERSARIAL_SHAPES) {
+        // The last two have super-rows that are cut off, and units that two channels share.
+        let shapes = ADVERSARIAL_SHAPES.into_iter().chain([
+            (&[23, 21, 33][..], ChannelsLast),
+            (&[13, 37, 34], ChannelsLast),
+            (&[3, 5, 13, 1], ChannelsFirst),
+        ]);
+        for ((seed, (shape, layout)), last) in (0..).zip(shapes).flat_map(|case| [(case, false), (case, true)]) {
             for (poison, in_gradient) in
                 [(f32::NAN, false), (f32::INFINITY, false), (f32::NEG_INFINITY, false), (f32::NAN, true)]
             {
                 let clean = Case::random(shape, layout, seed);
                 let mut case = clean.clone();
-                let channel = 1;
-                // The first element, which is also a pivot sample, and the last.
+                let channel = if last { case.channels() - 1 } else { 1 };
+                // All of it, pivot samples included.
                 let places: Vec<_> = (0..case.input.len()).filter(|&index| case.channel(index) == channel).collect();
-                for index in [places[0], places[places.len() - 1]] {
+                for &index in &places {
                     let values = if in_gradient { &mut case.output_gradient } else { &mut case.input };
                     values[index] = poison;
                 }

@@ -6,7 +6,7 @@ var<storage, read> gradient_means: array<f32>;
 
 struct Coefficients {
     normalizer: Normalizer,
-    scale: vec4<f32>,
+    gamma: vec4<f32>,
     mean: vec4<f32>,
     product_mean: vec4<f32>,
 }
@@ -17,7 +17,7 @@ fn coefficients_at(channels: vec4<u32>) -> Coefficients {
     let products = channels + params.stride;
     return Coefficients(
         normalizer,
-        gamma * normalizer.inverse,
+        gamma,
         vec4<f32>(
             gradient_means[channels.x],
             gradient_means[channels.y],
@@ -35,7 +35,9 @@ fn coefficients_at(channels: vec4<u32>) -> Coefficients {
 
 fn differentiate(coefficients: Coefficients, gradient: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
     let projection = normalized(coefficients.normalizer, x) * coefficients.product_mean;
-    return coefficients.scale * ((gradient - coefficients.mean) - projection);
+    // Inverse deviation before gamma: their product may leave the range of f32 where the gradient does not.
+    let centred = (gradient - coefficients.mean) - projection;
+    return (centred * coefficients.normalizer.inverse) * coefficients.gamma;
 }
 
 fn apply_unit(coefficients: Coefficients, unit: u32) {

@@ -1,0 +1,208 @@
+//! Measures every operation beside a copy and a read-only sum of the same tensor, in one run and in turn.
+//!
+//! ```text
+//! cargo run --release --example throughput -- [--adapter SUBSTRING] [--json FILE] [--plot FILE.svg] [--quick]
+//!     [--op OP] [--shape N,C,H,W] [--layout first|last] [--element f32|f16|bf16] [--growth [--budget SECONDS]]
+//! ```
+//!
+//! `--help` says what the figures mean. Exit code: 0 if all was measured or refused with a reason, 1 if a result was
+//! wrong or a file could not be written, 2 if there was nothing to run on or an element type is not built.
+
+mod check;
+mod growth;
+mod host;
+mod measure;
+mod operations;
+mod plot;
+mod shapes;
+#[path = "../support/mod.rs"]
+mod support;
+mod table;
+mod timer;
+mod yardstick;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use wgpu_batch_norm::{Kernels, Layout};
+
+use crate::measure::Bench;
+use crate::operations::Operation;
+use crate::shapes::Dims;
+use crate::table::Row;
+use crate::timer::Timer;
+
+/// What the figures mean.
+const MEANING: &str = "\
+Every round times the copy, the sum and each operation once, as a pass that repeats it for 10 ms or more; figures are
+medians of nine rounds. A spread (interquartile range over median) above 10 % is marked with `!`. Samples of every result
+are compared with the CPU reference first; a wrong result is not timed. The copy and the sum take as many bytes an
+invocation as is fastest on the device (tried on 32 MiB), so that they are limits and no easy marks.
+
+Tensors below 64 MiB are taken in turn from two sets of buffers. Two small sets still fit large caches, but those of the
+copy and the sum fit as well.
+
+  ideal   GB/s (10^9 bytes) if each input were read once and each output written once
+  moved   GB/s on the bytes that the chosen strategy reads and writes; neither counts the workspace
+  /copy   moved over the copy's GB/s: 1 is as fast as a copy; `copy_ratio` in JSON
+  /limit  time over the time of the sums and copies that read and write the same bytes: 1 is the limit of the strategy;
+          `limit_ratio` in JSON
+            training         sum + copy      reads x; reads x again, writes y
+            inference        copy            reads x, writes y
+            backward         3 sums + copy   reads x, dy; reads x and dy again, writes dx
+            backward_frozen  2 sums + copy   reads x, dy; reads dy again, writes dx (all three gradients)
+  workspace  bytes of the plan's scratch, which serves every operation; marked where it is more than the larger of 1 %
+          of the tensor and 64 bytes a channel plus 64 KiB";
+
+/// Measure every operation beside a copy and a read-only sum of the same tensor, in one run and in turn.
+#[derive(Parser)]
+#[command(after_long_help = MEANING)]
+struct Arguments {
+    /// The adapter whose name, backend or driver contains this [default: the best one]
+    #[arg(long, value_name = "SUBSTRING")]
+    adapter: Option<String>,
+    /// Only this operation; may be repeated
+    #[arg(long, value_name = "OP", value_enum)]
+    op: Vec<Operation>,
+    /// Only this shape, whatever the layout; may be repeated [default: ten typical ones and ResNet-50's]
+    #[arg(long, value_name = "N,C,H,W", value_parser = shapes::parse, conflicts_with = "growth")]
+    shape: Vec<Dims>,
+    /// Only this layout
+    #[arg(long, value_enum)]
+    layout: Option<LayoutArgument>,
+    /// The element type of the tensors
+    #[arg(long, value_enum, default_value = "f32")]
+    element: Element,
+    /// Three rounds of shorter passes
+    #[arg(long)]
+    quick: bool,
+    /// Nanoseconds per element over 2^10 to 2^26 elements instead
+    #[arg(long)]
+    growth: bool,
+    /// Seconds after which `--growth` starts no further size
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    budget: u64,
+    /// Write the rows as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw bandwidth over size, with the copy as the roof
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LayoutArgument {
+    /// (N,C,H,W)
+    First,
+    /// (N,H,W,C)
+    Last,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Element {
+    F32,
+    F16,
+    Bf16,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.element != Element::F32 {
+        eprintln!("f16 and bf16 are not built yet: the tensors of this version are f32");
+        return ExitCode::from(2);
+    }
+    let Some(gpu) = support::open_best(arguments.adapter.as_deref()) else {
+        let others: Vec<String> = support::open_all(None).iter().map(|gpu| format!("  {gpu}")).collect();
+        match (&arguments.adapter, others.is_empty()) {
+            (Some(filter), false) => {
+                eprintln!("no adapter matches `{filter}`; this machine has:\n{}", others.join("\n"));
+            }
+            _ => eprintln!("{}", support::NO_ADAPTER),
+        }
+        return ExitCode::from(2);
+    };
+    match run(&arguments, &gpu) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether every result was right.
+fn run(arguments: &Arguments, gpu: &support::Gpu) -> Result<bool, String> {
+    let bench = bench(arguments, gpu);
+    println!("{gpu}");
+    println!(
+        "f32, medians of {} rounds by {}; see --help for what the figures mean",
+        bench.rounds,
+        bench.timer.clock()
+    );
+    println!(
+        "fastest yardsticks here: copy with {}, sum with {} blocks of 64 bytes an invocation\n",
+        bench.copy.blocks(),
+        bench.sum.blocks()
+    );
+    let layouts = match arguments.layout {
+        Some(LayoutArgument::First) => vec![Layout::ChannelsFirst],
+        Some(LayoutArgument::Last) => vec![Layout::ChannelsLast],
+        None => vec![Layout::ChannelsFirst, Layout::ChannelsLast],
+    };
+    let rows = if arguments.growth {
+        growth::run(&bench, &layouts, Duration::from_secs(arguments.budget))
+    } else {
+        host::print(&bench);
+        println!();
+        let shapes = if arguments.shape.is_empty() { shapes::standard() } else { arguments.shape.clone() };
+        let rows = measure(&bench, &shapes, &layouts);
+        table::print_resnet(&rows);
+        rows
+    };
+    let right = table::print_verdict(&rows);
+    if let Some(path) = &arguments.json {
+        let json = table::json(&rows).map_err(|error| error.to_string())?;
+        fs::write(path, json).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    if let Some(path) = &arguments.plot {
+        plot::write(path, &gpu.info.name, &rows).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(right)
+}
+
+fn bench<'a>(arguments: &Arguments, gpu: &'a support::Gpu) -> Bench<'a> {
+    let kernels = Kernels::new(&gpu.device);
+    let class = kernels.profile().class;
+    let (rounds, target) = if arguments.quick { (3, 0.003) } else { (9, 0.01) };
+    let asked_for = |operation: &Operation| arguments.op.is_empty() || arguments.op.contains(operation);
+    let timer = Timer::new(gpu);
+    let [copy, sum] = yardstick::fastest(gpu, &timer, class);
+    Bench {
+        gpu,
+        timer,
+        copy,
+        sum,
+        kernels,
+        operations: Operation::ALL.into_iter().filter(asked_for).collect(),
+        rounds,
+        target,
+    }
+}
+
+/// Prints rows as they come, since a run takes minutes.
+fn measure(bench: &Bench<'_>, shapes: &[Dims], layouts: &[Layout]) -> Vec<Row> {
+    table::print_header();
+    let mut rows = Vec::new();
+    for dims in shapes {
+        for layout in layouts {
+            let measured = bench.measure(*dims, *layout);
+            table::print_rows(&measured);
+            rows.extend(measured);
+        }
+    }
+    rows
+}

@@ -1,0 +1,176 @@
+//! Measures one shape in one layout: the yardsticks and the operations in turn, round after round.
+
+use wgpu_batch_norm::{BatchNorm, BatchNormDescriptor, Kernels, Layout, Plan, Shape};
+
+use crate::check::Checker;
+use crate::operations::{Bound, Buffers, Operation};
+use crate::shapes::Dims;
+use crate::support::Gpu;
+use crate::table::{Figures, Row, Status, Workspace};
+use crate::timer::{Record, Summary, Timer};
+use crate::yardstick::Yardstick;
+
+/// Tensors from this size on find no use in a second set: one does not fit a cache.
+const LARGE: u64 = 64 << 20;
+
+/// What all measurements share.
+pub struct Bench<'a> {
+    pub gpu: &'a Gpu,
+    pub kernels: Kernels,
+    pub timer: Timer<'a>,
+    pub copy: Yardstick,
+    pub sum: Yardstick,
+    pub operations: Vec<Operation>,
+    pub rounds: usize,
+    /// Seconds that a timed pass should last.
+    pub target: f64,
+}
+
+/// An operation on one shape: bound to every set of buffers and right on all of them, or the reason why not.
+type Candidate = (Operation, Result<Vec<Bound>, Status>);
+
+impl Bench<'_> {
+    /// The batch norm for `dims` under `layout`, and its plan.
+    pub fn plan(&self, dims: Dims, layout: Layout) -> Result<(BatchNorm, Plan), wgpu_batch_norm::Error> {
+        let [n, c, h, w] = dims;
+        let stored = match layout {
+            Layout::ChannelsFirst => [n, c, h, w],
+            Layout::ChannelsLast => [n, h, w, c],
+        };
+        let descriptor = BatchNormDescriptor { channels: c as u32, layout, ..Default::default() };
+        let bn = BatchNorm::with_kernels(&self.kernels, &descriptor)?;
+        let plan = bn.plan(&Shape::new(&stored)?)?;
+        Ok((bn, plan))
+    }
+
+    /// Rows of the yardsticks and of every operation; an operation that cannot be measured has a row that says why.
+    pub fn measure(&self, dims: Dims, layout: Layout) -> Vec<Row> {
+        let failed = |status: &Status| {
+            let operations = self.operations.iter();
+            operations.map(|operation| self.row(operation.name(), dims, layout, status.clone(), None)).collect()
+        };
+        let (bn, plan) = match self.plan(dims, layout) {
+            Ok(planned) => planned,
+            Err(error) => return failed(&Status::Refused(error.to_string())),
+        };
+        let count = if plan.tensor_size() < LARGE { 2 } else { 1 };
+        let sets: Result<Vec<Buffers>, String> = (0..count).map(|seed| Buffers::new(self.gpu, &plan, seed)).collect();
+        let rows = match sets {
+            _ if plan.tensor_size() == 0 => failed(&Status::Refused("the tensor is empty".into())),
+            Ok(sets) => self.measure_sets(dims, layout, &bn, &plan, &sets),
+            Err(message) => failed(&Status::Refused(message)),
+        };
+        // What was dropped is freed now, not when the next shape's buffers are there already.
+        self.gpu.wait();
+        rows
+    }
+
+    fn measure_sets(&self, dims: Dims, layout: Layout, bn: &BatchNorm, plan: &Plan, sets: &[Buffers]) -> Vec<Row> {
+        let size = plan.tensor_size();
+        let copies: Vec<_> = sets.iter().map(|set| self.copy.bind(self.gpu, &set.input, &set.output, size)).collect();
+        let sums: Vec<_> = sets.iter().map(|set| self.sum.bind(self.gpu, &set.input, &set.output, size)).collect();
+        let checkers: Vec<_> = sets.iter().map(|set| Checker::new(self.gpu, plan.problem(), set)).collect();
+        let copied =
+            checkers.iter().zip(&copies).try_for_each(|(checker, copy)| checker.copy(|pass| copy.record(pass)));
+        if let Err(message) = copied {
+            return vec![self.row("copy", dims, layout, Status::Wrong(message), None)];
+        }
+        let candidates = self.candidates(bn, plan, sets, &checkers);
+        let mut records: Vec<Record<'_>> = vec![
+            Box::new(|iteration, pass| copies[iteration % copies.len()].record(pass)),
+            Box::new(|iteration, pass| sums[iteration % sums.len()].record(pass)),
+        ];
+        for (_, bounds) in &candidates {
+            if let Ok(bounds) = bounds {
+                records.push(Box::new(|iteration, pass| bounds[iteration % bounds.len()].record(pass)));
+            }
+        }
+        let mut times = self.timer.alternate(self.target, self.rounds, sets.len(), &records).into_iter();
+        let (Some(copy), Some(sum)) = (times.next(), times.next()) else { return Vec::new() };
+        let copy_gbps = gbps(2 * size, copy.median);
+        let figures =
+            |time: Summary, limit: f64, ideal: u64, moved: u64, strategy: String, dispatches: usize| Figures {
+                strategy,
+                dispatches,
+                ms: time.median * 1e3,
+                spread: time.spread,
+                ns_per_element: time.median * 1e9 / plan.problem().elements() as f64,
+                ideal_gbps: gbps(ideal, time.median),
+                moved_gbps: gbps(moved, time.median),
+                copy_ratio: gbps(moved, time.median) / copy_gbps,
+                limit_ms: limit * 1e3,
+                limit_ratio: time.median / limit,
+            };
+        let yardstick = |name, time: Summary, bytes| {
+            let figures = figures(time, time.median, bytes, bytes, "yardstick".into(), 1);
+            self.row(name, dims, layout, Status::Measured(figures), None)
+        };
+        let mut rows = vec![yardstick("copy", copy, 2 * size), yardstick("sum", sum, size)];
+        for (operation, bounds) in &candidates {
+            let status = match bounds {
+                Ok(bounds) => match times.next() {
+                    Some(time) => Status::Measured(figures(
+                        time,
+                        operation.limit(copy.median, sum.median),
+                        operation.ideal_bytes(plan),
+                        operation.moved_bytes(plan),
+                        operation.strategy(plan),
+                        bounds[0].dispatch_count(),
+                    )),
+                    None => continue,
+                },
+                Err(status) => status.clone(),
+            };
+            rows.push(self.row(operation.name(), dims, layout, status, Some(Workspace::of(plan))));
+        }
+        rows
+    }
+
+    /// Binds and checks the operations.
+    fn candidates(&self, bn: &BatchNorm, plan: &Plan, sets: &[Buffers], checkers: &[Checker<'_>]) -> Vec<Candidate> {
+        let ready = |operation: Operation| {
+            let bounds: Result<Vec<Bound>, _> = sets.iter().map(|set| operation.bind(bn, plan, set)).collect();
+            let bounds = bounds.map_err(|error| Status::Refused(error.to_string()))?;
+            // On every set, right or wrong: backward reads what training saved.
+            let check = |(bound, checker): (&Bound, &Checker<'_>)| checker.operation(operation, bound);
+            let checks: Vec<Result<(), String>> = bounds.iter().zip(checkers).map(check).collect();
+            match checks.into_iter().collect::<Result<(), String>>() {
+                Ok(()) => Ok(bounds),
+                Err(message) => Err(Status::Wrong(message)),
+            }
+        };
+        let needs_saved = self.operations.contains(&Operation::Backward);
+        let mut candidates = Vec::new();
+        for operation in Operation::ALL {
+            if self.operations.contains(&operation) {
+                candidates.push((operation, ready(operation)));
+            } else if operation == Operation::Training && needs_saved {
+                // Backward reads what forward saved; whether forward is right shows in backward.
+                let _ = ready(operation);
+            }
+        }
+        candidates
+    }
+
+    fn row(&self, op: &'static str, dims: Dims, layout: Layout, status: Status, workspace: Option<Workspace>) -> Row {
+        Row {
+            op,
+            layout: match layout {
+                Layout::ChannelsFirst => "first",
+                Layout::ChannelsLast => "last",
+            },
+            element: "f32",
+            shape: dims,
+            tensor_bytes: dims.iter().fold(4, |bytes: u64, dim| bytes.saturating_mul(*dim as u64)),
+            status,
+            workspace,
+            adapter: self.gpu.info.name.clone(),
+            clock: self.timer.clock(),
+        }
+    }
+}
+
+/// 10⁹ bytes a second; 0 where the clock saw no time pass.
+fn gbps(bytes: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 { bytes as f64 / seconds * 1e-9 } else { 0.0 }
+}

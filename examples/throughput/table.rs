@@ -1,0 +1,297 @@
+//! Rows of results: as a table, as JSON, and summed over the layers of ResNet-50.
+
+use serde::Serialize;
+use wgpu_batch_norm::Plan;
+
+use crate::operations::Operation;
+use crate::shapes::{Dims, RESNET_50};
+
+/// Interquartile range over median above which a figure is not to be trusted.
+const LARGE_SPREAD: f64 = 0.1;
+
+/// One measurement.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub op: &'static str,
+    pub layout: &'static str,
+    pub element: &'static str,
+    /// (N, C, H, W) in either layout.
+    pub shape: Dims,
+    pub tensor_bytes: u64,
+    #[serde(flatten)]
+    pub status: Status,
+    #[serde(flatten)]
+    pub workspace: Option<Workspace>,
+    pub adapter: String,
+    pub clock: &'static str,
+}
+
+/// What came out of it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Status {
+    Measured(Figures),
+    /// The library or the device said no.
+    Refused(#[serde(serialize_with = "as_error")] String),
+    /// The results are not what the reference says, so they were not timed.
+    Wrong(#[serde(serialize_with = "as_error")] String),
+}
+
+fn as_error<S: serde::Serializer>(message: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    use serde::ser::SerializeMap;
+    let mut map = serializer.serialize_map(Some(1))?;
+    map.serialize_entry("error", message)?;
+    map.end()
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Figures {
+    pub strategy: String,
+    pub dispatches: usize,
+    /// Median.
+    pub ms: f64,
+    /// Interquartile range over median.
+    pub spread: f64,
+    pub ns_per_element: f64,
+    /// On the bytes of each input once and each output once.
+    pub ideal_gbps: f64,
+    /// On the bytes that the strategy moves.
+    pub moved_gbps: f64,
+    /// `moved_gbps` over the copy's.
+    pub copy_ratio: f64,
+    /// What the operation's sums and copies take.
+    pub limit_ms: f64,
+    /// `ms` over `limit_ms`.
+    pub limit_ratio: f64,
+}
+
+/// Scratch that the plan asks for, beside what it may.
+#[derive(Clone, Debug, Serialize)]
+pub struct Workspace {
+    pub workspace_bytes: u64,
+    pub workspace_bound: u64,
+}
+
+impl Workspace {
+    pub fn of(plan: &Plan) -> Self {
+        let bound = Self::bound(plan.tensor_size(), u64::from(plan.problem().channels));
+        Self { workspace_bytes: plan.workspace_size(), workspace_bound: bound }
+    }
+
+    /// The larger of 1 % of the tensor and 64 bytes a channel plus 64 KiB.
+    fn bound(tensor: u64, channels: u64) -> u64 {
+        (tensor / 100).max(64 * channels + (64 << 10))
+    }
+
+    const fn exceeds(&self) -> bool {
+        self.workspace_bytes > self.workspace_bound
+    }
+}
+
+impl Row {
+    pub const fn figures(&self) -> Option<&Figures> {
+        match &self.status {
+            Status::Measured(figures) => Some(figures),
+            Status::Refused(_) | Status::Wrong(_) => None,
+        }
+    }
+
+    /// Why there are no figures.
+    pub fn error(&self) -> Option<&str> {
+        match &self.status {
+            Status::Measured(_) => None,
+            Status::Refused(message) | Status::Wrong(message) => Some(message),
+        }
+    }
+}
+
+/// `(32,64,56,56)`.
+pub fn shape_name([n, c, h, w]: Dims) -> String {
+    format!("({n},{c},{h},{w})")
+}
+
+pub fn print_header() {
+    println!(
+        "{:19} {:5} {:15} {:21} {:>4} {:>9} {:>6} {:>7} {:>7} {:>6} {:>6} {:>10}",
+        "shape (N,C,H,W)",
+        "lay.",
+        "op",
+        "strategy",
+        "disp",
+        "ms",
+        "spread",
+        "ideal",
+        "moved",
+        "/copy",
+        "/limit",
+        "workspace"
+    );
+    println!("{:85} {:>7} {:>7} {:>13} {:>10}", "", "GB/s", "GB/s", "", "bytes");
+}
+
+pub fn print_rows(rows: &[Row]) {
+    for row in rows {
+        let key = format!("{:19} {:5} {:15}", shape_name(row.shape), row.layout, row.op);
+        let workspace = row.workspace.as_ref().map_or(String::new(), |workspace| {
+            let mark = if workspace.exceeds() { " EXCEEDS ITS BOUND" } else { "" };
+            format!("{:>10}{mark}", workspace.workspace_bytes)
+        });
+        match &row.status {
+            Status::Measured(figures) => {
+                let mark = if figures.spread > LARGE_SPREAD { '!' } else { ' ' };
+                println!(
+                    "{key} {:21} {:>4} {:>9.4} {:>4.0}%{mark} {:>7.2} {:>7.2} {:>6.2} {:>6.2} {workspace}",
+                    figures.strategy,
+                    figures.dispatches,
+                    figures.ms,
+                    figures.spread * 100.0,
+                    figures.ideal_gbps,
+                    figures.moved_gbps,
+                    figures.copy_ratio,
+                    figures.limit_ratio,
+                );
+            }
+            Status::Refused(message) => println!("{key} {message}"),
+            Status::Wrong(message) => println!("{key} WRONG, not timed: {message}"),
+        }
+    }
+}
+
+/// Warns of figures that vary and of workspaces that are too large; returns whether every result was right.
+pub fn print_verdict(rows: &[Row]) -> bool {
+    let count = |matches: &dyn Fn(&Row) -> bool| rows.iter().filter(|row| matches(row)).count();
+    let noisy = count(&|row| row.figures().is_some_and(|figures| figures.spread > LARGE_SPREAD));
+    if noisy > 0 {
+        println!(
+            "\nWarning: {noisy} of {} rows (!) spread by more than {:.0} %; something else used the machine.",
+            rows.len(),
+            LARGE_SPREAD * 100.0
+        );
+    }
+    let planned = count(&|row| row.workspace.is_some());
+    let large = count(&|row| row.workspace.as_ref().is_some_and(Workspace::exceeds));
+    println!(
+        "\nWorkspace: {large} of {planned} rows exceed the larger of 1 % of the tensor and 64 bytes a channel plus 64 KiB."
+    );
+    let wrong = count(&|row| matches!(row.status, Status::Wrong(_)));
+    if wrong > 0 {
+        println!("\nWRONG RESULTS in {wrong} rows.");
+    }
+    wrong == 0
+}
+
+/// The 53 batch norms of ResNet-50, each distinct shape weighted by its layers; nothing where a shape was not asked for.
+pub fn print_resnet(rows: &[Row]) {
+    let mut lines = Vec::new();
+    for layout in ["first", "last"] {
+        for operation in Operation::ALL {
+            if let Some(sum) = sum_resnet(rows, operation.name(), layout) {
+                lines.push(format!("{:15} {layout:5} {sum}  limit: {}", operation.name(), operation.limit_formula()));
+            }
+        }
+    }
+    if !lines.is_empty() {
+        println!(
+            "\nResNet-50, N = 32, all 53 batch norms\n{:15} {:5} {:>9} {:>9} {:>6}",
+            "op", "lay.", "ms", "limit", "/limit"
+        );
+        println!("{}", lines.join("\n"));
+    }
+}
+
+fn sum_resnet(rows: &[Row], op: &str, layout: &str) -> Option<String> {
+    let (mut ms, mut limit_ms, mut missing) = (0.0, 0.0, 0);
+    for (dims, layers) in RESNET_50 {
+        let row = rows.iter().find(|row| row.op == op && row.layout == layout && row.shape == dims)?;
+        match row.figures() {
+            Some(figures) => {
+                ms += f64::from(layers) * figures.ms;
+                limit_ms += f64::from(layers) * figures.limit_ms;
+            }
+            None => missing += layers,
+        }
+    }
+    let note =
+        if missing > 0 { format!("  without {missing} layers that could not be measured") } else { String::new() };
+    Some(format!("{ms:>9.2} {limit_ms:>9.2} {:>6.2}{note}", ms / limit_ms))
+}
+
+/// One object a row.
+pub fn json(rows: &[Row]) -> Result<String, serde_json::Error> {
+    serde_json::to_string_pretty(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(shape: Dims, status: Status) -> Row {
+        Row {
+            op: "training",
+            layout: "first",
+            element: "f32",
+            shape,
+            tensor_bytes: 4 * shape.iter().product::<usize>() as u64,
+            status,
+            workspace: Some(Workspace { workspace_bytes: 10, workspace_bound: 9 }),
+            adapter: "adapter".into(),
+            clock: "wall clock",
+        }
+    }
+
+    fn measured(ms: f64) -> Status {
+        Status::Measured(Figures {
+            strategy: "split rows/rows".into(),
+            dispatches: 3,
+            ms,
+            spread: 0.0,
+            ns_per_element: 1.0,
+            ideal_gbps: 1.0,
+            moved_gbps: 1.0,
+            copy_ratio: 1.0,
+            limit_ms: ms / 2.0,
+            limit_ratio: 2.0,
+        })
+    }
+
+    #[test]
+    fn json_rows_are_flat_and_have_figures_or_an_error() {
+        let rows = [row([1; 4], measured(5.0)), row([1; 4], Status::Refused("too large".into()))];
+        let json: serde_json::Value = serde_json::from_str(&json(&rows).unwrap()).unwrap();
+        let fields = [
+            "op",
+            "layout",
+            "element",
+            "shape",
+            "strategy",
+            "dispatches",
+            "ms",
+            "ideal_gbps",
+            "moved_gbps",
+            "copy_ratio",
+            "limit_ratio",
+            "workspace_bytes",
+        ];
+        assert!(fields.iter().all(|field| !json[0][field].is_null()), "{json}");
+        assert!(json[0]["error"].is_null() && json[1]["ms"].is_null());
+        assert_eq!(json[1]["error"], "too large");
+    }
+
+    #[test]
+    fn the_workspace_bound_is_the_larger_of_the_two() {
+        assert_eq!(Workspace::bound(1 << 20, 3), 64 * 3 + 65536);
+        assert_eq!(Workspace::bound(100 << 20, 3), 1 << 20);
+        assert!(Workspace { workspace_bytes: 10, workspace_bound: 9 }.exceeds());
+        assert!(!Workspace { workspace_bytes: 9, workspace_bound: 9 }.exceeds());
+    }
+
+    #[test]
+    fn resnet_weighs_shapes_by_their_layers_and_says_what_is_missing() {
+        let mut rows: Vec<Row> = RESNET_50.iter().map(|(dims, _)| row(*dims, measured(1.0))).collect();
+        let sum = sum_resnet(&rows, "training", "first").unwrap();
+        assert_eq!(sum.split_whitespace().collect::<Vec<_>>(), ["53.00", "26.50", "2.00"]);
+        rows[1].status = Status::Refused("no".into());
+        assert!(sum_resnet(&rows, "training", "first").unwrap().contains("without 6 layers"));
+        assert!(sum_resnet(&rows, "training", "last").is_none());
+    }
+}

@@ -1,0 +1,167 @@
+//! Times compute passes, chooses how often a pass repeats its work, and sums up samples.
+
+use std::time::Instant;
+
+use crate::support::Gpu;
+
+/// No timed pass is planned to last longer: drivers reset devices that do not answer for seconds.
+const LONGEST_PASS: f64 = 1.0;
+
+/// Enough that the clock's steps do not show, whatever the step's size.
+const MOST_ITERATIONS: usize = 4096;
+
+/// Records work once; told which iteration of the pass it is.
+pub type Record<'a> = Box<dyn Fn(usize, &mut wgpu::ComputePass<'_>) + 'a>;
+
+/// Times passes by GPU timestamps, or by the wall clock where the device has none.
+pub struct Timer<'a> {
+    gpu: &'a Gpu,
+    timestamps: Option<(wgpu::QuerySet, wgpu::Buffer)>,
+}
+
+impl<'a> Timer<'a> {
+    pub fn new(gpu: &'a Gpu) -> Self {
+        let timestamps = gpu.device.features().contains(wgpu::Features::TIMESTAMP_QUERY).then(|| {
+            let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("wgpu_batch_norm::throughput::timestamps"),
+                ty: wgpu::QueryType::Timestamp,
+                count: 2,
+            });
+            let resolved = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("wgpu_batch_norm::throughput::resolved"),
+                size: 16,
+                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            });
+            (queries, resolved)
+        });
+        Self { gpu, timestamps }
+    }
+
+    /// What the times are taken with.
+    pub fn clock(&self) -> &'static str {
+        if self.timestamps.is_some() { "GPU timestamps" } else { "wall clock" }
+    }
+
+    /// Seconds per iteration of every record, each taken once a round so that drift hits all alike.
+    ///
+    /// A pass lasts about `target` seconds; `sets` is how many sets of buffers the records take in turn.
+    pub fn alternate(&self, target: f64, rounds: usize, sets: usize, records: &[Record<'_>]) -> Vec<Summary> {
+        let iterations: Vec<usize> = records.iter().map(|record| self.calibrate(target, sets, record)).collect();
+        let mut samples = vec![Vec::with_capacity(rounds); records.len()];
+        // One round more, to warm up.
+        for round in 0..=rounds {
+            for ((record, iterations), samples) in records.iter().zip(&iterations).zip(&mut samples) {
+                let seconds = self.pass(*iterations, record) / *iterations as f64;
+                if round > 0 {
+                    samples.push(seconds);
+                }
+            }
+        }
+        samples.iter_mut().map(|samples| Summary::of(samples)).collect()
+    }
+
+    /// Seconds of one pass in which `record` is called with 0, 1, … `iterations − 1`.
+    fn pass(&self, iterations: usize, record: &Record<'_>) -> f64 {
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                label: None,
+                timestamp_writes: self.timestamps.as_ref().map(|(queries, _)| wgpu::ComputePassTimestampWrites {
+                    query_set: queries,
+                    beginning_of_pass_write_index: Some(0),
+                    end_of_pass_write_index: Some(1),
+                }),
+            });
+            for iteration in 0..iterations {
+                record(iteration, &mut pass);
+            }
+        }
+        if let Some((queries, resolved)) = &self.timestamps {
+            encoder.resolve_query_set(queries, 0..2, resolved, 0);
+        }
+        let commands = encoder.finish();
+        let started = Instant::now();
+        self.gpu.queue.submit([commands]);
+        self.gpu.wait();
+        let Some((_, resolved)) = &self.timestamps else { return started.elapsed().as_secs_f64() };
+        let ticks: Vec<u64> = self.gpu.read(resolved, 2);
+        ticks[1].saturating_sub(ticks[0]) as f64 * f64::from(self.gpu.queue.get_timestamp_period()) * 1e-9
+    }
+
+    /// Warms up and finds how many iterations make a pass of about `target` seconds, a multiple of `sets` if it can be.
+    fn calibrate(&self, target: f64, sets: usize, record: &Record<'_>) -> usize {
+        // The first pass pays for what is made on first use.
+        self.pass(sets, record);
+        let mut iterations = 1;
+        loop {
+            let seconds = self.pass(iterations, record);
+            // One iteration alone carries the cost of the pass, so few iterations overestimate: approach in steps.
+            if seconds >= target / 2.0 || iterations >= MOST_ITERATIONS {
+                return fit(seconds / iterations as f64, target, sets);
+            }
+            let growth = (target / seconds.max(1e-9)).clamp(2.0, 64.0);
+            iterations = ((iterations as f64 * growth) as usize).min(MOST_ITERATIONS);
+        }
+    }
+}
+
+/// Iterations of `seconds` each for a pass of `target` seconds.
+fn fit(seconds: f64, target: f64, sets: usize) -> usize {
+    let iterations = ((target / seconds.max(1e-9)).ceil() as usize).clamp(1, MOST_ITERATIONS);
+    let whole = iterations.next_multiple_of(sets);
+    if whole as f64 * seconds <= LONGEST_PASS { whole } else { iterations }
+}
+
+/// The middle of some samples and how far the middle half of them reaches.
+#[derive(Clone, Copy, Debug)]
+pub struct Summary {
+    pub median: f64,
+    /// Interquartile range over median.
+    pub spread: f64,
+}
+
+impl Summary {
+    /// Sorts `samples`, of which there is at least one.
+    pub fn of(samples: &mut [f64]) -> Self {
+        samples.sort_by(f64::total_cmp);
+        let median = percentile(samples, 0.5);
+        let range = percentile(samples, 0.75) - percentile(samples, 0.25);
+        Self { median, spread: if median > 0.0 { range / median } else { 0.0 } }
+    }
+}
+
+/// Between the two neighbouring samples, in proportion; `sorted` is ascending and not empty.
+fn percentile(sorted: &[f64], fraction: f64) -> f64 {
+    let place = (sorted.len() - 1) as f64 * fraction;
+    let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+    below + (above - below) * place.fract()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_interpolate() {
+        let sorted = [1.0, 2.0, 3.0, 10.0];
+        let at = |fraction| percentile(&sorted, fraction);
+        assert_eq!([at(0.0), at(0.25), at(0.5), at(0.75), at(1.0)], [1.0, 1.75, 2.5, 4.75, 10.0]);
+        assert_eq!(percentile(&[7.0], 0.75), 7.0);
+    }
+
+    #[test]
+    fn a_summary_sorts_and_ignores_one_outlier() {
+        let summary = Summary::of(&mut [2.0, 1.0, 900.0, 2.0, 3.0]);
+        assert_eq!((summary.median, summary.spread), (2.0, 0.5));
+    }
+
+    #[test]
+    fn passes_last_long_enough_use_every_set_and_stay_below_a_second() {
+        assert_eq!(fit(0.001, 0.01, 2), 10);
+        assert_eq!(fit(0.0011, 0.01, 2), 10);
+        assert_eq!(fit(0.3, 0.01, 2), 2);
+        assert_eq!(fit(0.7, 0.01, 2), 1);
+        assert_eq!(fit(0.0, 0.01, 2), MOST_ITERATIONS);
+    }
+}

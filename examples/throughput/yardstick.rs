@@ -1,0 +1,109 @@
+//! The yardsticks: a copy and a read-only sum of the same tensor, sixteen bytes at a time, each as fast as it can be had.
+
+use wgpu_batch_norm::AdapterClass;
+
+use crate::operations::noise;
+use crate::support::Gpu;
+use crate::timer::{Record, Timer};
+
+/// Blocks of four units that an invocation takes; which one is fast depends on the device, by factors.
+const BLOCKS: [u32; 5] = [1, 2, 4, 8, 16];
+
+/// Bytes of the tensor on which the block count is chosen.
+const TRIAL: u64 = 32 << 20;
+
+/// A yardstick kernel.
+pub struct Yardstick {
+    pipeline: wgpu::ComputePipeline,
+    blocks: u32,
+    /// 16-byte units that a workgroup takes.
+    units_per_group: u64,
+}
+
+/// A yardstick over two buffers.
+pub struct BoundYardstick<'a> {
+    pipeline: &'a wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+    workgroups: [u32; 2],
+}
+
+/// The copy (every byte of the input to the output) and the sum (every byte of the input, one result per invocation),
+/// each with the block count that is fastest on this device: a slow yardstick would flatter what is measured by it.
+pub fn fastest(gpu: &Gpu, timer: &Timer<'_>, class: AdapterClass) -> [Yardstick; 2] {
+    let size = TRIAL.min(gpu.device.limits().max_storage_buffer_binding_size);
+    let input = gpu.upload("input", &(0..size / 4).map(|index| noise(0, index)).collect::<Vec<f32>>());
+    let output = gpu.upload("output", &(0..size / 4).map(|index| noise(1, index)).collect::<Vec<f32>>());
+    let texts = [include_str!("../../benches/kernels/copy.wgsl"), include_str!("../../benches/kernels/sum.wgsl")];
+    texts.map(|text| {
+        let candidates = BLOCKS.map(|blocks| Yardstick::new(gpu, class, blocks, text));
+        let fastest = {
+            let bounds = candidates.each_ref().map(|candidate| candidate.bind(gpu, &input, &output, size));
+            let records: Vec<Record<'_>> = bounds
+                .iter()
+                .map(|bound| Box::new(|_: usize, pass: &mut wgpu::ComputePass<'_>| bound.record(pass)) as Record<'_>)
+                .collect();
+            let times = timer.alternate(0.01, 5, 1, &records);
+            let order = times.iter().enumerate().min_by(|a, b| a.1.median.total_cmp(&b.1.median));
+            order.map_or(0, |(index, _)| index)
+        };
+        Yardstick::new(gpu, class, BLOCKS[fastest], text)
+    })
+}
+
+impl Yardstick {
+    fn new(gpu: &Gpu, class: AdapterClass, blocks: u32, text: &str) -> Self {
+        // The workgroup size that the crate uses on this class of machine.
+        let workgroup_size: u32 = if class == AdapterClass::Cpu { 64 } else { 256 };
+        let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: None,
+            source: wgpu::ShaderSource::Wgsl(text.into()),
+        });
+        let constants = [("WORKGROUP_SIZE", f64::from(workgroup_size)), ("BLOCKS", f64::from(blocks))];
+        let pipeline = gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: None,
+            layout: None,
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &constants,
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        Self { pipeline, blocks, units_per_group: u64::from(workgroup_size * 4 * blocks) }
+    }
+
+    /// Blocks of four 16-byte units that an invocation takes.
+    pub const fn blocks(&self) -> u32 {
+        self.blocks
+    }
+
+    /// Binds the first `size` bytes of two buffers.
+    pub fn bind(&self, gpu: &Gpu, input: &wgpu::Buffer, output: &wgpu::Buffer, size: u64) -> BoundYardstick<'_> {
+        let size = size.max(16);
+        let entry = |binding, buffer| wgpu::BindGroupEntry {
+            binding,
+            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer,
+                offset: 0,
+                size: wgpu::BufferSize::new(size),
+            }),
+        };
+        let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &self.pipeline.get_bind_group_layout(0),
+            entries: &[entry(0, input), entry(1, output)],
+        });
+        let groups = (size / 16).div_ceil(self.units_per_group) as u32;
+        let width = groups.min(65535);
+        BoundYardstick { pipeline: &self.pipeline, bind_group, workgroups: [width, groups.div_ceil(width)] }
+    }
+}
+
+impl BoundYardstick<'_> {
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(self.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups(self.workgroups[0], self.workgroups[1], 1);
+    }
+}
