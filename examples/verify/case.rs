@@ -19,6 +19,34 @@ const TENSORS: [&str; 3] = ["y", "dx", "dresidual"];
 const VECTORS: [&str; 7] =
     ["save_mean", "save_invstd", "save_var", "new_running_mean", "new_running_var", "dweight", "dbias"];
 
+/// Every tensor that is read or compared, but for those with a prefix.
+const KNOWN_TENSORS: [&str; 24] = [
+    "x",
+    "weight",
+    "bias",
+    "running_mean",
+    "running_var",
+    "dy",
+    "y",
+    "save_mean",
+    "save_invstd",
+    "save_var",
+    "new_running_mean",
+    "new_running_var",
+    "dx",
+    "dweight",
+    "dbias",
+    "x_sample",
+    "dy_sample",
+    "y_sample",
+    "dx_sample",
+    "sample_index",
+    "y_channel_sum",
+    "y_channel_sumsq",
+    "dx_channel_sum",
+    "dx_channel_sumsq",
+];
+
 /// One case of the manifest, not loaded yet.
 #[derive(Debug)]
 pub struct Entry {
@@ -34,7 +62,7 @@ pub struct Entry {
 pub enum Rejection {
     /// It needs something that is not built; the names of what is missing.
     Unsupported(String),
-    /// It contradicts itself or the format.
+    /// It contradicts itself or the format, or the library refuses it.
     Malformed(String),
 }
 
@@ -105,7 +133,8 @@ pub fn read_manifest(folder: &Path) -> Result<Vec<Entry>, String> {
             }
             let line = |line: &str| line.trim().trim_start_matches('[').trim_end_matches([',', ']']).trim().to_owned();
             let lines = text.lines().map(line).enumerate().filter(|(_, line)| !line.is_empty());
-            Ok(lines.map(|(i, line)| entry(i + 1, serde_json::from_str(&line))).collect())
+            let entries: Vec<_> = lines.map(|(i, line)| entry(i + 1, serde_json::from_str(&line))).collect();
+            if entries.is_empty() { Err(format!("{}: {error}", path.display())) } else { Ok(entries) }
         }
     }
 }
@@ -210,8 +239,18 @@ impl Fields<'_> {
             "null" => {}
             activation => names.push(format!("activation fusion: {activation}")),
         }
-        if self.texts("tensors")?.contains(&"residual") {
-            names.push("residual fusion".into());
+        let known = |tensor: &str| match tensor.split_once('.') {
+            Some((prefix, _)) => ["atol", "tight", "native", "upstream"].contains(&prefix),
+            None => KNOWN_TENSORS.contains(&tensor),
+        };
+        for tensor in self.texts("tensors")? {
+            match tensor {
+                "residual" => names.push("residual fusion".into()),
+                "dresidual" => {}
+                // An input that is not read, or a result that is not compared, would make a pass mean nothing.
+                tensor if !known(tensor) => names.push(format!("tensor `{tensor}`")),
+                _ => {}
+            }
         }
         if layout(&self.text("layout")).is_none() {
             names.push(format!("layout {}", self.text("layout")));

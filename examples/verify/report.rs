@@ -63,6 +63,7 @@ impl fmt::Display for Totals {
 /// Prints everything about one target.
 pub fn print_target(target: &str, records: &[Record]) {
     println!("{target}");
+    println!("  (NaN and infinity must be the same kind on the reference; any non-finite value counts on a device)");
     print_table(records);
     print_failures(records);
     print_skipped(records);

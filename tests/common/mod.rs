@@ -21,8 +21,7 @@ pub struct Target {
 /// Every adapter of the machine, once with the plans of its own class and once with those of each other class, so that
 /// a software driver proves what real GPUs will be given; one of them with wgpu's own checks in the shaders.
 ///
-/// No adapter is a failure, not a pass: set WGPU_BATCH_NORM_SKIP_GPU=1 to say explicitly that the device tests are to
-/// test nothing.
+/// No adapter is a failure, not a pass.
 ///
 /// The guard keeps device tests one at a time: software drivers use all cores anyway, and some Vulkan loaders do not
 /// like several threads.
@@ -46,13 +45,8 @@ pub fn targets() -> (&'static [Target], MutexGuard<'static, ()>) {
             })
             .collect()
     });
-    let skip = std::env::var_os("WGPU_BATCH_NORM_SKIP_GPU").is_some_and(|value| value == "1");
-    assert!(
-        skip || !targets.is_empty(),
-        "{}\nTo leave the device tests out, set WGPU_BATCH_NORM_SKIP_GPU=1.",
-        support::NO_ADAPTER
-    );
-    (if skip { &[] } else { targets }, guard)
+    assert!(!targets.is_empty(), "{}", support::NO_ADAPTER);
+    (targets, guard)
 }
 
 impl std::fmt::Display for Target {

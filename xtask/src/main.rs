@@ -24,12 +24,12 @@ test    Runs setup, then formatting, lints, documentation, tests, doctests, one 
         installed are named and left out.
         --no-setup  leave the drivers alone
         -- ARGS     for the test harness, in tests and doctests: a name to filter by, --nocapture, ...
-        The last line, 'N passed, N failed, N skipped', is the sum over the tests and doctests; a test marked as
-        ignored counts as skipped. The test vectors are cases, not tests, and have their own row in the table.
+        The last line, 'N passed, N failed, N skipped', is the sum over the tests and doctests; tests that are ignored
+        or filtered out count as skipped. The test vectors are cases, not tests, and have their own row in the table.
 
 Environment:
-  WGPU_BATCH_NORM_SKIP_GPU=1  Without an adapter, the GPU tests fail. With this variable they pass without having
-                              tested anything, and 'test' leaves out the benchmark and the test vectors.
+  WGPU_BATCH_NORM_SKIP_GPU=1  Without an adapter, the device tests fail. With this variable 'test' leaves them out,
+                              and the benchmark and the test vectors with them; they count as skipped.
                               Add --no-setup to leave out the drivers as well.
   VK_DRIVER_FILES             Vulkan drivers to use in place of the system's, as for any Vulkan program.
 

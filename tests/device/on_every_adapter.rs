@@ -1,12 +1,10 @@
 //! Devices against the reference: every operation, on every adapter of the machine.
 
-mod common;
-
 use std::sync::Arc;
 
-use common::case::{Case, POISON, Results};
-use common::tolerance::{Worst, compare};
-use common::{Target, targets};
+use crate::common::case::{Case, POISON, Results};
+use crate::common::tolerance::{Worst, compare};
+use crate::common::{Target, targets};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
