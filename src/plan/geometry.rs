@@ -55,7 +55,9 @@ impl Geometry {
     /// For a kernel that reduces a tensor to one partial per channel and slot.
     pub(super) fn reduction(problem: Problem, profile: &DeviceProfile) -> Self {
         let quantum = problem.inner / gcd(problem.inner, 4);
-        if problem.inner < LEAST_INNER_FOR_ROW_REDUCTION && quantum <= u64::from(profile.workgroup_size()) {
+        if problem.inner < LEAST_INNER_FOR_ROW_REDUCTION
+            && quantum <= u64::from(profile.workgroup_size(Family::Columns))
+        {
             Self::columns(problem, profile, Purpose::Reduction)
         } else {
             Self::rows(problem, profile, Purpose::Reduction)
@@ -76,13 +78,13 @@ impl Geometry {
         // An unaligned row of I elements touches at most this many units.
         let row_units = if aligned_rows { problem.inner / 4 } else { (problem.inner + 6) / 4 };
         let extent = problem.outer * row_units;
-        let size = u64::from(profile.workgroup_size());
+        let size = u64::from(profile.workgroup_size(Family::Rows));
         let positions = useful_positions(extent).min(size);
         let lanes = size / positions;
         let tiles = u64::from(problem.channels).div_ceil(lanes);
         let mut geometry = Self {
             family: Family::Rows,
-            workgroup_size: profile.workgroup_size(),
+            workgroup_size: profile.workgroup_size(Family::Rows),
             tiles,
             splits: 1,
             lanes,
@@ -107,7 +109,7 @@ impl Geometry {
         let units = problem.elements().div_ceil(4);
         // A lone super-row that is cut off has fewer units than a whole one.
         let row_units = (repeats * width / 4).min(units);
-        let size = u64::from(profile.workgroup_size());
+        let size = u64::from(profile.workgroup_size(Family::Columns));
         let useful = useful_positions(extent);
         let wanted = profile.tuning().lanes.max(size / useful.min(size));
         // A reduction merges the columns of a segment within the workgroup, so tiles must not cut segments.
@@ -126,7 +128,7 @@ impl Geometry {
         let positions = (size / lanes).min(useful);
         let mut geometry = Self {
             family: Family::Columns,
-            workgroup_size: profile.workgroup_size(),
+            workgroup_size: profile.workgroup_size(Family::Columns),
             tiles: row_units.div_ceil(lanes),
             splits: 1,
             lanes,

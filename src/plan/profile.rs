@@ -1,5 +1,7 @@
 //! What the planner knows of a device: numbers, no handles.
 
+use super::kernel::Family;
+
 /// The kind of machine behind an adapter; it decides how much parallel work to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -67,22 +69,34 @@ impl DeviceProfile {
         match self.class {
             AdapterClass::Discrete => Tuning { workgroups: 2048, lanes: 32, least_blocks: 2, elementwise_blocks: 4 },
             AdapterClass::Integrated => Tuning { workgroups: 512, lanes: 32, least_blocks: 2, elementwise_blocks: 4 },
-            AdapterClass::Cpu => Tuning { workgroups: 16, lanes: 64, least_blocks: 4, elementwise_blocks: 16 },
+            AdapterClass::Cpu => Tuning { workgroups: 16, lanes: 16, least_blocks: 4, elementwise_blocks: 16 },
         }
     }
 
-    /// Invocations of a workgroup: 256, or 64 on software drivers, where every barrier suspends each of them.
-    pub(crate) fn workgroup_size(&self) -> u32 {
-        let wanted = if matches!(self.class, AdapterClass::Cpu) { 64 } else { 256 };
+    /// Invocations of a workgroup.
+    ///
+    /// 256 on GPUs. A software driver runs eight invocations as one vector, and each vector through all its loops before
+    /// the next: only a workgroup of one vector walks memory in order. In columns two vectors side by side are worth it,
+    /// since a row is left again after one step.
+    pub(crate) fn workgroup_size(&self, family: Family) -> u32 {
+        let wanted = match (self.class, family) {
+            (AdapterClass::Cpu, Family::Rows) => 8,
+            (AdapterClass::Cpu, Family::Columns) => 16,
+            _ => 256,
+        };
+        self.allowed_workgroup_size(wanted)
+    }
+
+    /// Invocations of a finalize workgroup: few, because its work is small.
+    pub(crate) fn finalize_workgroup_size(&self) -> u32 {
+        self.allowed_workgroup_size(if matches!(self.class, AdapterClass::Cpu) { 16 } else { 64 })
+    }
+
+    fn allowed_workgroup_size(&self, wanted: u32) -> u32 {
         let by_storage = self.max_compute_workgroup_storage_size / WORKGROUP_BYTES_PER_INVOCATION;
         let allowed = self.max_compute_invocations_per_workgroup.min(self.max_compute_workgroup_size_x).min(by_storage);
         // A power of two, so that lanes and positions tile it.
         1 << wanted.min(allowed.max(1)).ilog2()
-    }
-
-    /// Invocations of a finalize workgroup: small, because its work is.
-    pub(crate) fn finalize_workgroup_size(&self) -> u32 {
-        self.workgroup_size().min(64)
     }
 
     /// Loop trips that one invocation may make in one loop.
