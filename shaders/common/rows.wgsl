@@ -32,3 +32,10 @@ fn row_start(cursor: RowCursor, channel: u32) -> u32 {
 fn row_unit(cursor: RowCursor, channel: u32) -> u32 {
     return row_start(cursor, channel) / 4u + cursor.unit;
 }
+
+/// Which components of the unit under a cursor belong to its row.
+fn row_mask(cursor: RowCursor, channel: u32) -> vec4<bool> {
+    let start = row_start(cursor, channel);
+    let elements = vec4<u32>(4u * row_unit(cursor, channel)) + vec4<u32>(0u, 1u, 2u, 3u);
+    return (elements >= vec4<u32>(start)) & (elements < vec4<u32>(start + params.inner));
+}

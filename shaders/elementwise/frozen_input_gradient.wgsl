@@ -19,6 +19,10 @@ fn apply_unit(coefficients: Coefficients, unit: u32) {
     store_input_gradient(unit, differentiate(coefficients, load_output_gradient(unit)));
 }
 
+fn apply_unit_masked(coefficients: Coefficients, unit: u32, mask: vec4<bool>) {
+    store_input_gradient_masked(unit, differentiate(coefficients, load_output_gradient(unit)), mask);
+}
+
 /// Four loads in flight before the first store.
 fn apply_units(coefficients: Coefficients, units: vec4<u32>) {
     let a = load_output_gradient(units.x);

@@ -44,6 +44,11 @@ fn apply_unit(coefficients: Coefficients, unit: u32) {
     store_input_gradient(unit, differentiate(coefficients, load_output_gradient(unit), load_input(unit)));
 }
 
+fn apply_unit_masked(coefficients: Coefficients, unit: u32, mask: vec4<bool>) {
+    let gradient = differentiate(coefficients, load_output_gradient(unit), load_input(unit));
+    store_input_gradient_masked(unit, gradient, mask);
+}
+
 /// Eight loads in flight before the first store.
 fn apply_units(coefficients: Coefficients, units: vec4<u32>) {
     let gradient_a = load_output_gradient(units.x);

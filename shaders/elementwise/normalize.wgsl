@@ -23,6 +23,10 @@ fn apply_unit(coefficients: Coefficients, unit: u32) {
     store_output(unit, normalize(coefficients, load_input(unit)));
 }
 
+fn apply_unit_masked(coefficients: Coefficients, unit: u32, mask: vec4<bool>) {
+    store_output_masked(unit, normalize(coefficients, load_input(unit)), mask);
+}
+
 /// Four loads in flight before the first store.
 fn apply_units(coefficients: Coefficients, units: vec4<u32>) {
     let a = load_input(units.x);

@@ -57,10 +57,10 @@ fn main(
                 state,
                 // Units past the end, or past the tensor under a row that needs fewer, are masked; unit 0 always exists.
                 select(vec4<u32>(), units, valid & (units < vec4<u32>(params.units))),
-                row_mask(a, channel, valid.x),
-                row_mask(b, channel, valid.y),
-                row_mask(c, channel, valid.z),
-                row_mask(d, channel, valid.w),
+                row_mask(a, channel) & vec4<bool>(valid.x),
+                row_mask(b, channel) & vec4<bool>(valid.y),
+                row_mask(c, channel) & vec4<bool>(valid.z),
+                row_mask(d, channel) & vec4<bool>(valid.w),
             );
         }
         index += 4u * params.positions;
@@ -82,11 +82,4 @@ fn sample(index: u32, channel: u32) -> vec4<f32> {
     let element = row_start(cursor, channel) + min(cursor.unit * 4u, params.inner - 1u);
     let values = load_input(element / 4u);
     return vec4<f32>(values[element % 4u]);
-}
-
-/// Which components of a unit belong to the row.
-fn row_mask(cursor: RowCursor, channel: u32, valid: bool) -> vec4<bool> {
-    let start = row_start(cursor, channel);
-    let elements = vec4<u32>(4u * row_unit(cursor, channel)) + vec4<u32>(0u, 1u, 2u, 3u);
-    return (elements >= vec4<u32>(start)) & (elements < vec4<u32>(start + params.inner)) & vec4<bool>(valid);
 }

@@ -21,8 +21,11 @@ const PARTIAL_SIZE: u64 = 16;
 /// Rows shorter than this leave too much of their first and last unit to neighbours.
 const LEAST_INNER_FOR_ROW_REDUCTION: u64 = 16;
 
-/// Rows shorter than this make one lane's coefficients serve too few elements.
+/// Rows shorter than this make one lane's coefficients serve too few elements, unless columns are shorter still.
 const LEAST_INNER_FOR_ROW_APPLICATION: u64 = 64;
+
+/// Columns shorter than this make one lane's coefficients, which take four channels' loads, serve too few elements.
+const LEAST_SUPER_ROWS_FOR_COLUMN_APPLICATION: u64 = 8;
 
 /// The shape of one dispatch, in the terms of `shaders/common/params.wgsl`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +69,10 @@ impl Geometry {
 
     /// For a kernel that maps a tensor to a tensor.
     pub(super) fn elementwise(problem: Problem, profile: &DeviceProfile) -> Self {
-        if problem.inner.is_multiple_of(4) && problem.inner >= LEAST_INNER_FOR_ROW_APPLICATION {
+        let super_rows = problem.outer / repeats(problem);
+        let short_columns = super_rows < LEAST_SUPER_ROWS_FOR_COLUMN_APPLICATION;
+        let least_inner = if short_columns { LEAST_INNER_FOR_ROW_REDUCTION } else { LEAST_INNER_FOR_ROW_APPLICATION };
+        if problem.inner >= least_inner {
             Self::rows(problem, profile, Purpose::Elementwise)
         } else {
             Self::columns(problem, profile, Purpose::Elementwise)
@@ -104,7 +110,7 @@ impl Geometry {
 
     fn columns(problem: Problem, profile: &DeviceProfile, purpose: Purpose) -> Self {
         let width = u64::from(problem.channels) * problem.inner;
-        let repeats = 4 / gcd(width, 4);
+        let repeats = repeats(problem);
         let extent = problem.outer.div_ceil(repeats);
         let units = problem.elements().div_ceil(4);
         // A lone super-row that is cut off has fewer units than a whole one.
@@ -218,6 +224,11 @@ impl FinalizeGeometry {
         params.merge_groups = merge_groups(self.positions);
         params.slots = narrow(slots);
     }
+}
+
+/// Outer steps of a super-row: the fewest that make a multiple of four elements.
+fn repeats(problem: Problem) -> u64 {
+    4 / gcd(u64::from(problem.channels) * problem.inner, 4)
 }
 
 /// Slots that keep the workspace within 1 % of the tensor, or within 64 bytes a channel and 64 KiB.

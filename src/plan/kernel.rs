@@ -136,13 +136,11 @@ impl Kernel {
         ];
         reductions
             .flat_map(move |reduction| walks.map(|(family, access)| Self::Reduce(reduction, family, access)))
-            .chain(elementwise.into_iter().flat_map(move |map| {
-                // Elementwise rows are aligned, and aligned rows have whole units.
-                walks
+            .chain(
+                elementwise
                     .into_iter()
-                    .filter(|walk| *walk != (Family::Rows, Access::Scalar))
-                    .map(move |(family, access)| Self::Apply(map, family, access))
-            }))
+                    .flat_map(move |map| walks.map(|(family, access)| Self::Apply(map, family, access))),
+            )
             .chain([Self::FinalizeStatistics, Self::FinalizeGradients, Self::CountBatch])
     }
 

@@ -26,3 +26,14 @@ fn store_input_gradient(unit: u32, values: vec4<f32>) {
         input_gradient[at + component] = before + values[component];
     }
 }
+
+/// Stores the components with a true mask, all of which exist.
+fn store_input_gradient_masked(unit: u32, values: vec4<f32>, mask: vec4<bool>) {
+    let at = 4u * unit;
+    for (var component = 0u; component < 4u; component++) {
+        if mask[component] {
+            let before = select(0.0, input_gradient[at + component], has(ACCUMULATES_INPUT_GRADIENT));
+            input_gradient[at + component] = before + values[component];
+        }
+    }
+}

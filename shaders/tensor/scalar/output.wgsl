@@ -16,3 +16,13 @@ fn store_output(unit: u32, values: vec4<f32>) {
         output[at + component] = values[component];
     }
 }
+
+/// Stores the components with a true mask, all of which exist.
+fn store_output_masked(unit: u32, values: vec4<f32>, mask: vec4<bool>) {
+    let at = 4u * unit;
+    for (var component = 0u; component < 4u; component++) {
+        if mask[component] {
+            output[at + component] = values[component];
+        }
+    }
+}
