@@ -1,5 +1,6 @@
 //! The one error type of the crate.
 
+use crate::plan::Strategy;
 use crate::problem::Layout;
 
 /// Everything that this crate can refuse, raised before anything is recorded.
@@ -127,6 +128,14 @@ pub enum Error {
         first: &'static str,
         /// The other field.
         second: &'static str,
+    },
+    /// A strategy that was asked for cannot serve the shape within the device's limits.
+    #[error(
+        "`{strategy}` cannot serve this shape on this device: take one of `Plan::strategies`, or leave the choice open"
+    )]
+    StrategyNotServed {
+        /// What was asked for.
+        strategy: Strategy,
     },
     /// A limit of the device is too low for the operation.
     #[error(

@@ -82,7 +82,7 @@ pub use gpu::{
     BackwardBuffers, BatchNorm, FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels, KernelsDescriptor,
     RunningStatistics, ShaderChecks, Step, TrainingBuffers, TrainingStep,
 };
-pub use plan::{AdapterClass, DeviceProfile, Plan};
+pub use plan::{AdapterClass, DeviceProfile, Family, Operation, Plan, Strategies, Strategy};
 pub use problem::{Layout, Problem, Shape};
 pub use statistics::ChannelStatistics;
 /// The wgpu that this crate is built with, so that a program need not match versions.

@@ -196,8 +196,14 @@ impl<'a> Checker<'a> {
 
     /// Runs an operation once and compares what it wrote; the message says what is wrong.
     ///
-    /// Training may be checked once only, since it moves the running statistics.
+    /// Running statistics start from what they were at first, and outputs from nothing.
     pub fn operation(&self, operation: Operation, bound: &Bound) -> Result<(), String> {
+        let Buffers { running_mean, running_variance, frozen_mean, frozen_variance, output, .. } = self.buffers;
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(frozen_mean, 0, running_mean, 0, running_mean.size());
+        encoder.copy_buffer_to_buffer(frozen_variance, 0, running_variance, 0, running_variance.size());
+        encoder.clear_buffer(output, 0, None);
+        self.gpu.queue.submit([encoder.finish()]);
         self.gpu.submit(|pass| bound.record(pass));
         let expectations = self.sample.expect(operation, self.buffers).map_err(|error| error.to_string())?;
         expectations.iter().try_for_each(|expectation| self.compare(expectation))

@@ -76,6 +76,9 @@ struct Arguments {
     /// The element type of the tensors
     #[arg(long, value_enum, default_value = "f32")]
     element: Element,
+    /// Every strategy that serves a shape, the planner's choice first, in place of that choice alone
+    #[arg(long, conflicts_with = "growth")]
+    strategies: bool,
     /// Three rounds of shorter passes
     #[arg(long)]
     quick: bool,
@@ -190,6 +193,7 @@ fn bench<'a>(arguments: &Arguments, gpu: &'a support::Gpu) -> Bench<'a> {
         operations: Operation::ALL.into_iter().filter(asked_for).collect(),
         rounds,
         target,
+        every_strategy: arguments.strategies,
     }
 }
 

@@ -24,22 +24,23 @@ pub struct Bench<'a> {
     pub rounds: usize,
     /// Seconds that a timed pass should last.
     pub target: f64,
+    /// Measure every strategy that serves, the planner's choice first, in place of that choice alone.
+    pub every_strategy: bool,
 }
 
-/// An operation on one shape: bound to every set of buffers and right on all of them, or the reason why not.
-type Candidate = (Operation, Result<Vec<Bound>, Status>);
+/// An operation on one shape by one plan: bound to every set of buffers and right on all of them, or the reason why not.
+struct Candidate {
+    operation: Operation,
+    plan: Plan,
+    bounds: Result<Vec<Bound>, Status>,
+}
 
 impl Bench<'_> {
     /// The batch norm for `dims` under `layout`, and its plan.
     pub fn plan(&self, dims: Dims, layout: Layout) -> Result<(BatchNorm, Plan), wgpu_batch_norm::Error> {
-        let [n, c, h, w] = dims;
-        let stored = match layout {
-            Layout::ChannelsFirst => [n, c, h, w],
-            Layout::ChannelsLast => [n, h, w, c],
-        };
-        let descriptor = BatchNormDescriptor { channels: c as u32, layout, ..Default::default() };
+        let descriptor = BatchNormDescriptor { channels: dims[1] as u32, layout, ..Default::default() };
         let bn = BatchNorm::with_kernels(&self.kernels, &descriptor)?;
-        let plan = bn.plan(&Shape::new(&stored)?)?;
+        let plan = bn.plan(&stored(dims, layout)?)?;
         Ok((bn, plan))
     }
 
@@ -54,10 +55,17 @@ impl Bench<'_> {
             Err(error) => return failed(&Status::Refused(error.to_string())),
         };
         let count = if plan.tensor_size() < LARGE { 2 } else { 1 };
-        let sets: Result<Vec<Buffers>, String> = (0..count).map(|seed| Buffers::new(self.gpu, &plan, seed)).collect();
+        let plans = match self.plans(&bn, &plan, dims, layout) {
+            Ok(plans) => plans,
+            Err(error) => return failed(&Status::Refused(error.to_string())),
+        };
+        let workspace = plans.iter().map(|(_, plan)| plan.workspace_size()).max().unwrap_or(0);
+        let workspace = workspace.max(plan.workspace_size());
+        let sets: Result<Vec<Buffers>, String> =
+            (0..count).map(|seed| Buffers::new(self.gpu, &plan, workspace, seed)).collect();
         let rows = match sets {
             _ if plan.tensor_size() == 0 => failed(&Status::Refused("the tensor is empty".into())),
-            Ok(sets) => self.measure_sets(dims, layout, &bn, &plan, &sets),
+            Ok(sets) => self.measure_sets(dims, layout, &bn, &plan, plans, &sets),
             Err(message) => failed(&Status::Refused(message)),
         };
         // What was dropped is freed now, not when the next shape's buffers are there already.
@@ -65,7 +73,36 @@ impl Bench<'_> {
         rows
     }
 
-    fn measure_sets(&self, dims: Dims, layout: Layout, bn: &BatchNorm, plan: &Plan, sets: &[Buffers]) -> Vec<Row> {
+    /// What is to be measured of every operation.
+    fn plans(
+        &self,
+        bn: &BatchNorm,
+        plan: &Plan,
+        dims: Dims,
+        layout: Layout,
+    ) -> Result<Vec<(Operation, Plan)>, wgpu_batch_norm::Error> {
+        let mut plans = Vec::new();
+        for operation in self.operations.iter().copied() {
+            if !self.every_strategy {
+                plans.push((operation, plan.clone()));
+                continue;
+            }
+            for strategies in operation.strategies(bn, &stored(dims, layout)?)? {
+                plans.push((operation, bn.plan_with(&stored(dims, layout)?, strategies)?));
+            }
+        }
+        Ok(plans)
+    }
+
+    fn measure_sets(
+        &self,
+        dims: Dims,
+        layout: Layout,
+        bn: &BatchNorm,
+        plan: &Plan,
+        plans: Vec<(Operation, Plan)>,
+        sets: &[Buffers],
+    ) -> Vec<Row> {
         let size = plan.tensor_size();
         let copies: Vec<_> = sets.iter().map(|set| self.copy.bind(self.gpu, &set.input, &set.output, size)).collect();
         let sums: Vec<_> = sets.iter().map(|set| self.sum.bind(self.gpu, &set.input, &set.output, size)).collect();
@@ -75,13 +112,13 @@ impl Bench<'_> {
         if let Err(message) = copied {
             return vec![self.row("copy", dims, layout, Status::Wrong(message), None)];
         }
-        let candidates = self.candidates(bn, plan, sets, &checkers);
+        let candidates = self.candidates(bn, plan, plans, sets, &checkers);
         let mut records: Vec<Record<'_>> = vec![
             Box::new(|iteration, pass| copies[iteration % copies.len()].record(pass)),
             Box::new(|iteration, pass| sums[iteration % sums.len()].record(pass)),
         ];
-        for (_, bounds) in &candidates {
-            if let Ok(bounds) = bounds {
+        for candidate in &candidates {
+            if let Ok(bounds) = &candidate.bounds {
                 records.push(Box::new(|iteration, pass| bounds[iteration % bounds.len()].record(pass)));
             }
         }
@@ -106,7 +143,7 @@ impl Bench<'_> {
             self.row(name, dims, layout, Status::Measured(figures), None)
         };
         let mut rows = vec![yardstick("copy", copy, 2 * size), yardstick("sum", sum, size)];
-        for (operation, bounds) in &candidates {
+        for Candidate { operation, plan, bounds } in &candidates {
             let status = match bounds {
                 Ok(bounds) => match times.next() {
                     Some(time) => Status::Measured(figures(
@@ -127,8 +164,15 @@ impl Bench<'_> {
     }
 
     /// Binds and checks the operations.
-    fn candidates(&self, bn: &BatchNorm, plan: &Plan, sets: &[Buffers], checkers: &[Checker<'_>]) -> Vec<Candidate> {
-        let ready = |operation: Operation| {
+    fn candidates(
+        &self,
+        bn: &BatchNorm,
+        plan: &Plan,
+        plans: Vec<(Operation, Plan)>,
+        sets: &[Buffers],
+        checkers: &[Checker<'_>],
+    ) -> Vec<Candidate> {
+        let ready = |operation: Operation, plan: &Plan| {
             let bounds: Result<Vec<Bound>, _> = sets.iter().map(|set| operation.bind(bn, plan, set)).collect();
             let bounds = bounds.map_err(|error| Status::Refused(error.to_string()))?;
             // On every set, right or wrong: backward reads what training saved.
@@ -139,17 +183,14 @@ impl Bench<'_> {
                 Err(message) => Err(Status::Wrong(message)),
             }
         };
-        let needs_saved = self.operations.contains(&Operation::Backward);
-        let mut candidates = Vec::new();
-        for operation in Operation::ALL {
-            if self.operations.contains(&operation) {
-                candidates.push((operation, ready(operation)));
-            } else if operation == Operation::Training && needs_saved {
-                // Backward reads what forward saved; whether forward is right shows in backward.
-                let _ = ready(operation);
-            }
+        if self.operations.contains(&Operation::Backward) && !self.operations.contains(&Operation::Training) {
+            // Backward reads what forward saved; whether forward is right shows in backward.
+            let _ = ready(Operation::Training, plan);
         }
-        candidates
+        plans
+            .into_iter()
+            .map(|(operation, plan)| Candidate { bounds: ready(operation, &plan), operation, plan })
+            .collect()
     }
 
     fn row(&self, op: &'static str, dims: Dims, layout: Layout, status: Status, workspace: Option<Workspace>) -> Row {
@@ -168,6 +209,15 @@ impl Bench<'_> {
             clock: self.timer.clock(),
         }
     }
+}
+
+/// The shape as it is stored.
+fn stored(dims: Dims, layout: Layout) -> Result<Shape, wgpu_batch_norm::Error> {
+    let [n, c, h, w] = dims;
+    Shape::new(&match layout {
+        Layout::ChannelsFirst => [n, c, h, w],
+        Layout::ChannelsLast => [n, h, w, c],
+    })
 }
 
 /// 10⁹ bytes a second; 0 where the clock saw no time pass.

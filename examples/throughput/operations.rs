@@ -2,8 +2,8 @@
 
 use clap::ValueEnum;
 use wgpu_batch_norm::{
-    BackwardBuffers, BatchNorm, Error, FrozenBackwardBuffers, Gradient, InferenceBuffers, Plan, RunningStatistics,
-    Step, TrainingBuffers, TrainingStep,
+    BackwardBuffers, BatchNorm, Error, Family, FrozenBackwardBuffers, Gradient, InferenceBuffers, Operation as Planned,
+    Plan, RunningStatistics, Shape, Step, Strategies, Strategy, TrainingBuffers, TrainingStep,
 };
 
 use crate::support::Gpu;
@@ -60,18 +60,24 @@ impl Operation {
 
     /// Bytes if every input were read once and every output written once, vectors included, the workspace not.
     pub fn ideal_bytes(self, plan: &Plan) -> u64 {
-        let tensors = match self {
+        self.ideal_tensors() * plan.tensor_size() + self.small_bytes(plan)
+    }
+
+    const fn ideal_tensors(self) -> u64 {
+        match self {
             Self::Inference | Self::Training => 2,
             Self::Backward | Self::BackwardFrozen => 3,
-        };
-        tensors * plan.tensor_size() + self.small_bytes(plan)
+        }
     }
 
     /// Bytes that the plan's strategy reads and writes: split kernels read their tensors once to reduce them and once
     /// more to apply what came out. The workspace is not counted.
     pub fn moved_bytes(self, plan: &Plan) -> u64 {
         let (sums, copies) = self.limit_counts();
-        u64::from(sums + 2 * copies) * plan.tensor_size() + self.small_bytes(plan)
+        let resident =
+            self.planned().is_some_and(|operation| matches!(plan.strategy(operation), Some(Strategy::Resident(_))));
+        let tensors = if resident { self.ideal_tensors() } else { u64::from(sums + 2 * copies) };
+        tensors * plan.tensor_size() + self.small_bytes(plan)
     }
 
     /// Bytes of vectors and saved statistics, each read and each write once.
@@ -88,14 +94,37 @@ impl Operation {
         }
     }
 
-    /// The families of kernels that the plan chose.
+    /// The strategy that the plan chose.
     pub fn strategy(self, plan: &Plan) -> String {
-        let name = |family| match family {
-            Some(family) => format!("{family:?}").to_lowercase(),
-            None => "none".into(),
+        match self.planned() {
+            Some(operation) => plan.strategy(operation).map_or_else(|| "none".into(), |strategy| strategy.to_string()),
+            None => plan.inference_family().map_or_else(|| "none".into(), |family| family.to_string()),
+        }
+    }
+
+    /// A pin for every strategy that serves the shape, the planner's choice first.
+    pub fn strategies(self, bn: &BatchNorm, shape: &Shape) -> Result<Vec<Strategies>, Error> {
+        let Some(operation) = self.planned() else {
+            let chosen = bn.plan(shape)?.inference_family();
+            let other = [Family::Rows, Family::Columns].into_iter().find(|family| Some(*family) != chosen);
+            return Ok([chosen, other].map(|inference| Strategies { inference, ..Strategies::default() }).to_vec());
         };
-        let (reduction, elementwise) = (name(plan.reduction_family()), name(plan.elementwise_family()));
-        if self == Self::Inference { elementwise } else { format!("split {reduction}/{elementwise}") }
+        let strategies = Plan::strategies(bn.descriptor(), shape, bn.kernels().profile(), operation)?;
+        let pin = |strategy| match self {
+            Self::Training => Strategies { training: Some(strategy), ..Strategies::default() },
+            _ => Strategies { backward: Some(strategy), ..Strategies::default() },
+        };
+        Ok(strategies.into_iter().map(pin).collect())
+    }
+
+    /// What the planner calls the operation; `None` where there is nothing to reduce.
+    const fn planned(self) -> Option<Planned> {
+        match self {
+            Self::Training => Some(Planned::Training),
+            Self::Inference => None,
+            Self::Backward => Some(Planned::Backward),
+            Self::BackwardFrozen => Some(Planned::FrozenBackward),
+        }
     }
 
     /// Binds the operation to a set of buffers.
@@ -242,7 +271,7 @@ pub struct Buffers {
 
 impl Buffers {
     /// Fills a set with noise; what wgpu has against it comes back as text.
-    pub fn new(gpu: &Gpu, plan: &Plan, seed: u32) -> Result<Self, String> {
+    pub fn new(gpu: &Gpu, plan: &Plan, workspace: u64, seed: u32) -> Result<Self, String> {
         let validation = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let memory = gpu.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let elements = plan.problem().elements();
@@ -262,7 +291,7 @@ impl Buffers {
             gamma_gradient: gpu.zeroed("gamma_gradient", plan.vector_size()),
             beta_gradient: gpu.zeroed("beta_gradient", plan.vector_size()),
             saved: gpu.zeroed("saved", plan.saved_size()),
-            workspace: gpu.zeroed("workspace", plan.workspace_size()),
+            workspace: gpu.zeroed("workspace", workspace),
         };
         // Uploads are staged; submitted here, the staging memory is free before the next set.
         gpu.queue.submit([]);

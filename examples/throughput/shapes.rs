@@ -5,7 +5,7 @@ pub type Dims = [usize; 4];
 
 /// Shapes that stand for the ways in which problems differ: large and small, few and many channels, short rows, one
 /// sample or a thousand.
-const REPRESENTATIVE: [Dims; 10] = [
+pub const REPRESENTATIVE: [Dims; 10] = [
     [32, 64, 56, 56],
     [32, 256, 14, 14],
     [32, 512, 7, 7],

@@ -8,13 +8,13 @@ struct Params {
     channels: u32,
     /// Elements between two channels.
     inner: u32,
-    /// Distance between two fields of a partial, in channels: the channel count rounded up to four.
-    stride: u32,
+    /// Elements between two outer steps: channels · inner.
+    outer_elements: u32,
     /// Workgroups that have work; the folded grid may hold more.
     groups: u32,
     /// Groups along the channels (rows) or along the columns (columns); the others are splits.
     tiles: u32,
-    /// Channels (rows, finalize: groups of four) or column units (columns) that one workgroup serves side by side.
+    /// What one workgroup serves side by side: channels (rows), column units (columns), groups of four channels (finalize).
     lanes: u32,
     /// Invocations that share one lane.
     positions: u32,
@@ -26,8 +26,8 @@ struct Params {
     extent: u32,
     /// The part of the extent that one split covers.
     split_extent: u32,
-    /// Rows: the walk of one step, `positions / row_units` and `positions % row_units`.
-    step_outer: u32,
+    /// Rows: what one step of `positions` units goes on by: whole outer steps, in elements, and units.
+    step_elements: u32,
     step_unit: u32,
     /// Trip count of the main loop; a trip takes four units.
     blocks: u32,
@@ -45,6 +45,14 @@ struct Params {
     /// Weight of the new batch in the running statistics, and one minus it.
     weight_of_new: f32,
     weight_of_old: f32,
+    /// Invocations of a lane that share the merge of its slots; 1 where each merges all slots by itself.
+    slot_positions: u32,
+    /// As `merge_groups`, for the merge of slots.
+    slot_merge_groups: u32,
+    /// Index of the first record in the partials: 0, or past the slots where they are merged already.
+    partials_base: u32,
+    /// Trips after which the invocations of a workgroup wait for each other; 0 if never.
+    trips_in_step: u32,
     padding_0: u32,
     padding_1: u32,
     padding_2: u32,
@@ -54,8 +62,10 @@ const HAS_GAMMA: u32 = 1u;
 const HAS_BETA: u32 = 2u;
 const UPDATES_RUNNING: u32 = 8u;
 const CUMULATIVE: u32 = 16u;
-/// Rows start at multiples of four elements, so no unit belongs to two channels.
-const ALIGNED_ROWS: u32 = 32u;
+/// The caller keeps the batch statistics.
+const SAVES_STATISTICS: u32 = 4u;
+/// This dispatch increments the batch counter.
+const COUNTS_BATCH: u32 = 32u;
 const WANTS_GAMMA_GRADIENT: u32 = 64u;
 const WANTS_BETA_GRADIENT: u32 = 128u;
 const ACCUMULATES_GAMMA_GRADIENT: u32 = 256u;
@@ -74,6 +84,16 @@ fn has(flag: u32) -> bool {
 /// A sum over M elements divided by M; one rounding where `fma` is fused, two elsewhere.
 fn mean_of(sum: vec4<f32>) -> vec4<f32> {
     return fma(sum, vec4<f32>(params.inverse_count), sum * params.inverse_count_residual);
+}
+
+/// Keeps the invocations of a workgroup near each other in memory, where a driver runs them one after the other: the next
+/// ones then find in a cache what lies beside. Must be called in uniform control flow.
+fn keep_in_step(trip: u32) {
+    if params.trips_in_step != 0u {
+        if trip % params.trips_in_step == params.trips_in_step - 1u {
+            workgroupBarrier();
+        }
+    }
 }
 
 /// The linear index of a workgroup in a grid that was folded to keep each dimension within its limit.

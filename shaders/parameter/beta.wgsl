@@ -7,3 +7,7 @@ fn beta_at(channel: u32) -> f32 {
     let index = select(0u, channel, has(HAS_BETA));
     return select(0.0, beta[index], has(HAS_BETA));
 }
+
+fn betas_at(channels: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(beta_at(channels.x), beta_at(channels.y), beta_at(channels.z), beta_at(channels.w));
+}

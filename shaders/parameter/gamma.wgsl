@@ -7,3 +7,7 @@ fn gamma_at(channel: u32) -> f32 {
     let index = select(0u, channel, has(HAS_GAMMA));
     return select(1.0, gamma[index], has(HAS_GAMMA));
 }
+
+fn gammas_at(channels: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(gamma_at(channels.x), gamma_at(channels.y), gamma_at(channels.z), gamma_at(channels.w));
+}

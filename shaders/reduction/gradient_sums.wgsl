@@ -1,58 +1,43 @@
 // Gradient sums: what a reduction does with the output gradient and the input.
 
-@group(0) @binding(10)
-var<storage, read_write> partials: array<f32>;
-
-fn begin(channels: vec4<u32>, first: vec4<f32>, middle: vec4<f32>, last: vec4<f32>) -> Accumulator {
-    return Accumulator(normalizers_at(channels), vec4<f32>(), vec4<f32>());
+/// What the input is normalised with.
+struct Basis {
+    normalizer: Normalizer,
 }
 
-/// Four whole units.
-fn accumulate(state: Accumulator, units: vec4<u32>) -> Accumulator {
-    let gradient_a = load_output_gradient(units.x);
-    let gradient_b = load_output_gradient(units.y);
-    let gradient_c = load_output_gradient(units.z);
-    let gradient_d = load_output_gradient(units.w);
-    let a = gradient_a * normalized(state.normalizer, load_input(units.x));
-    let b = gradient_b * normalized(state.normalizer, load_input(units.y));
-    let c = gradient_c * normalized(state.normalizer, load_input(units.z));
-    let d = gradient_d * normalized(state.normalizer, load_input(units.w));
+fn basis_of(place: Place, extent: Extent) -> Basis {
+    return Basis(normalizers_at(channels_of(place)));
+}
+
+fn empty(basis: Basis) -> Accumulator {
+    return Accumulator(vec4<f32>(), vec4<f32>());
+}
+
+/// Four whole units; sums do not depend on how many came `before`.
+fn accumulate(basis: Basis, state: Accumulator, block: Block, before: f32) -> Accumulator {
+    let a = block.a.g * normalized(basis.normalizer, block.a.x);
+    let b = block.b.g * normalized(basis.normalizer, block.b.x);
+    let c = block.c.g * normalized(basis.normalizer, block.c.x);
+    let d = block.d.g * normalized(basis.normalizer, block.d.x);
     return Accumulator(
-        state.normalizer,
-        state.sum + ((gradient_a + gradient_b) + (gradient_c + gradient_d)),
+        state.sum + ((block.a.g + block.b.g) + (block.c.g + block.d.g)),
         state.product + ((a + b) + (c + d)),
     );
 }
 
 /// Four units of which only the components with a true mask belong to the channel.
-fn accumulate_masked(
-    state: Accumulator,
-    units: vec4<u32>,
-    mask_a: vec4<bool>,
-    mask_b: vec4<bool>,
-    mask_c: vec4<bool>,
-    mask_d: vec4<bool>,
-) -> Accumulator {
+fn accumulate_masked(basis: Basis, state: Accumulator, block: Block, trip: Trip) -> Accumulator {
     // Selection, not multiplication: a masked component may hold another channel's NaN.
-    let zero = vec4<f32>();
-    let gradient_a = select(zero, load_output_gradient(units.x), mask_a);
-    let gradient_b = select(zero, load_output_gradient(units.y), mask_b);
-    let gradient_c = select(zero, load_output_gradient(units.z), mask_c);
-    let gradient_d = select(zero, load_output_gradient(units.w), mask_d);
-    let a = select(zero, gradient_a * normalized(state.normalizer, load_input(units.x)), mask_a);
-    let b = select(zero, gradient_b * normalized(state.normalizer, load_input(units.y)), mask_b);
-    let c = select(zero, gradient_c * normalized(state.normalizer, load_input(units.z)), mask_c);
-    let d = select(zero, gradient_d * normalized(state.normalizer, load_input(units.w)), mask_d);
-    return Accumulator(
-        state.normalizer,
-        state.sum + ((gradient_a + gradient_b) + (gradient_c + gradient_d)),
-        state.product + ((a + b) + (c + d)),
+    let masked = Block(
+        select_unit(block.a, unit_mask(trip, 0u), basis),
+        select_unit(block.b, unit_mask(trip, 1u), basis),
+        select_unit(block.c, unit_mask(trip, 2u), basis),
+        select_unit(block.d, unit_mask(trip, 3u), basis),
     );
+    return accumulate(basis, state, masked, 0.0);
 }
 
-/// Layout of the partials: slot-major, then Σg, Σg·x̂, then channels at `stride`.
-fn write_partial(slot: u32, channel: u32, value: Accumulator, component: u32) {
-    let at = slot * 2u * params.stride + channel;
-    partials[at] = value.sum[component];
-    partials[at + params.stride] = value.product[component];
+/// A gradient of 0 and a finite normalised input where the mask is false.
+fn select_unit(values: Unit, mask: vec4<bool>, basis: Basis) -> Unit {
+    return Unit(select(vec4<f32>(), values.g, mask), select(basis.normalizer.pivot, values.x, mask));
 }

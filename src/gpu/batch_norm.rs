@@ -5,7 +5,7 @@ use super::buffers::{BackwardBuffers, FrozenBackwardBuffers, Gradient, Inference
 use super::kernels::Kernels;
 use super::step::{Step, TrainingStep};
 use crate::plan::{BackwardOptions, GradientMode, Plan, Role, TrainingOptions};
-use crate::{BatchNormDescriptor, Error, Shape};
+use crate::{BatchNormDescriptor, Error, Shape, Strategies};
 
 /// Batch normalization on one wgpu device.
 ///
@@ -57,6 +57,14 @@ impl BatchNorm {
         Plan::new(&self.descriptor, shape, self.kernels.profile())
     }
 
+    /// As [`BatchNorm::plan`], with strategies of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Plan::with_strategies`].
+    pub fn plan_with(&self, shape: &Shape, strategies: Strategies) -> Result<Plan, Error> {
+        Plan::with_strategies(&self.descriptor, shape, self.kernels.profile(), strategies)
+    }
+
     /// Binds training forward.
     ///
     /// ```text
@@ -93,6 +101,7 @@ impl BatchNorm {
             options.batches_tracked = counter.is_some();
         }
         bindings.optional(Role::Statistics, "saved", Usage::Write, buffers.saved, plan.saved_size())?;
+        options.saved = buffers.saved.is_some();
         bindings.workspace(buffers.workspace)?;
         let updating = plan.training(options)?;
         let without_update = plan.training(TrainingOptions { running: false, ..options })?;

@@ -97,7 +97,6 @@ impl<'a> Bindings<'a> {
             |range: &Range<u64>| Slice { offset: whole.offset + range.start, size: range.end - range.start, ..whole };
         let layout = plan.workspace();
         self.roles.push((Role::Partials, part(&layout.partials)));
-        self.roles.push((Role::GradientMeans, part(&layout.gradient_means)));
         if self.find(Role::Statistics).is_none() {
             self.roles.push((Role::Statistics, part(&layout.statistics)));
         }

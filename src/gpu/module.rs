@@ -21,11 +21,12 @@ pub(super) fn create(device: &wgpu::Device, label: &str, source: String, checks:
                 ..wgpu::ShaderRuntimeChecks::checked()
             };
             // SAFETY: without these two checks a shader must not loop for ever and must not divide by zero. The source is
-            // always one of `shaders/`. Every loop there counts up by at least one to a bound that is a constant or comes
-            // from the parameter block, and every divisor comes from that block or is a constant. The block is written by
-            // the planner alone, into a buffer that nobody else can write (usage UNIFORM only), and the planner's tests
-            // hold that divisors (`tiles`, `lanes`, `positions`, `row_units`, `inner`, `channels`) are at least 1 and
-            // that loops are bounded. Memory accesses stay checked.
+            // always one of `shaders/`. Every loop there counts up to a bound that is a constant or comes from the parameter
+            // block, by a constant or by `merge_groups`, `slot_positions` or `slot_merge_groups`, and every divisor comes
+            // from that block or is a constant. The block is written by the planner alone, into a buffer that nobody else
+            // can write (usage UNIFORM only), and the planner's tests hold that steps and divisors (`tiles`, `lanes`,
+            // `positions`, `row_units`, `inner`, `channels`) are at least 1 where a kernel uses them, and that loops are
+            // bounded. `trips_in_step` may be 0 and is tested before it divides. Memory accesses stay checked.
             unsafe { device.create_shader_module_trusted(descriptor, runtime_checks) }
         }
     }

@@ -7,6 +7,7 @@
 use super::kernel::Family;
 use super::params::Params;
 use super::profile::DeviceProfile;
+use super::workspace::RECORD_SIZE;
 use crate::{Error, Problem};
 
 /// Units that an invocation takes per loop trip.
@@ -15,17 +16,14 @@ const UNITS_PER_BLOCK: u64 = 4;
 /// Slots beyond this make the merge longer than what their splits save, unless the loop bound asks for them.
 const MAX_SLOTS: u64 = 256;
 
-/// Bytes of a channel's partial statistics in one slot.
-const PARTIAL_SIZE: u64 = 16;
+/// Slots that every workgroup of a map may merge whatever it maps.
+const FEW_SLOTS: u64 = 4;
 
-/// Rows shorter than this leave too much of their first and last unit to neighbours.
-const LEAST_INNER_FOR_ROW_REDUCTION: u64 = 16;
+/// Bytes that a workgroup must map for every byte of partials that it merges first.
+const LEAST_MAPPED_PER_MERGED: u64 = 4;
 
-/// Rows shorter than this make one lane's coefficients serve too few elements, unless columns are shorter still.
-const LEAST_INNER_FOR_ROW_APPLICATION: u64 = 64;
-
-/// Columns shorter than this make one lane's coefficients, which take four channels' loads, serve too few elements.
-const LEAST_SUPER_ROWS_FOR_COLUMN_APPLICATION: u64 = 8;
+/// Column units that a workgroup reads side by side at least: 64 bytes.
+const LEAST_LANES: u64 = 4;
 
 /// The shape of one dispatch, in the terms of `shaders/common/params.wgsl`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,53 +42,145 @@ pub(crate) struct Geometry {
     pub repeats: u64,
     /// Partials of a channel.
     pub slots: u64,
-    pub aligned_rows: bool,
 }
 
-/// Whether the extent is cut as little as parallelism allows (every split costs a merge) or as finely as is handy.
+/// What the extent is cut for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
+    /// Cut as little as parallelism allows: every split costs a merge.
     Reduction,
+    /// Cut as finely as is handy.
     Elementwise,
+    /// As `Elementwise`, but every workgroup merges slots first.
+    Second,
 }
 
 impl Geometry {
-    /// For a kernel that reduces a tensor to one partial per channel and slot.
-    pub(super) fn reduction(problem: Problem, profile: &DeviceProfile) -> Self {
-        let quantum = problem.inner / gcd(problem.inner, 4);
-        if problem.inner < LEAST_INNER_FOR_ROW_REDUCTION
-            && quantum <= u64::from(profile.workgroup_size(Family::Columns))
-        {
-            Self::columns(problem, profile, Purpose::Reduction)
-        } else {
-            Self::rows(problem, profile, Purpose::Reduction)
+    /// For a kernel that reduces a tensor to one partial per channel and slot; `None` where a segment of columns is wider
+    /// than a workgroup, or partials do not fit a binding.
+    pub(super) fn reduction(problem: Problem, profile: &DeviceProfile, family: Family) -> Option<Self> {
+        match family {
+            Family::Rows => Some(Self::rows_reduction(problem, profile)),
+            Family::Columns if quantum(problem) > profile.columns_workgroup_size(row_units_of_columns(problem)) => None,
+            Family::Columns => Some(Self::columns(problem, profile, Purpose::Reduction)).filter(|geometry| {
+                let partials = (geometry.slots * u64::from(problem.channels) + 1) * RECORD_SIZE;
+                partials <= profile.max_storage_buffer_binding_size
+            }),
         }
     }
 
+    /// The reduction that serves every problem.
+    pub(super) fn rows_reduction(problem: Problem, profile: &DeviceProfile) -> Self {
+        Self::rows(problem, profile, Purpose::Reduction)
+    }
+
     /// For a kernel that maps a tensor to a tensor.
-    pub(super) fn elementwise(problem: Problem, profile: &DeviceProfile) -> Self {
-        let super_rows = problem.outer / repeats(problem);
-        let short_columns = super_rows < LEAST_SUPER_ROWS_FOR_COLUMN_APPLICATION;
-        let least_inner = if short_columns { LEAST_INNER_FOR_ROW_REDUCTION } else { LEAST_INNER_FOR_ROW_APPLICATION };
-        if problem.inner >= least_inner {
-            Self::rows(problem, profile, Purpose::Elementwise)
-        } else {
-            Self::columns(problem, profile, Purpose::Elementwise)
+    pub(super) fn elementwise(problem: Problem, profile: &DeviceProfile, family: Family) -> Self {
+        match family {
+            Family::Rows => Self::rows(problem, profile, Purpose::Elementwise),
+            Family::Columns => Self::columns(problem, profile, Purpose::Elementwise),
+        }
+    }
+
+    /// For a kernel that merges the slots of a reduction and maps a tensor to a tensor.
+    pub(super) fn second(problem: Problem, profile: &DeviceProfile, family: Family) -> Self {
+        match family {
+            Family::Rows => Self::rows(problem, profile, Purpose::Second),
+            Family::Columns => Self::columns(problem, profile, Purpose::Second),
+        }
+    }
+
+    /// For a kernel whose workgroups have their channels to themselves, with at most `max_blocks` trips an invocation;
+    /// `None` where a channel does not fit that way.
+    pub(super) fn whole_channels(
+        problem: Problem,
+        profile: &DeviceProfile,
+        family: Family,
+        max_blocks: u64,
+    ) -> Option<Self> {
+        let geometry = match family {
+            Family::Rows => Self::whole_rows(problem, profile),
+            Family::Columns => Self::whole_columns(problem, profile, max_blocks)?,
+        };
+        (geometry.blocks <= max_blocks).then_some(geometry)
+    }
+
+    fn whole_rows(problem: Problem, profile: &DeviceProfile) -> Self {
+        let row_units = row_units(problem);
+        let extent = problem.outer * row_units;
+        let size = profile.rows_workgroup_size();
+        let positions = profile.tuning().row_positions(problem, useful_positions(extent)).min(size);
+        let lanes = size / positions;
+        Self {
+            family: Family::Rows,
+            workgroup_size: narrow(size),
+            tiles: u64::from(problem.channels).div_ceil(lanes),
+            splits: 1,
+            lanes,
+            positions,
+            row_units,
+            extent,
+            split_extent: extent,
+            blocks: extent.div_ceil(positions * UNITS_PER_BLOCK),
+            repeats: 1,
+            slots: 1,
+        }
+    }
+
+    /// As many lanes as are good for loads, fewer where the channels would not fit or not fill the machine otherwise.
+    fn whole_columns(problem: Problem, profile: &DeviceProfile, max_blocks: u64) -> Option<Self> {
+        let repeats = repeats(problem);
+        let extent = problem.outer.div_ceil(repeats);
+        let row_units = row_units_of_columns(problem);
+        // Whole segments; and where a channel stands several times in a super-row, the whole super-row.
+        let quantum = if repeats == 1 { quantum(problem) } else { row_units };
+        let most = profile.columns_workgroup_size(row_units);
+        if quantum > most {
+            return None;
+        }
+        let wanted = profile.tuning().lanes.max(quantum).min(row_units);
+        let fitting = |wanted: u64| {
+            let lanes = wanted.next_multiple_of(quantum).min(row_units).min(most / quantum * quantum);
+            // On a software driver no more vectors than there is work for.
+            let size = if profile.is_cpu() { lanes.next_power_of_two().clamp(8.min(most), most) } else { most };
+            let positions = (size / lanes).min(useful_positions(extent));
+            Self {
+                family: Family::Columns,
+                workgroup_size: narrow(size),
+                tiles: row_units.div_ceil(lanes),
+                splits: 1,
+                lanes,
+                positions,
+                row_units,
+                extent,
+                split_extent: extent,
+                blocks: extent.div_ceil(positions * UNITS_PER_BLOCK),
+                repeats,
+                slots: 1,
+            }
+        };
+        let mut lanes = wanted;
+        loop {
+            let geometry = fitting(lanes);
+            let fits = geometry.blocks <= max_blocks;
+            let narrowest = lanes <= quantum.max(LEAST_LANES);
+            if narrowest || (fits && geometry.tiles >= profile.tuning().least_whole_groups) {
+                return fits.then_some(geometry);
+            }
+            lanes = (lanes / 2).max(quantum);
         }
     }
 
     fn rows(problem: Problem, profile: &DeviceProfile, purpose: Purpose) -> Self {
-        let aligned_rows = problem.inner.is_multiple_of(4);
-        // An unaligned row of I elements touches at most this many units.
-        let row_units = if aligned_rows { problem.inner / 4 } else { (problem.inner + 6) / 4 };
+        let row_units = row_units(problem);
         let extent = problem.outer * row_units;
-        let size = u64::from(profile.workgroup_size(Family::Rows));
-        let positions = useful_positions(extent).min(size);
+        let size = profile.rows_workgroup_size();
+        let positions = profile.tuning().row_positions(problem, useful_positions(extent)).min(size);
         let lanes = size / positions;
         let tiles = u64::from(problem.channels).div_ceil(lanes);
         let mut geometry = Self {
             family: Family::Rows,
-            workgroup_size: profile.workgroup_size(Family::Rows),
+            workgroup_size: narrow(size),
             tiles,
             splits: 1,
             lanes,
@@ -101,7 +191,6 @@ impl Geometry {
             blocks: 0,
             repeats: 1,
             slots: 0,
-            aligned_rows,
         };
         geometry.split(problem, profile, purpose);
         geometry.slots = geometry.splits;
@@ -109,19 +198,16 @@ impl Geometry {
     }
 
     fn columns(problem: Problem, profile: &DeviceProfile, purpose: Purpose) -> Self {
-        let width = u64::from(problem.channels) * problem.inner;
         let repeats = repeats(problem);
         let extent = problem.outer.div_ceil(repeats);
-        let units = problem.elements().div_ceil(4);
-        // A lone super-row that is cut off has fewer units than a whole one.
-        let row_units = (repeats * width / 4).min(units);
-        let size = u64::from(profile.workgroup_size(Family::Columns));
+        let row_units = row_units_of_columns(problem);
+        let size = profile.columns_workgroup_size(row_units);
         let useful = useful_positions(extent);
         let wanted = profile.tuning().lanes.max(size / useful.min(size));
         // A reduction merges the columns of a segment within the workgroup, so tiles must not cut segments.
         let quantum = match purpose {
-            Purpose::Reduction => problem.inner / gcd(problem.inner, 4),
-            Purpose::Elementwise => 1,
+            Purpose::Reduction => quantum(problem),
+            Purpose::Elementwise | Purpose::Second => 1,
         };
         // Equally wide tiles; a lone tile has whole segments whatever its width.
         let tiles = row_units.div_ceil(wanted.min(size));
@@ -134,7 +220,7 @@ impl Geometry {
         let positions = (size / lanes).min(useful);
         let mut geometry = Self {
             family: Family::Columns,
-            workgroup_size: profile.workgroup_size(Family::Columns),
+            workgroup_size: narrow(size),
             tiles: row_units.div_ceil(lanes),
             splits: 1,
             lanes,
@@ -145,10 +231,9 @@ impl Geometry {
             blocks: 0,
             repeats,
             slots: 0,
-            aligned_rows: false,
         };
         geometry.split(problem, profile, purpose);
-        geometry.slots = if extent == 1 { problem.outer } else { geometry.splits * repeats };
+        geometry.slots = geometry.splits * repeats;
         geometry
     }
 
@@ -160,7 +245,10 @@ impl Geometry {
         let wanted = tuning.workgroups.div_ceil(self.tiles);
         let splits = match purpose {
             Purpose::Reduction => wanted.min(blocks / tuning.least_blocks).min(max_slots(problem) / self.repeats),
-            Purpose::Elementwise => wanted.max(blocks.div_ceil(tuning.elementwise_blocks)).min(blocks),
+            Purpose::Elementwise => {
+                wanted.max(blocks.div_ceil(tuning.elementwise_blocks[self.family as usize])).min(blocks)
+            }
+            Purpose::Second => wanted.max(blocks.div_ceil(tuning.second_blocks[self.family as usize])).min(blocks),
         };
         let splits = splits.max(blocks.div_ceil(profile.max_blocks())).max(1);
         // Whole trips per split, so that only the last split has a ragged end.
@@ -169,13 +257,18 @@ impl Geometry {
         self.blocks = self.split_extent.div_ceil(trip);
     }
 
+    /// Workgroups that have work.
+    pub(super) const fn groups(&self) -> u64 {
+        self.tiles * self.splits
+    }
+
     /// The workgroup counts, folded so that no dimension exceeds the device's limit.
     pub(super) fn workgroups(&self, profile: &DeviceProfile) -> Result<[u32; 3], Error> {
-        fold(self.tiles * self.splits, profile)
+        fold(self.groups(), profile)
     }
 
     /// Fills in the fields that describe the walk. All of them fit: the tensor fits one binding.
-    pub(super) fn describe(&self, params: &mut Params) {
+    pub(super) fn describe(&self, problem: Problem, profile: &DeviceProfile, params: &mut Params) {
         params.groups = narrow(self.tiles * self.splits);
         params.tiles = narrow(self.tiles);
         params.lanes = narrow(self.lanes);
@@ -184,14 +277,37 @@ impl Geometry {
         params.row_units = narrow(self.row_units);
         params.extent = narrow(self.extent);
         params.split_extent = narrow(self.split_extent);
-        params.step_outer = narrow(self.positions / self.row_units);
+        params.outer_elements = narrow(outer_elements(problem));
+        params.step_elements = narrow(self.positions / self.row_units * outer_elements(problem));
+        params.trips_in_step = profile.trips_in_step(self.family, self.workgroup_size);
         params.step_unit = narrow(self.positions % self.row_units);
         params.blocks = narrow(self.blocks);
         params.repeats = narrow(self.repeats);
         params.slots = narrow(self.slots);
-        if self.aligned_rows {
-            params.flags |= Params::ALIGNED_ROWS;
-        }
+    }
+
+    /// Whether merging `slots` partials a channel would cost the workgroups of this geometry too much beside the map.
+    pub(super) const fn merges_apart(&self, slots: u64) -> bool {
+        let channels = match self.family {
+            Family::Rows => self.lanes,
+            Family::Columns => 4 * self.lanes,
+        };
+        // Read twice, for two rounds.
+        let merged = 2 * slots * channels * RECORD_SIZE;
+        // Read and written.
+        let mapped = 2 * self.lanes * self.positions * self.blocks * UNITS_PER_BLOCK * 16;
+        slots > FEW_SLOTS && merged * LEAST_MAPPED_PER_MERGED > mapped
+    }
+
+    /// Fills in how the workgroups of this geometry merge the slots of a reduction.
+    pub(super) fn describe_merge(&self, slots: u64, profile: &DeviceProfile, params: &mut Params) {
+        // A place with one channel takes four slots at once.
+        let groups = if self.family == Family::Rows { slots.div_ceil(4) } else { slots };
+        // On a software driver an invocation that waits costs as much as one that merges.
+        let positions = if profile.is_cpu() { 1 } else { groups.min(self.positions) };
+        params.slots = narrow(slots);
+        params.slot_positions = narrow(positions);
+        params.slot_merge_groups = merge_groups(positions);
     }
 }
 
@@ -221,23 +337,44 @@ impl FinalizeGeometry {
         params.tiles = narrow(self.groups);
         params.lanes = narrow(self.lanes);
         params.positions = narrow(self.positions);
-        params.merge_groups = merge_groups(self.positions);
+        params.slot_positions = narrow(self.positions);
+        params.slot_merge_groups = merge_groups(self.positions);
         params.slots = narrow(slots);
     }
 }
 
-/// Outer steps of a super-row: the fewest that make a multiple of four elements.
-fn repeats(problem: Problem) -> u64 {
-    4 / gcd(u64::from(problem.channels) * problem.inner, 4)
+/// Elements between two outer steps.
+fn outer_elements(problem: Problem) -> u64 {
+    u64::from(problem.channels) * problem.inner
+}
+
+/// Units that a row touches at most.
+fn row_units(problem: Problem) -> u64 {
+    if problem.inner.is_multiple_of(4) { problem.inner / 4 } else { (problem.inner + 6) / 4 }
+}
+
+/// Units of a super-row; the last unit of a lone one may be partial.
+fn row_units_of_columns(problem: Problem) -> u64 {
+    (repeats(problem) * outer_elements(problem)).div_ceil(4)
+}
+
+/// Outer steps of a super-row: the fewest that make a multiple of four elements, or all there are.
+pub(super) fn repeats(problem: Problem) -> u64 {
+    (4 / gcd(outer_elements(problem), 4)).min(problem.outer)
+}
+
+/// The fewest units that are whole segments.
+fn quantum(problem: Problem) -> u64 {
+    problem.inner / gcd(problem.inner, 4)
 }
 
 /// Slots that keep the workspace within 1 % of the tensor, or within 64 bytes a channel and 64 KiB.
 fn max_slots(problem: Problem) -> u64 {
     let channels = u64::from(problem.channels);
     let budget = (problem.elements() * 4 / 100).max(64 * channels + (64 << 10));
-    // What the workspace holds besides partials: 24 bytes a channel and the alignment of its regions.
-    let partials = budget.saturating_sub(24 * channels.next_multiple_of(4) + 1024);
-    (partials / (PARTIAL_SIZE * channels.next_multiple_of(4))).min(MAX_SLOTS)
+    // What the workspace holds besides partials: records, merged partials, batch counts, and the alignment of its regions.
+    let partials = budget.saturating_sub(2 * 16 * channels + 1024);
+    (partials / (RECORD_SIZE * channels)).min(MAX_SLOTS)
 }
 
 /// Positions that have a whole block each; more would idle.

@@ -7,19 +7,23 @@ mod kernel;
 mod operation;
 mod params;
 mod profile;
+mod selection;
+mod strategy;
 mod workspace;
 
 #[cfg(test)]
 mod tests;
 
-pub use kernel::{Access, Elementwise, Family, Kernel, Normalizer, Reduction, Role};
+pub use kernel::{Access, Elementwise, Family, Kernel, Normalizer, Operation, Reduction, Role, Trips};
 pub(crate) use operation::{BackwardOptions, GradientMode, TrainingOptions};
 pub(crate) use params::Params;
 pub use profile::{AdapterClass, DeviceProfile};
+pub use strategy::{Strategies, Strategy};
 pub(crate) use workspace::Workspace;
 
 use crate::{BatchNormDescriptor, Error, Problem, Shape};
 use geometry::Geometry;
+use strategy::Choice;
 
 /// What the kernels' 32-bit element indices serve, with room for the last, overhanging loop trip.
 const MAX_TENSOR_BYTES: u64 = 4 << 31;
@@ -49,9 +53,11 @@ pub struct Plan {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Geometries {
+    training: Choice,
+    backward: Choice,
+    inference: Geometry,
+    /// For reductions that no map follows.
     reduction: Geometry,
-    elementwise: Geometry,
-    access: Access,
 }
 
 impl Plan {
@@ -61,21 +67,58 @@ impl Plan {
     /// The descriptor's, [`Error::ShapeTooLarge`], [`Error::ChannelMismatch`], and [`Error::LimitExceeded`] when the
     /// tensor does not fit one storage binding or a limit is below what WebGPU guarantees.
     pub fn new(descriptor: &BatchNormDescriptor, shape: &Shape, profile: &DeviceProfile) -> Result<Self, Error> {
+        Self::with_strategies(descriptor, shape, profile, Strategies::default())
+    }
+
+    /// As [`Plan::new`], with strategies of the caller's choice: to measure them, or where one is known to be better than
+    /// what the planner takes. Results are the same up to the order of additions.
+    ///
+    /// A pin is for the whole operation: a backward without input gradient, and the statistics that a backward takes again
+    /// because none were saved, are carried out in one way only, and an empty batch in none.
+    ///
+    /// # Errors
+    /// As [`Plan::new`], and [`Error::StrategyNotServed`] where a strategy cannot serve the shape within the limits;
+    /// [`Plan::strategies`] lists those that can.
+    pub fn with_strategies(
+        descriptor: &BatchNormDescriptor,
+        shape: &Shape,
+        profile: &DeviceProfile,
+        strategies: Strategies,
+    ) -> Result<Self, Error> {
         descriptor.validate()?;
         let problem = descriptor.problem(shape)?;
         check_limits(problem, profile)?;
-        let geometries = (problem.count() > 0).then(|| Geometries {
-            reduction: Geometry::reduction(problem, profile),
-            elementwise: Geometry::elementwise(problem, profile),
-            access: if problem.elements().is_multiple_of(4) { Access::Vector } else { Access::Scalar },
-        });
-        if let Some(geometries) = &geometries {
-            geometries.reduction.workgroups(profile)?;
-            geometries.elementwise.workgroups(profile)?;
-        }
-        let slots = geometries.map_or(0, |geometries| geometries.reduction.slots);
-        let workspace = Workspace::new(problem.channels, slots, profile)?;
+        let geometries = if problem.count() > 0 { Some(Geometries::new(problem, profile, strategies)?) } else { None };
+        let slots = geometries.as_ref().map_or(0, Geometries::slots);
+        let merges_apart = geometries.as_ref().is_some_and(Geometries::merge_apart);
+        let workspace = Workspace::new(problem.channels, slots, merges_apart, profile)?;
         Ok(Self { descriptor: descriptor.clone(), profile: *profile, problem, geometries, workspace })
+    }
+
+    /// The strategies that can serve an operation on a shape, the planner's choice first; none for an empty batch.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn strategies(
+        descriptor: &BatchNormDescriptor,
+        shape: &Shape,
+        profile: &DeviceProfile,
+        operation: Operation,
+    ) -> Result<Vec<Strategy>, Error> {
+        let plan = Self::new(descriptor, shape, profile)?;
+        let Some(geometries) = &plan.geometries else { return Ok(Vec::new()) };
+        let chosen = geometries.choice(operation).strategy();
+        let serves = |strategy| {
+            let pin = match operation {
+                Operation::Training => Strategies { training: Some(strategy), ..Strategies::default() },
+                Operation::Backward | Operation::FrozenBackward => {
+                    Strategies { backward: Some(strategy), ..Strategies::default() }
+                }
+            };
+            Self::with_strategies(descriptor, shape, profile, pin).is_ok()
+        };
+        let others = Strategy::ALL.into_iter().filter(|strategy| *strategy != chosen && serves(*strategy));
+        Ok(std::iter::once(chosen).chain(others).collect())
     }
 
     /// The shape as `outer × channels × inner`.
@@ -109,16 +152,16 @@ impl Plan {
         self.workspace.size
     }
 
-    /// How the reductions of this plan lay threads over the tensor; `None` for an empty batch.
+    /// How an operation is carried out; `None` for an empty batch.
     #[must_use]
-    pub fn reduction_family(&self) -> Option<Family> {
-        self.geometries.map(|geometries| geometries.reduction.family)
+    pub fn strategy(&self, operation: Operation) -> Option<Strategy> {
+        self.geometries.as_ref().map(|geometries| geometries.choice(operation).strategy())
     }
 
-    /// How the elementwise kernels of this plan lay threads over the tensor; `None` for an empty batch.
+    /// How inference lays threads over the tensor; `None` for an empty batch.
     #[must_use]
-    pub fn elementwise_family(&self) -> Option<Family> {
-        self.geometries.map(|geometries| geometries.elementwise.family)
+    pub fn inference_family(&self) -> Option<Family> {
+        self.geometries.as_ref().map(|geometries| geometries.inference.family)
     }
 
     pub(crate) const fn descriptor(&self) -> &BatchNormDescriptor {
@@ -131,6 +174,58 @@ impl Plan {
 
     pub(crate) const fn workspace(&self) -> &Workspace {
         &self.workspace
+    }
+}
+
+impl Geometries {
+    fn new(problem: Problem, profile: &DeviceProfile, strategies: Strategies) -> Result<Self, Error> {
+        let choice = |operation, pinned: Option<Strategy>| {
+            let choice = match pinned {
+                Some(strategy) => Choice::new(strategy, operation, problem, profile),
+                None => selection::select(operation, problem, profile),
+            };
+            choice.ok_or(Error::StrategyNotServed { strategy: pinned.unwrap_or(selection::FALLBACK) })
+        };
+        let family = strategies.inference.unwrap_or_else(|| selection::select_inference(problem));
+        let geometries = Self {
+            training: choice(Operation::Training, strategies.training)?,
+            backward: choice(Operation::Backward, strategies.backward)?,
+            inference: Geometry::elementwise(problem, profile, family),
+            reduction: selection::select_reduction(problem, profile),
+        };
+        for geometry in geometries.all() {
+            geometry.workgroups(profile)?;
+        }
+        Ok(geometries)
+    }
+
+    fn choice(&self, operation: Operation) -> &Choice {
+        match operation {
+            Operation::Training => &self.training,
+            Operation::Backward | Operation::FrozenBackward => &self.backward,
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Geometry> {
+        [&self.inference, &self.reduction]
+            .into_iter()
+            .chain(self.training.geometries())
+            .chain(self.backward.geometries())
+    }
+
+    /// Whether the workspace must hold merged partials.
+    fn merge_apart(&self) -> bool {
+        let apart = |choice: &Choice| matches!(choice, Choice::Split { merges_apart: true, .. });
+        apart(&self.training) || apart(&self.backward)
+    }
+
+    /// The slots that the workspace must hold.
+    fn slots(&self) -> u64 {
+        let of = |choice: &Choice| match choice {
+            Choice::Split { reduction, .. } => reduction.slots,
+            Choice::ChannelLoop(_) | Choice::Resident(..) => 0,
+        };
+        self.reduction.slots.max(of(&self.training)).max(of(&self.backward))
     }
 }
 
@@ -151,7 +246,7 @@ fn check_limits(problem: Problem, profile: &DeviceProfile) -> Result<(), Error> 
             profile.max_storage_buffer_binding_size.min(MAX_TENSOR_BYTES),
         ),
         ("max_storage_buffer_binding_size", u64::from(problem.channels) * 16, profile.max_storage_buffer_binding_size),
-        ("max_storage_buffers_per_shader_stage", 6, u64::from(profile.max_storage_buffers_per_shader_stage)),
+        ("max_storage_buffers_per_shader_stage", 8, u64::from(profile.max_storage_buffers_per_shader_stage)),
         ("max_uniform_buffer_binding_size", size_of::<Params>() as u64, profile.max_uniform_buffer_binding_size),
         ("max_compute_invocations_per_workgroup", 1, u64::from(profile.max_compute_invocations_per_workgroup)),
         ("max_compute_workgroup_size_x", 1, u64::from(profile.max_compute_workgroup_size_x)),

@@ -1,18 +1,20 @@
 //! The dispatches of each operation.
 
 use super::geometry::{FinalizeGeometry, Geometry, narrow};
-use super::kernel::{Elementwise, Kernel, Normalizer, Reduction};
+use super::kernel::{Access, Elementwise, Family, Kernel, Normalizer, Operation, Reduction};
 use super::params::Params;
-use super::workspace::stride;
+use super::strategy::Choice;
 use super::{Dispatch, Geometries, Plan};
-use crate::Error;
 use crate::convention::{EmptyBatchPolicy, Momentum, OneSamplePolicy};
+use crate::{Error, Problem};
 
 /// Which optional parts training forward has.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TrainingOptions {
     pub gamma: bool,
     pub beta: bool,
+    /// Keep the batch statistics for backward.
+    pub saved: bool,
     /// Update the running statistics.
     pub running: bool,
     pub batches_tracked: bool,
@@ -45,7 +47,7 @@ impl BackwardOptions {
 }
 
 impl Plan {
-    /// statistics → finalize → normalise [→ count].
+    /// One dispatch [→ count], or statistics [→ merge] → merge and normalise.
     pub(crate) fn training(&self, options: TrainingOptions) -> Result<Vec<Dispatch>, Error> {
         let convention = &self.descriptor.convention;
         if options.running && !options.batches_tracked && convention.momentum == Momentum::CumulativeAverage {
@@ -54,10 +56,26 @@ impl Plan {
         let Some(geometries) = self.batch(OneSample::Checked)? else { return Ok(Vec::new()) };
         let updates = options.running
             && !(self.problem.count() == 1 && convention.one_sample == OneSamplePolicy::SkipRunningUpdate);
-        let flags = flag(options.gamma, Params::HAS_GAMMA) | flag(options.beta, Params::HAS_BETA);
-        let mut dispatches = self.statistics(geometries, updates)?.to_vec();
-        dispatches.push(self.apply(Elementwise::Normalize(Normalizer::Saved), geometries, flags)?);
-        if updates && options.batches_tracked {
+        let counts = flag(updates && options.batches_tracked, Params::COUNTS_BATCH);
+        let cumulative = convention.momentum == Momentum::CumulativeAverage;
+        // The weights of a cumulative average come from the counter on the device.
+        let weight = if cumulative { 0.0 } else { convention.momentum.weight_of_new(0) };
+        let params = Params {
+            variance_factor: convention.running_variance.factor(self.problem.count()) as f32,
+            weight_of_new: weight as f32,
+            weight_of_old: (1.0 - weight) as f32,
+            flags: flag(options.gamma, Params::HAS_GAMMA)
+                | flag(options.beta, Params::HAS_BETA)
+                | flag(options.saved, Params::SAVES_STATISTICS)
+                | flag(updates, Params::UPDATES_RUNNING)
+                | flag(cumulative, Params::CUMULATIVE),
+            ..self.params()
+        };
+        // Workgroups of one dispatch know no order, so none may count while another reads the count.
+        let separate = cumulative && counts != 0 && !matches!(geometries.training, Choice::Split { .. });
+        let mut dispatches =
+            self.reduce_and_map(Operation::Training, geometries, params, if separate { 0 } else { counts })?;
+        if separate {
             dispatches.push(Dispatch {
                 kernel: Kernel::CountBatch,
                 workgroup_size: 1,
@@ -72,38 +90,33 @@ impl Plan {
     pub(crate) fn inference(&self, gamma: bool, beta: bool) -> Result<Vec<Dispatch>, Error> {
         let Some(geometries) = &self.geometries else { return Ok(Vec::new()) };
         let flags = flag(gamma, Params::HAS_GAMMA) | flag(beta, Params::HAS_BETA);
-        Ok(vec![self.apply(Elementwise::Normalize(Normalizer::Running), geometries, flags)?])
+        Ok(vec![self.apply(Elementwise::Normalize, geometries, flags)?])
     }
 
-    /// [statistics → finalize →] gradient sums → finalize [→ input gradient].
+    /// [statistics → finalize →] one dispatch, or gradient sums → merge and map, or gradient sums → finalize.
     pub(crate) fn backward(&self, options: BackwardOptions) -> Result<Vec<Dispatch>, Error> {
         check_requested(&options)?;
         let Some(geometries) = self.batch(OneSample::Checked)? else { return self.empty_gradients(&options) };
         let mut dispatches = Vec::new();
         if !options.saved {
-            dispatches.extend(self.statistics(geometries, false)?);
+            dispatches.push(self.reduce(Reduction::Statistics, geometries, self.params())?);
+            let params = Params { flags: Params::SAVES_STATISTICS, ..self.params() };
+            dispatches.push(self.finalize(Kernel::FinalizeStatistics, geometries.reduction.slots, params)?);
         }
-        dispatches.extend(self.gradient_sums(Normalizer::Saved, geometries, &options)?);
-        if options.input_gradient != GradientMode::Omit {
-            let flags = input_gradient_flags(&options);
-            dispatches.push(self.apply(Elementwise::InputGradient, geometries, flags)?);
-        }
+        dispatches.extend(self.gradients(Operation::Backward, geometries, &options)?);
         Ok(dispatches)
     }
 
-    /// [gradient sums → finalize] [→ input gradient]; the input gradient alone needs no reduction.
+    /// As [`Plan::backward`], without statistics; the input gradient alone needs no reduction.
     pub(crate) fn backward_frozen(&self, options: BackwardOptions) -> Result<Vec<Dispatch>, Error> {
         check_requested(&options)?;
         let Some(geometries) = self.batch(OneSample::Unchecked)? else { return self.empty_gradients(&options) };
-        let mut dispatches = Vec::new();
         if options.wants_sums() {
-            dispatches.extend(self.gradient_sums(Normalizer::Running, geometries, &options)?);
-        }
-        if options.input_gradient != GradientMode::Omit {
+            self.gradients(Operation::FrozenBackward, geometries, &options)
+        } else {
             let flags = input_gradient_flags(&options);
-            dispatches.push(self.apply(Elementwise::FrozenInputGradient, geometries, flags)?);
+            Ok(vec![self.apply(Elementwise::FrozenInputGradient, geometries, flags)?])
         }
-        Ok(dispatches)
     }
 
     /// The geometries of a batch that the policies admit, `None` for an empty one.
@@ -118,34 +131,62 @@ impl Plan {
         }
     }
 
-    fn statistics(&self, geometries: &Geometries, updates_running: bool) -> Result<[Dispatch; 2], Error> {
-        let convention = &self.descriptor.convention;
-        let cumulative = convention.momentum == Momentum::CumulativeAverage;
-        // The weights of a cumulative average come from the counter on the device.
-        let weight = if cumulative { 0.0 } else { convention.momentum.weight_of_new(0) };
-        let finalize = Params {
-            variance_factor: convention.running_variance.factor(self.problem.count()) as f32,
-            weight_of_new: weight as f32,
-            weight_of_old: (1.0 - weight) as f32,
-            flags: flag(updates_running, Params::UPDATES_RUNNING) | flag(cumulative, Params::CUMULATIVE),
-            ..self.params()
-        };
-        Ok([
-            self.reduce(Reduction::Statistics, geometries)?,
-            self.finalize(Kernel::FinalizeStatistics, geometries.reduction.slots, finalize)?,
-        ])
-    }
-
-    fn gradient_sums(
+    fn gradients(
         &self,
-        normalizer: Normalizer,
+        operation: Operation,
         geometries: &Geometries,
         options: &BackwardOptions,
-    ) -> Result<[Dispatch; 2], Error> {
-        Ok([
-            self.reduce(Reduction::GradientSums(normalizer), geometries)?,
-            self.finalize_gradients(geometries.reduction.slots, options)?,
-        ])
+    ) -> Result<Vec<Dispatch>, Error> {
+        if options.input_gradient == GradientMode::Omit {
+            return Ok(vec![
+                self.reduce(operation.reduction(), geometries, self.params())?,
+                self.finalize_gradients(geometries.reduction.slots, options)?,
+            ]);
+        }
+        let flags = input_gradient_flags(options) | sum_flags(options);
+        self.reduce_and_map(operation, geometries, Params { flags, ..self.params() }, 0)
+    }
+
+    /// An operation by the strategy that was chosen for it; `counts` is the flag of the dispatch that counts the batch.
+    fn reduce_and_map(
+        &self,
+        operation: Operation,
+        geometries: &Geometries,
+        params: Params,
+        counts: u32,
+    ) -> Result<Vec<Dispatch>, Error> {
+        let access = |family| self.access(family);
+        let counting = |params: Params| Params { flags: params.flags | counts, ..params };
+        match geometries.choice(operation) {
+            Choice::Split { reduction, elementwise, merges_apart } => {
+                let reduce = Kernel::Reduce(operation.reduction(), reduction.family, access(reduction.family));
+                let apply = Kernel::MergeAndApply(operation, elementwise.family, access(elementwise.family));
+                let mut dispatches = vec![self.over_tensor(reduce, reduction, counting(self.params()))?];
+                let mut second = self.over_tensor(apply, elementwise, params)?;
+                if *merges_apart {
+                    let merge = match operation.reduction() {
+                        Reduction::Statistics => Reduction::Statistics,
+                        // Sums are sums, whatever the gradient was multiplied with.
+                        Reduction::GradientSums(_) => Reduction::GradientSums(Normalizer::Saved),
+                    };
+                    dispatches.push(self.finalize(Kernel::MergePartials(merge), reduction.slots, self.params())?);
+                    elementwise.describe_merge(1, &self.profile, &mut second.params);
+                    second.params.partials_base = narrow(reduction.slots * u64::from(self.problem.channels) + 1);
+                } else {
+                    elementwise.describe_merge(reduction.slots, &self.profile, &mut second.params);
+                }
+                dispatches.push(second);
+                Ok(dispatches)
+            }
+            Choice::ChannelLoop(geometry) => {
+                let kernel = Kernel::ChannelLoop(operation, geometry.family, access(geometry.family));
+                Ok(vec![self.over_tensor(kernel, geometry, counting(params))?])
+            }
+            Choice::Resident(geometry, trips) => {
+                let kernel = Kernel::Resident(operation, geometry.family, access(geometry.family), *trips);
+                Ok(vec![self.over_tensor(kernel, geometry, counting(params))?])
+            }
+        }
     }
 
     /// Without elements the sums are 0; the input gradient is empty.
@@ -154,31 +195,23 @@ impl Plan {
     }
 
     fn finalize_gradients(&self, slots: u64, options: &BackwardOptions) -> Result<Dispatch, Error> {
-        let mode_flags = |mode, wanted: u32, accumulates: u32| match mode {
-            GradientMode::Omit => 0,
-            GradientMode::Overwrite => wanted,
-            GradientMode::Accumulate => wanted | accumulates,
-        };
-        let flags =
-            mode_flags(options.gamma_gradient, Params::WANTS_GAMMA_GRADIENT, Params::ACCUMULATES_GAMMA_GRADIENT)
-                | mode_flags(options.beta_gradient, Params::WANTS_BETA_GRADIENT, Params::ACCUMULATES_BETA_GRADIENT);
-        self.finalize(Kernel::FinalizeGradients, slots, Params { flags, ..self.params() })
+        let params = Params { flags: sum_flags(options), ..self.params() };
+        self.finalize(Kernel::FinalizeGradients, slots, params)
     }
 
-    fn reduce(&self, reduction: Reduction, geometries: &Geometries) -> Result<Dispatch, Error> {
+    fn reduce(&self, reduction: Reduction, geometries: &Geometries, params: Params) -> Result<Dispatch, Error> {
         let geometry = &geometries.reduction;
-        let kernel = Kernel::Reduce(reduction, geometry.family, geometries.access);
-        self.over_tensor(kernel, geometry, self.params())
+        self.over_tensor(Kernel::Reduce(reduction, geometry.family, self.access(geometry.family)), geometry, params)
     }
 
     fn apply(&self, map: Elementwise, geometries: &Geometries, flags: u32) -> Result<Dispatch, Error> {
-        let geometry = &geometries.elementwise;
-        let kernel = Kernel::Apply(map, geometry.family, geometries.access);
+        let geometry = &geometries.inference;
+        let kernel = Kernel::Apply(map, geometry.family, self.access(geometry.family));
         self.over_tensor(kernel, geometry, Params { flags, ..self.params() })
     }
 
     fn over_tensor(&self, kernel: Kernel, geometry: &Geometry, mut params: Params) -> Result<Dispatch, Error> {
-        geometry.describe(&mut params);
+        geometry.describe(self.problem, &self.profile, &mut params);
         let workgroups = geometry.workgroups(&self.profile)?;
         Ok(Dispatch { kernel, workgroup_size: geometry.workgroup_size, workgroups, params })
     }
@@ -190,6 +223,15 @@ impl Plan {
         Ok(Dispatch { kernel, workgroup_size: geometry.workgroup_size, workgroups, params })
     }
 
+    fn access(&self, family: Family) -> Access {
+        let Problem { inner, .. } = self.problem;
+        match family {
+            _ if !self.problem.elements().is_multiple_of(4) => Access::Scalar,
+            Family::Rows if !inner.is_multiple_of(4) => Access::Shared,
+            Family::Rows | Family::Columns => Access::Whole,
+        }
+    }
+
     /// What all kernels share.
     fn params(&self) -> Params {
         let count = self.problem.count();
@@ -199,7 +241,6 @@ impl Plan {
             units: narrow(self.problem.elements().div_ceil(4)),
             channels: self.problem.channels,
             inner: narrow(self.problem.inner.min(u64::from(u32::MAX))),
-            stride: narrow(stride(self.problem.channels)),
             epsilon: self.descriptor.convention.epsilon as f32,
             inverse_count: inverse as f32,
             inverse_count_residual: (inverse - f64::from(inverse as f32)) as f32,
@@ -225,6 +266,17 @@ fn check_requested(options: &BackwardOptions) -> Result<(), Error> {
 fn input_gradient_flags(options: &BackwardOptions) -> u32 {
     flag(options.gamma, Params::HAS_GAMMA)
         | flag(options.input_gradient == GradientMode::Accumulate, Params::ACCUMULATES_INPUT_GRADIENT)
+}
+
+/// What becomes of dgamma and dbeta.
+fn sum_flags(options: &BackwardOptions) -> u32 {
+    let of = |mode, wanted: u32, accumulates: u32| match mode {
+        GradientMode::Omit => 0,
+        GradientMode::Overwrite => wanted,
+        GradientMode::Accumulate => wanted | accumulates,
+    };
+    of(options.gamma_gradient, Params::WANTS_GAMMA_GRADIENT, Params::ACCUMULATES_GAMMA_GRADIENT)
+        | of(options.beta_gradient, Params::WANTS_BETA_GRADIENT, Params::ACCUMULATES_BETA_GRADIENT)
 }
 
 const fn flag(set: bool, flag: u32) -> u32 {

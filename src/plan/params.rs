@@ -8,7 +8,7 @@ pub(crate) struct Params {
     pub units: u32,
     pub channels: u32,
     pub inner: u32,
-    pub stride: u32,
+    pub outer_elements: u32,
     pub groups: u32,
     pub tiles: u32,
     pub lanes: u32,
@@ -17,7 +17,7 @@ pub(crate) struct Params {
     pub row_units: u32,
     pub extent: u32,
     pub split_extent: u32,
-    pub step_outer: u32,
+    pub step_elements: u32,
     pub step_unit: u32,
     pub blocks: u32,
     pub repeats: u32,
@@ -29,6 +29,10 @@ pub(crate) struct Params {
     pub variance_factor: f32,
     pub weight_of_new: f32,
     pub weight_of_old: f32,
+    pub slot_positions: u32,
+    pub slot_merge_groups: u32,
+    pub partials_base: u32,
+    pub trips_in_step: u32,
     /// Uniform blocks are multiples of 16 bytes.
     pub padding: [u32; 3],
 }
@@ -36,9 +40,10 @@ pub(crate) struct Params {
 impl Params {
     pub(crate) const HAS_GAMMA: u32 = 1;
     pub(crate) const HAS_BETA: u32 = 2;
+    pub(crate) const SAVES_STATISTICS: u32 = 4;
     pub(crate) const UPDATES_RUNNING: u32 = 8;
     pub(crate) const CUMULATIVE: u32 = 16;
-    pub(crate) const ALIGNED_ROWS: u32 = 32;
+    pub(crate) const COUNTS_BATCH: u32 = 32;
     pub(crate) const WANTS_GAMMA_GRADIENT: u32 = 64;
     pub(crate) const WANTS_BETA_GRADIENT: u32 = 128;
     pub(crate) const ACCUMULATES_GAMMA_GRADIENT: u32 = 256;

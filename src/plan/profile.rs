@@ -1,6 +1,7 @@
 //! What the planner knows of a device: numbers, no handles.
 
 use super::kernel::Family;
+use crate::Problem;
 
 /// The kind of machine behind an adapter; it decides how much parallel work to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,31 +66,59 @@ impl DeviceProfile {
         u64::from(self.min_storage_buffer_offset_alignment.max(16))
     }
 
-    pub(crate) const fn tuning(&self) -> Tuning {
+    pub(crate) fn tuning(&self) -> Tuning {
         match self.class {
-            AdapterClass::Discrete => Tuning { workgroups: 2048, lanes: 32, least_blocks: 2, elementwise_blocks: 4 },
-            AdapterClass::Integrated => Tuning { workgroups: 512, lanes: 32, least_blocks: 2, elementwise_blocks: 4 },
-            AdapterClass::Cpu => Tuning { workgroups: 16, lanes: 16, least_blocks: 4, elementwise_blocks: 16 },
+            AdapterClass::Discrete => Tuning {
+                workgroups: 2048,
+                lanes: 32,
+                least_blocks: 2,
+                elementwise_blocks: [4, 4],
+                second_blocks: [4, 4],
+                least_whole_groups: 32,
+                lone_position_units: 0,
+            },
+            AdapterClass::Integrated => Tuning { workgroups: 512, ..Self::webgpu(AdapterClass::Discrete).tuning() },
+            AdapterClass::Cpu => Tuning {
+                workgroups: 16,
+                lanes: 64,
+                least_blocks: 4,
+                elementwise_blocks: [16, 64],
+                second_blocks: [256, 256],
+                least_whole_groups: 4,
+                lone_position_units: 512,
+            },
         }
     }
 
-    /// Invocations of a workgroup.
+    /// Invocations of a workgroup that walks rows.
     ///
-    /// 256 on GPUs. A software driver runs eight invocations as one vector, and each vector through all its loops before
-    /// the next: only a workgroup of one vector walks memory in order. In columns two vectors side by side are worth it,
-    /// since a row is left again after one step.
-    pub(crate) fn workgroup_size(&self, family: Family) -> u32 {
-        let wanted = match (self.class, family) {
-            (AdapterClass::Cpu, Family::Rows) => 8,
-            (AdapterClass::Cpu, Family::Columns) => 16,
-            _ => 256,
-        };
-        self.allowed_workgroup_size(wanted)
+    /// 256 on GPUs. A software driver runs eight invocations as one vector, and each vector up to a barrier before the
+    /// next: only a workgroup of one vector walks a row in order.
+    pub(crate) fn rows_workgroup_size(&self) -> u64 {
+        u64::from(self.allowed_workgroup_size(if self.is_cpu() { 8 } else { 256 }))
+    }
+
+    /// Invocations of a workgroup that walks columns.
+    ///
+    /// 256 on GPUs. On a software driver a vector covers 128 bytes of a super-row, so that a workgroup that covers more of
+    /// it, kept in step, leaves fewer gaps in what it reads.
+    pub(crate) fn columns_workgroup_size(&self, row_units: u64) -> u64 {
+        let wanted = if self.is_cpu() { row_units.next_power_of_two().clamp(16, 64) as u32 } else { 256 };
+        u64::from(self.allowed_workgroup_size(wanted))
+    }
+
+    /// Trips after which the invocations of a workgroup wait for each other; 0 if never.
+    pub(crate) const fn trips_in_step(&self, family: Family, workgroup_size: u32) -> u32 {
+        if self.is_cpu() && matches!(family, Family::Columns) && workgroup_size > 16 { 4 } else { 0 }
     }
 
     /// Invocations of a finalize workgroup: few, because its work is small.
     pub(crate) fn finalize_workgroup_size(&self) -> u32 {
-        self.allowed_workgroup_size(if matches!(self.class, AdapterClass::Cpu) { 16 } else { 64 })
+        self.allowed_workgroup_size(if self.is_cpu() { 16 } else { 64 })
+    }
+
+    pub(crate) const fn is_cpu(&self) -> bool {
+        matches!(self.class, AdapterClass::Cpu)
     }
 
     fn allowed_workgroup_size(&self, wanted: u32) -> u32 {
@@ -99,11 +128,11 @@ impl DeviceProfile {
         1 << wanted.min(allowed.max(1)).ilog2()
     }
 
-    /// Loop trips that one invocation may make in one loop.
+    /// Trips that one invocation may make in one walk over its extent.
     ///
-    /// lavapipe ends an invocation's loops after 65,535 iterations in all, without an error. An invocation has one main
-    /// loop, two short merge loops and a segment loop, so a quarter for the main loop leaves room for the rest. The same
-    /// bound elsewhere keeps single dispatches short.
+    /// lavapipe ends an invocation's loops after 65,535 iterations in all, without an error. An invocation has at most two
+    /// walks and some short merges, so a quarter for a walk leaves room for the rest. The same bound elsewhere keeps single
+    /// dispatches short.
     pub(crate) const fn max_blocks(&self) -> u64 {
         16_384
     }
@@ -121,6 +150,21 @@ pub(crate) struct Tuning {
     pub lanes: u64,
     /// Blocks (of four units) that an invocation should have before a channel is split further.
     pub least_blocks: u64,
-    /// Blocks that an invocation of an elementwise kernel takes.
-    pub elementwise_blocks: u64,
+    /// Blocks that an invocation of an elementwise kernel takes, in rows and in columns.
+    pub elementwise_blocks: [u64; 2],
+    /// The same where every workgroup merges slots first.
+    pub second_blocks: [u64; 2],
+    /// Workgroups that a strategy of one dispatch should have at least.
+    pub least_whole_groups: u64,
+    /// Channels of at most this many units are each left to one invocation, where neighbours need not share cache lines.
+    pub lone_position_units: u64,
+}
+
+impl Tuning {
+    /// Positions of a row in the strategies of one dispatch.
+    pub(crate) const fn row_positions(&self, problem: Problem, useful: u64) -> u64 {
+        let lone =
+            problem.count() <= 4 * self.lone_position_units && problem.channels as u64 >= 8 * self.least_whole_groups;
+        if lone { 1 } else { useful }
+    }
 }

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
-use proptest::prelude::*;
+use proptest::prelude::{
+    Just, ProptestConfig, Strategy as _, TestCaseError, prop_assert, prop_assert_eq, prop_assume, prop_oneof, proptest,
+};
 
 use super::{
-    AdapterClass, BackwardOptions, DeviceProfile, Dispatch, Family, GradientMode, Kernel, Params, Plan, Reduction,
-    TrainingOptions,
+    AdapterClass, BackwardOptions, DeviceProfile, Dispatch, Family, GradientMode, Kernel, Operation, Params, Plan,
+    Strategies, Strategy, TrainingOptions,
 };
 use crate::{BatchNormDescriptor, Convention, Error, Momentum, OneSamplePolicy, Shape};
 
@@ -23,24 +25,62 @@ fn plan(outer: usize, channels: u32, inner: usize, profile: &DeviceProfile) -> R
     Plan::new(&descriptor, &Shape::flat(outer, channels as usize, inner), profile)
 }
 
+/// A plan for every strategy that serves the shape, the planner's choice first.
+fn plans(outer: usize, channels: u32, inner: usize, profile: &DeviceProfile) -> Result<Vec<Plan>, Error> {
+    let descriptor = BatchNormDescriptor { channels, convention: Convention::onnx(), ..Default::default() };
+    let shape = Shape::flat(outer, channels as usize, inner);
+    let mut plans = vec![Plan::new(&descriptor, &shape, profile)?];
+    for operation in [Operation::Training, Operation::Backward] {
+        for strategy in Plan::strategies(&descriptor, &shape, profile, operation)? {
+            let family = match strategy {
+                Strategy::Split { elementwise, .. } => elementwise,
+                Strategy::ChannelLoop(family) | Strategy::Resident(family) => family,
+            };
+            let pinned = match operation {
+                Operation::Training => Strategies { training: Some(strategy), ..Default::default() },
+                _ => Strategies { backward: Some(strategy), ..Default::default() },
+            };
+            let pinned = Strategies { inference: Some(family), ..pinned };
+            let plan = Plan::with_strategies(&descriptor, &shape, profile, pinned)?;
+            assert_eq!(plan.strategy(operation), Some(strategy));
+            plans.push(plan);
+        }
+    }
+    Ok(plans)
+}
+
 fn all_dispatches(plan: &Plan) -> Vec<Dispatch> {
-    let options = TrainingOptions { gamma: true, beta: true, running: true, batches_tracked: true };
+    let options = TrainingOptions { gamma: true, beta: true, saved: true, running: true, batches_tracked: true };
+    let sums_only = BackwardOptions { input_gradient: GradientMode::Omit, ..EVERYTHING };
+    let input_only =
+        BackwardOptions { gamma_gradient: GradientMode::Omit, beta_gradient: GradientMode::Omit, ..EVERYTHING };
     let mut all = plan.training(options).unwrap();
     all.extend(plan.inference(true, true).unwrap());
     all.extend(plan.backward(EVERYTHING).unwrap());
     all.extend(plan.backward_frozen(EVERYTHING).unwrap());
+    all.extend(plan.backward(sums_only).unwrap());
+    all.extend(plan.backward_frozen(input_only).unwrap());
     all
 }
 
-/// The elements that one dispatch over the tensor takes, with the slot that a reduction would count each in.
+/// How a kernel walks over the tensor, and whether it reduces to partials; `None` where it does not walk.
+fn walk_of(kernel: Kernel) -> Option<(Family, bool)> {
+    match kernel {
+        Kernel::Reduce(_, family, _) => Some((family, true)),
+        Kernel::Apply(_, family, _)
+        | Kernel::MergeAndApply(_, family, _)
+        | Kernel::ChannelLoop(_, family, _)
+        | Kernel::Resident(_, family, _, _) => Some((family, false)),
+        Kernel::MergePartials(_) | Kernel::FinalizeStatistics | Kernel::FinalizeGradients | Kernel::CountBatch => None,
+    }
+}
+
+/// The elements that one dispatch over the tensor takes, with the workgroup that takes each and the slot that a reduction
+/// would count it in.
 ///
-/// The same arithmetic as `shaders/reduction/{rows,columns}.wgsl` and `shaders/elementwise/{rows,columns}.wgsl`.
-fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, Option<(u32, u32)>)) {
-    let (family, reduces) = match dispatch.kernel {
-        Kernel::Reduce(_, family, _) => (family, true),
-        Kernel::Apply(_, family, _) => (family, false),
-        _ => return,
-    };
+/// The same arithmetic as `shaders/walk/{rows,columns}.wgsl`.
+fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, u32, Option<(u32, u32)>)) {
+    let Some((family, reduces)) = walk_of(dispatch.kernel) else { return };
     let p = &dispatch.params;
     let groups = dispatch.workgroups[0] * dispatch.workgroups[1];
     assert!(groups >= p.groups && dispatch.workgroups[2] == 1);
@@ -62,7 +102,7 @@ fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, Option<(u32, u32)>)) {
                         let row = (outer * p.channels + channel) * p.inner;
                         let first = 4 * (row / 4 + unit);
                         for element in (first..first + 4).filter(|e| (row..row + p.inner).contains(e)) {
-                            visit(element, reduces.then_some((split, channel)));
+                            visit(element, group, reduces.then_some((split, channel)));
                         }
                     }
                     Family::Columns => {
@@ -76,7 +116,7 @@ fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, Option<(u32, u32)>)) {
                         for element in (first..first + 4).filter(|&e| e < p.elements) {
                             let segment = (4 * unit + element - first) / p.inner;
                             let slot = split * p.repeats + segment / p.channels;
-                            visit(element, reduces.then_some((slot, segment % p.channels)));
+                            visit(element, group, reduces.then_some((slot, segment % p.channels)));
                         }
                     }
                 }
@@ -89,14 +129,20 @@ fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, Option<(u32, u32)>)) {
 fn check_coverage(plan: &Plan) -> Result<(), TestCaseError> {
     let problem = plan.problem();
     for dispatch in all_dispatches(plan) {
-        if !matches!(dispatch.kernel, Kernel::Reduce(..) | Kernel::Apply(..)) {
+        if walk_of(dispatch.kernel).is_none() {
             continue;
         }
+        let alone = matches!(dispatch.kernel, Kernel::ChannelLoop(..) | Kernel::Resident(..));
+        let mut owners: HashMap<u32, u32> = HashMap::new();
         let mut seen = vec![0_u8; problem.elements() as usize];
         let mut slots: HashMap<(u32, u32), u64> = HashMap::new();
         let mut misplaced = None;
-        walk(&dispatch, |element, slot| {
+        walk(&dispatch, |element, group, slot| {
             seen[element as usize] += 1;
+            let channel = (u64::from(element) / problem.inner % u64::from(problem.channels)) as u32;
+            if alone && *owners.entry(channel).or_insert(group) != group {
+                misplaced = Some((element, group, channel));
+            }
             if let Some((slot, channel)) = slot {
                 *slots.entry((slot, channel)).or_default() += 1;
                 let expected = (u64::from(element) / problem.inner) % u64::from(problem.channels);
@@ -113,7 +159,7 @@ fn check_coverage(plan: &Plan) -> Result<(), TestCaseError> {
             // A last split may hold no more than masked units: of a cut-off super-row, or of an unaligned row that needs
             // fewer units than its place offers. Its slots are written with a count of 0.
             let cut_off = dispatch.params.repeats > 1 && dispatch.params.extent > 1;
-            let spare_units = dispatch.params.flags & Params::ALIGNED_ROWS == 0;
+            let spare_units = !problem.inner.is_multiple_of(4);
             let may_be_empty = cut_off || spare_units;
             prop_assert!(written == expected || (may_be_empty && written < expected), "{written} slots of {expected}");
             prop_assert!((0..problem.channels).all(|channel| slots.contains_key(&(0, channel))), "slot 0 is empty");
@@ -134,54 +180,76 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
         if kernel == Kernel::CountBatch {
             continue;
         }
-        let Params { positions, lanes, merge_groups, blocks, slots, .. } = params;
+        let Params { positions, lanes, merge_groups, slot_positions, slot_merge_groups, blocks, slots, .. } = params;
         prop_assert!(positions * lanes <= workgroup_size, "{params:?}");
-        prop_assert!((1..=positions).contains(&merge_groups));
+        let walks_only =
+            matches!(kernel, Kernel::Reduce(..) | Kernel::Apply(..) | Kernel::ChannelLoop(..) | Kernel::Resident(..));
+        if !walks_only {
+            prop_assert!((1..=positions).contains(&slot_positions), "{params:?}");
+            prop_assert!((1..=slot_positions).contains(&slot_merge_groups), "{params:?}");
+        } else {
+            prop_assert!((1..=positions).contains(&merge_groups), "{params:?}");
+        }
         // What shaders compiled without division checks divide by.
         let divisors = [params.tiles, lanes, positions];
         let walked = [params.row_units, params.inner, params.channels];
-        let over_tensor = matches!(kernel, Kernel::Reduce(..) | Kernel::Apply(..));
+        let over_tensor = walk_of(kernel).is_some();
         prop_assert!(!divisors.contains(&0), "{params:?}");
         prop_assert!(!over_tensor || !walked.contains(&0), "{params:?}");
-        // lavapipe's 65,535 iterations for all loops of an invocation, its columns' segment loop included.
-        let segments = (4 * lanes / params.inner.max(1)).div_ceil(workgroup_size) * params.inner;
-        let merges = positions.div_ceil(merge_groups) + merge_groups;
-        let main = if matches!(kernel, Kernel::FinalizeStatistics | Kernel::FinalizeGradients) {
-            slots.div_ceil(positions)
-        } else {
-            blocks
-                + if params.repeats > 0 && matches!(kernel, Kernel::Reduce(_, Family::Columns, _)) {
-                    segments
+        // lavapipe's 65,535 iterations for all loops of an invocation.
+        let two_steps = |positions: u32, groups: u32| u64::from(positions.div_ceil(groups.max(1)) + groups);
+        let blocks = u64::from(blocks);
+        let segments = u64::from(
+            (4 * lanes / params.inner.max(1)).div_ceil(workgroup_size) * (params.inner + params.inner.div_ceil(8)),
+        );
+        let over_slots =
+            2 * (u64::from(slots.div_ceil(slot_positions.max(1))) + two_steps(slot_positions, slot_merge_groups));
+        let iterations = match kernel {
+            Kernel::Reduce(_, Family::Columns, _) => blocks + two_steps(positions, merge_groups) + segments,
+            Kernel::Reduce(..) => blocks + two_steps(positions, merge_groups),
+            Kernel::Apply(..) => blocks,
+            Kernel::MergeAndApply(..) => over_slots + blocks,
+            Kernel::ChannelLoop(_, family, _) | Kernel::Resident(_, family, _, _) => {
+                // `gather_channels` gives an invocation two channels at most.
+                let direct = family == Family::Rows || (params.inner == 1 && params.repeats == 1);
+                let gathered = params.channels.min(4 * lanes / params.inner);
+                prop_assert!(direct || gathered <= 2 * workgroup_size, "{params:?}");
+                let gathers = if family == Family::Columns {
+                    2 * params.repeats * (params.inner + params.inner.div_ceil(8) + 1)
                 } else {
                     0
-                }
+                };
+                2 * blocks + two_steps(positions, merge_groups) + u64::from(gathers)
+            }
+            Kernel::MergePartials(_) | Kernel::FinalizeStatistics | Kernel::FinalizeGradients => over_slots,
+            Kernel::CountBatch => 0,
         };
-        prop_assert!(u64::from(main) + u64::from(merges) + 8 < 65_535, "{params:?}");
+        prop_assert!(iterations + 16 < 65_535, "{kernel:?} {params:?}");
+        if let Kernel::Resident(_, _, _, trips) = kernel {
+            prop_assert!(blocks <= trips.count(), "{params:?}");
+        }
     }
     let workspace = plan.workspace();
-    for (region, name) in
-        [(&workspace.partials, "partials"), (&workspace.statistics, "statistics"), (&workspace.gradient_means, "means")]
-    {
+    for (region, name) in [(&workspace.partials, "partials"), (&workspace.statistics, "statistics")] {
         prop_assert!(region.start % profile.slice_alignment() == 0, "{name}");
         prop_assert!(
             region.end <= workspace.size && region.end - region.start <= profile.max_storage_buffer_binding_size
         );
     }
-    let needed = |kernel: &Kernel| if matches!(kernel, Kernel::Reduce(Reduction::Statistics, ..)) { 16 } else { 8 };
     for Dispatch { kernel, params, .. } in all_dispatches(plan) {
-        if let Kernel::Reduce(..) = kernel {
-            let bytes = u64::from(params.slots) * u64::from(params.stride) * needed(&kernel);
-            prop_assert!(bytes <= workspace.partials.end - workspace.partials.start);
+        if let Kernel::Reduce(..) | Kernel::MergeAndApply(..) = kernel {
+            let records = u64::from(params.partials_base) + u64::from(params.slots) * u64::from(params.channels) + 1;
+            prop_assert!(records * 16 <= workspace.partials.end - workspace.partials.start);
         }
     }
     Ok(())
 }
 
-fn classes() -> impl Strategy<Value = AdapterClass> {
+fn classes() -> impl proptest::strategy::Strategy<Value = AdapterClass> {
     prop_oneof![Just(AdapterClass::Discrete), Just(AdapterClass::Integrated), Just(AdapterClass::Cpu)]
 }
 
-fn profiles() -> impl Strategy<Value = DeviceProfile> {
+fn profiles() -> impl proptest::strategy::Strategy<Value = DeviceProfile> {
     (classes(), 0..8_u32, 4..15_u32, 4..11_u32).prop_map(|(class, invocations, storage, alignment)| DeviceProfile {
         max_compute_invocations_per_workgroup: 8 << invocations,
         max_compute_workgroup_size_x: 8 << invocations,
@@ -197,12 +265,12 @@ proptest! {
 
     #[test]
     fn every_element_is_taken_once_by_its_channel(
-        outer in 1..70_usize, channels in 1..40_u32, inner in 1..90_usize, profile in profiles(),
+        outer in 1..70_usize, channels in 1..40_u32, inner in prop_oneof![1..90_usize, Just(1)], profile in profiles(),
     ) {
-        prop_assume!(outer * inner > 1);
-        let plan = plan(outer, channels, inner, &profile).unwrap();
-        check_coverage(&plan)?;
-        check_limits(&plan, &profile)?;
+        for plan in plans(outer, channels, inner, &profile).unwrap() {
+            check_coverage(&plan)?;
+            check_limits(&plan, &profile)?;
+        }
     }
 
     #[test]
@@ -213,8 +281,8 @@ proptest! {
         let (outer, inner) = ((1_usize << outer) + odd as usize, (1_usize << inner) + (odd / 2) as usize);
         let channels = (1_u32 << channels) + odd % 2;
         prop_assume!(outer * inner > 1);
-        match plan(outer, channels, inner, &profile) {
-            Ok(plan) => check_limits(&plan, &profile)?,
+        match plans(outer, channels, inner, &profile) {
+            Ok(plans) => plans.iter().try_for_each(|plan| check_limits(plan, &profile))?,
             Err(Error::LimitExceeded { required, available, .. }) => prop_assert!(required > available),
             Err(error) => prop_assert!(false, "{error}"),
         }
@@ -256,8 +324,8 @@ fn no_shape_is_left_to_one_workgroup() {
         for (outer, channels, inner) in shapes {
             let plan = plan(outer, channels, inner, &profile).unwrap();
             for dispatch in all_dispatches(&plan) {
-                if matches!(dispatch.kernel, Kernel::Reduce(..) | Kernel::Apply(..)) {
-                    assert!(dispatch.params.groups >= 8, "{class:?} {outer}×{channels}×{inner}: {dispatch:?}");
+                if walk_of(dispatch.kernel).is_some() {
+                    assert!(dispatch.params.groups >= 4, "{class:?} {outer}×{channels}×{inner}: {dispatch:?}");
                 }
             }
         }
@@ -323,24 +391,52 @@ fn limits_below_what_webgpu_guarantees_are_named() {
 
 #[test]
 fn optional_parts_decide_the_dispatches() {
-    let plan = plan(8, 4, 8, &DeviceProfile::webgpu(AdapterClass::Discrete)).unwrap();
+    let profile = DeviceProfile::webgpu(AdapterClass::Discrete);
+    let descriptor = BatchNormDescriptor { channels: 4, ..Default::default() };
+    let split = Some(Strategy::Split { reduction: Family::Columns, elementwise: Family::Columns });
+    let strategies = Strategies { training: split, backward: split, ..Default::default() };
+    let plan = Plan::with_strategies(&descriptor, &Shape::flat(8, 4, 8), &profile, strategies).unwrap();
     let only = |options: BackwardOptions| {
         (plan.backward(options).unwrap().len(), plan.backward_frozen(options).unwrap().len())
     };
     let input = BackwardOptions { saved: true, input_gradient: GradientMode::Overwrite, ..Default::default() };
-    assert_eq!(only(input), (3, 1), "the frozen input gradient needs no reduction");
+    assert_eq!(only(input), (2, 1), "the frozen input gradient needs no reduction");
     assert_eq!(
         only(BackwardOptions { saved: false, ..input }),
-        (5, 1),
+        (4, 1),
         "without saved statistics they are taken again"
     );
     let gamma = BackwardOptions { saved: true, gamma_gradient: GradientMode::Accumulate, ..Default::default() };
     assert_eq!(only(gamma), (2, 2), "no input gradient, no elementwise kernel");
     assert_eq!(plan.backward(BackwardOptions::default()), Err(Error::NoGradientRequested));
     let counted = TrainingOptions { running: true, batches_tracked: true, ..Default::default() };
-    assert_eq!(plan.training(counted).unwrap().len(), 4);
-    assert_eq!(plan.training(TrainingOptions { batches_tracked: false, ..counted }).unwrap().len(), 3);
-    assert_eq!(plan.training(TrainingOptions { running: false, ..counted }).unwrap().len(), 3);
+    assert_eq!(plan.training(counted).unwrap().len(), 2, "the reduction counts the batch");
+    let counts = |options| {
+        let dispatches = plan.training(options).unwrap();
+        dispatches.iter().filter(|dispatch| dispatch.params.flags & Params::COUNTS_BATCH != 0).count()
+    };
+    assert_eq!(counts(counted), 1);
+    assert_eq!(counts(TrainingOptions { batches_tracked: false, ..counted }), 0);
+    assert_eq!(counts(TrainingOptions { running: false, ..counted }), 0);
+}
+
+#[test]
+fn a_cumulative_average_in_one_dispatch_is_counted_by_a_second() {
+    let convention = Convention { momentum: Momentum::CumulativeAverage, ..Convention::pytorch() };
+    let options = TrainingOptions { running: true, batches_tracked: true, ..Default::default() };
+    let profile = DeviceProfile::webgpu(AdapterClass::Discrete);
+    let dispatches = |convention| {
+        let descriptor = BatchNormDescriptor { channels: 64, convention, ..Default::default() };
+        let plan = Plan::new(&descriptor, &Shape::flat(8, 64, 16), &profile).unwrap();
+        assert!(
+            matches!(plan.strategy(Operation::Training), Some(Strategy::Resident(_))),
+            "the case that this is about"
+        );
+        plan.training(options).unwrap()
+    };
+    assert_eq!(dispatches(Convention::pytorch()).len(), 1);
+    let kernels: Vec<_> = dispatches(convention).iter().map(|dispatch| dispatch.kernel).collect();
+    assert!(matches!(kernels[..], [Kernel::Resident(..), Kernel::CountBatch]), "{kernels:?}");
 }
 
 #[test]
@@ -366,4 +462,91 @@ fn policies_decide_about_one_sample_and_none() {
     assert!(!updates(with(skip)(1).training(training).unwrap()));
     let cumulative = Convention { momentum: Momentum::CumulativeAverage, ..Convention::pytorch() };
     assert_eq!(with(cumulative)(2).training(training), Err(Error::MissingBatchesTracked));
+}
+
+/// The choices for training and backward, and the family of inference, on both sides of every threshold of the tables.
+#[test]
+fn selection_changes_exactly_at_its_thresholds() {
+    use AdapterClass::{Cpu, Discrete};
+    use Family::{Columns, Rows};
+    let split = |reduction, elementwise| Strategy::Split { reduction, elementwise };
+    let (rows, columns) = (Strategy::ChannelLoop(Rows), Strategy::ChannelLoop(Columns));
+    let resident = Strategy::Resident;
+    // (class, outer, channels, inner, training, backward, inference)
+    let cases = [
+        // Rows of 16 elements and more are walked as rows in one dispatch.
+        (Cpu, 9, 64, 15, columns, columns, Columns),
+        (Cpu, 9, 64, 16, rows, split(Rows, Columns), Columns),
+        (Cpu, 9, 64, 17, rows, split(Rows, Columns), Columns),
+        // Inference walks them as rows from 64 on.
+        (Cpu, 9, 64, 63, rows, split(Rows, Columns), Columns),
+        (Cpu, 9, 64, 64, rows, rows, Rows),
+        (Cpu, 9, 64, 65, rows, rows, Rows),
+        // Up to seven super-rows are too short for columns; four trips of an invocation are held.
+        (Cpu, 7, 64, 16, rows, rows, Rows),
+        (Cpu, 8, 64, 16, rows, split(Rows, Columns), Columns),
+        (Cpu, 3, 64, 16, resident(Rows), resident(Rows), Rows),
+        (Cpu, 4, 64, 16, resident(Rows), resident(Rows), Rows),
+        (Cpu, 5, 64, 16, rows, rows, Rows),
+        (Cpu, 1, 64, 15, columns, columns, Columns),
+        // Columns of up to 1,024 super-rows are walked in one dispatch, if there are at least four tiles of them.
+        (Cpu, 1024, 256, 1, columns, split(Columns, Columns), Columns),
+        (Cpu, 1025, 256, 1, split(Columns, Columns), split(Columns, Columns), Columns),
+        (Cpu, 1024, 252, 1, columns, split(Columns, Columns), Columns),
+        (Cpu, 1023, 128, 1, columns, split(Columns, Columns), Columns),
+        (Cpu, 512, 256, 1, columns, columns, Columns),
+        (Cpu, 513, 256, 1, columns, split(Columns, Columns), Columns),
+        (Cpu, 1024, 12, 1, columns, split(Columns, Columns), Columns),
+        // Without four channels' worth of workgroups rows are cut, unless the tensor is small.
+        (Cpu, 1, 3, 21_844, rows, rows, Rows),
+        (Cpu, 1, 3, 21_848, split(Rows, Rows), split(Rows, Rows), Rows),
+        (Cpu, 1, 4, 21_848, rows, rows, Rows),
+        // GPUs: registers hold channels of 4 trips of 256 invocations of 4 units of 4 elements.
+        (Discrete, 64, 32, 256, resident(Rows), split(Rows, Rows), Rows),
+        (Discrete, 65, 32, 256, split(Rows, Rows), split(Rows, Rows), Rows),
+        (Discrete, 64, 31, 256, split(Rows, Rows), split(Rows, Rows), Rows),
+        (Discrete, 8, 512, 15, resident(Columns), resident(Columns), Columns),
+        (Discrete, 8, 512, 16, resident(Rows), resident(Rows), Columns),
+        (Discrete, 8, 512, 17, resident(Rows), resident(Rows), Columns),
+        (Discrete, 32, 32, 256, resident(Rows), resident(Rows), Rows),
+        (Discrete, 33, 32, 256, resident(Rows), split(Rows, Rows), Rows),
+        // Columns: four lanes at least, so 64 positions of 16 rows, of 8 in backward.
+        (Discrete, 1024, 512, 1, resident(Columns), split(Columns, Columns), Columns),
+        (Discrete, 512, 512, 1, resident(Columns), resident(Columns), Columns),
+        (Discrete, 513, 512, 1, resident(Columns), split(Columns, Columns), Columns),
+        (Discrete, 1025, 512, 1, split(Columns, Columns), split(Columns, Columns), Columns),
+        (Discrete, 200_000, 4, 16, split(Rows, Columns), split(Rows, Columns), Columns),
+        (Discrete, 200_000, 4, 15, split(Columns, Columns), split(Columns, Columns), Columns),
+        (Discrete, 7, 4, 60_000, split(Rows, Rows), split(Rows, Rows), Rows),
+        (Discrete, 1, 1, 65_536, split(Rows, Rows), split(Rows, Rows), Rows),
+        (Discrete, 1, 4, 16_384, resident(Rows), split(Rows, Rows), Rows),
+    ];
+    for (class, outer, channels, inner, training, backward, inference) in cases {
+        let plan = plan(outer, channels, inner, &DeviceProfile::webgpu(class)).unwrap();
+        let place = format!("{class:?} {outer}×{channels}×{inner}");
+        assert_eq!(plan.strategy(Operation::Training), Some(training), "{place}");
+        assert_eq!(plan.strategy(Operation::Backward), Some(backward), "{place}");
+        assert_eq!(plan.strategy(Operation::FrozenBackward), Some(backward), "{place}");
+        assert_eq!(plan.inference_family(), Some(inference), "{place}");
+    }
+}
+
+#[test]
+fn a_strategy_that_cannot_serve_is_an_error() {
+    let profile = DeviceProfile::webgpu(AdapterClass::Discrete);
+    let descriptor = BatchNormDescriptor { channels: 3, ..Default::default() };
+    let shape = Shape::flat(64, 3, 4096);
+    for strategy in Strategy::ALL {
+        let listed = Plan::strategies(&descriptor, &shape, &profile, Operation::Training).unwrap().contains(&strategy);
+        let pinned = Strategies { training: Some(strategy), ..Default::default() };
+        match Plan::with_strategies(&descriptor, &shape, &profile, pinned) {
+            Ok(plan) => assert!(listed && plan.strategy(Operation::Training) == Some(strategy), "{strategy}"),
+            Err(error) => {
+                assert!(!listed, "{strategy}");
+                assert_eq!(error, Error::StrategyNotServed { strategy });
+            }
+        }
+    }
+    let held = Plan::strategies(&descriptor, &Shape::flat(64, 3, 64), &profile, Operation::Training).unwrap();
+    assert!(held.contains(&Strategy::Resident(Family::Rows)), "{held:?}");
 }

@@ -8,21 +8,20 @@ use crate::Error;
 /// Byte ranges within the workspace. Every operation uses the same ones; nothing survives a step.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Workspace {
-    /// Partials of either reduction: `slots × fields × stride` floats, four fields for statistics, two for gradients.
+    /// Partials of either reduction: `channels × slots` records and one for the batch count; and the same again for one slot
+    /// where slots are merged by a dispatch of its own.
     pub partials: Range<u64>,
     /// Statistics records of steps that are not given a `saved` slice.
     pub statistics: Range<u64>,
-    /// mean(g) and mean(g·x̂): `2 × stride` floats.
-    pub gradient_means: Range<u64>,
     pub size: u64,
 }
 
-/// Fields of a partial of the statistics reduction.
-const STATISTICS_FIELDS: u64 = 4;
+/// Bytes of the larger partial, that of the statistics reduction.
+pub(super) const RECORD_SIZE: u64 = 16;
 
 impl Workspace {
-    pub(crate) fn new(channels: u32, slots: u64, profile: &DeviceProfile) -> Result<Self, Error> {
-        let stride = stride(channels);
+    pub(crate) fn new(channels: u32, slots: u64, merges_apart: bool, profile: &DeviceProfile) -> Result<Self, Error> {
+        let channels = u64::from(channels);
         let limit = profile.max_storage_buffer_binding_size.min(super::MAX_TENSOR_BYTES);
         let mut end = 0;
         let mut region = |size: u64| {
@@ -38,14 +37,9 @@ impl Workspace {
             Ok(start..end)
         };
         // An empty batch has no partials, but a binding needs bytes.
-        let partials = region(slots.max(1) * STATISTICS_FIELDS * stride * 4)?;
-        let statistics = region(u64::from(channels) * 16)?;
-        let gradient_means = region(2 * stride * 4)?;
-        Ok(Self { partials, statistics, gradient_means, size: end })
+        let merged = if merges_apart { channels + 1 } else { 0 };
+        let partials = region((slots.max(1) * channels + 1 + merged) * RECORD_SIZE)?;
+        let statistics = region(channels * 16)?;
+        Ok(Self { partials, statistics, size: end })
     }
-}
-
-/// The channel count rounded up to four, so that a finalize invocation always has four channels to load.
-pub(crate) fn stride(channels: u32) -> u64 {
-    u64::from(channels).next_multiple_of(4)
 }

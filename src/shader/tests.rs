@@ -54,7 +54,6 @@ fn name_of(role: Role) -> &'static str {
         Role::Gamma => "gamma",
         Role::Beta => "beta",
         Role::Partials => "partials",
-        Role::GradientMeans => "gradient_means",
         Role::GammaGradient => "gamma_gradient",
         Role::BetaGradient => "beta_gradient",
         Role::BatchesTracked => "batches_tracked",
@@ -72,7 +71,7 @@ fn the_parameter_block_has_the_same_layout_in_rust_and_wgsl() {
         units,
         channels,
         inner,
-        stride,
+        outer_elements,
         groups,
         tiles,
         lanes,
@@ -81,7 +80,7 @@ fn the_parameter_block_has_the_same_layout_in_rust_and_wgsl() {
         row_units,
         extent,
         split_extent,
-        step_outer,
+        step_elements,
         step_unit,
         blocks,
         repeats,
@@ -92,7 +91,11 @@ fn the_parameter_block_has_the_same_layout_in_rust_and_wgsl() {
         inverse_count_residual,
         variance_factor,
         weight_of_new,
-        weight_of_old
+        weight_of_old,
+        slot_positions,
+        slot_merge_groups,
+        partials_base,
+        trips_in_step
     );
     for variant in Variant::all().filter(|variant| variant.kernel.has_params()) {
         let module = parse(variant);
@@ -120,9 +123,10 @@ fn flags_have_the_same_values_in_rust_and_wgsl() {
     let expected = [
         ("HAS_GAMMA", Params::HAS_GAMMA),
         ("HAS_BETA", Params::HAS_BETA),
+        ("SAVES_STATISTICS", Params::SAVES_STATISTICS),
         ("UPDATES_RUNNING", Params::UPDATES_RUNNING),
         ("CUMULATIVE", Params::CUMULATIVE),
-        ("ALIGNED_ROWS", Params::ALIGNED_ROWS),
+        ("COUNTS_BATCH", Params::COUNTS_BATCH),
         ("WANTS_GAMMA_GRADIENT", Params::WANTS_GAMMA_GRADIENT),
         ("WANTS_BETA_GRADIENT", Params::WANTS_BETA_GRADIENT),
         ("ACCUMULATES_GAMMA_GRADIENT", Params::ACCUMULATES_GAMMA_GRADIENT),

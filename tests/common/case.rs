@@ -5,7 +5,7 @@ use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 use wgpu_batch_norm::{
     BackwardBuffers, BatchNorm, BatchNormDescriptor, ChannelStatistics, Convention, Error, FrozenBackwardBuffers,
-    Gradient, InferenceBuffers, Layout, RunningStatistics, Shape, TrainingBuffers, reference,
+    Gradient, InferenceBuffers, Layout, RunningStatistics, Shape, Strategies, TrainingBuffers, reference,
 };
 
 use super::Target;
@@ -210,9 +210,14 @@ impl Case {
 
     /// Every operation on a device, in one submission.
     pub fn run_device(&self, target: &Target) -> Result<Results, Error> {
+        self.run_device_with(target, Strategies::default())
+    }
+
+    /// The same with strategies of the test's choice.
+    pub fn run_device_with(&self, target: &Target, strategies: Strategies) -> Result<Results, Error> {
         let gpu = &target.gpu;
         let bn = BatchNorm::with_kernels(&target.kernels, &self.descriptor())?;
-        let plan = bn.plan(&Shape::new(&self.shape)?)?;
+        let plan = bn.plan_with(&Shape::new(&self.shape)?, strategies)?;
         let (elements, channels) = (self.input.len(), self.channels());
         let tensor = |label, values: &[f32]| gpu.upload(label, values);
         let input = tensor("input", &self.input);

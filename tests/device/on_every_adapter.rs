@@ -9,8 +9,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::{
-    BackwardBuffers, BatchNorm, Convention, Gradient, Kernels, KernelsDescriptor, Momentum, RunningStatistics,
-    ShaderChecks, Shape, TrainingBuffers,
+    BackwardBuffers, BatchNorm, Convention, Family, Gradient, Kernels, KernelsDescriptor, Momentum, Operation, Plan,
+    RunningStatistics, ShaderChecks, Shape, Strategies, Strategy, TrainingBuffers,
 };
 
 /// What stands between the slices of a pooled buffer.
@@ -85,6 +85,82 @@ fn every_operation_meets_the_reference_on_every_shape() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// Shapes on both sides of what makes strategies differ: aligned, unaligned and scalar rows, columns with one and with
+/// several repetitions of the channels, segments within and across units, cut-off super-rows, few and many channels.
+const STRATEGY_SHAPES: [(&[usize], Layout); 16] = [
+    (&[6, 40, 4, 4], ChannelsFirst),
+    (&[6, 40, 5, 3], ChannelsFirst),
+    (&[6, 36, 7, 7], ChannelsFirst),
+    (&[3, 37, 7, 7], ChannelsFirst),
+    (&[1, 300, 7, 7], ChannelsFirst),
+    (&[2, 9, 20, 13], ChannelsFirst),
+    (&[5, 64, 8, 8], ChannelsFirst),
+    (&[4, 3, 65, 65], ChannelsFirst),
+    (&[130, 64], ChannelsFirst),
+    (&[131, 130], ChannelsFirst),
+    (&[129, 33], ChannelsFirst),
+    (&[1027, 3], ChannelsFirst),
+    (&[9, 12, 2], ChannelsFirst),
+    (&[9, 7, 3], ChannelsFirst),
+    (&[3, 15, 15, 256], ChannelsLast),
+    (&[5, 11, 13, 6], ChannelsLast),
+];
+
+/// Every pin of training and backward that serves a shape on a target.
+fn strategies_of(target: &Target, case: &Case) -> Vec<Strategies> {
+    let shape = Shape::new(&case.shape).unwrap();
+    let of = |operation| Plan::strategies(&case.descriptor(), &shape, target.kernels.profile(), operation).unwrap();
+    let (training, backward) = (of(Operation::Training), of(Operation::Backward));
+    let families = [Family::Rows, Family::Columns];
+    (0..training.len().max(backward.len()))
+        .map(|index| Strategies {
+            training: training.get(index % training.len().max(1)).copied(),
+            backward: backward.get(index % backward.len().max(1)).copied(),
+            inference: Some(families[index % 2]),
+        })
+        .collect()
+}
+
+#[test]
+fn every_strategy_meets_the_reference() {
+    let (targets, _turn) = targets();
+    let mut failures = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    for target in targets {
+        for (seed, (shape, layout)) in (100..).zip(STRATEGY_SHAPES) {
+            let case = Case::random(shape, layout, seed);
+            let truth = case.run_reference().unwrap();
+            for strategies in strategies_of(target, &case) {
+                let worst = compare(&case, &case.run_device_with(target, strategies).unwrap(), &truth);
+                seen.extend([strategies.training, strategies.backward]);
+                if worst.ratio > 1.0 {
+                    let (ratio, place) = (worst.ratio, worst.place);
+                    failures.push(format!("{target}: {shape:?} {layout:?} {strategies:?}: {ratio:.2} × {place}"));
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(
+        Strategy::ALL.iter().all(|strategy| seen.contains(&Some(*strategy))),
+        "not every strategy served: {seen:?}"
+    );
+}
+
+#[test]
+fn one_sample_a_channel_meets_the_reference_by_every_strategy() {
+    // A lone outer step, whose columns may end within a unit, with more channels than a workgroup has invocations.
+    for (seed, channels) in (0..).zip([1, 3, 17, 35, 64, 515, 1023, 1030, 2047]) {
+        let mut case = Case::random(&[1, channels], ChannelsFirst, seed);
+        case.convention = Convention::onnx();
+        assert_meets_reference(&case, "one sample");
+    }
+    for (seed, (outer, channels, inner)) in (0..).zip([(2, 517, 1), (3, 131, 1), (1, 517, 2), (1, 300, 3), (3, 99, 3)])
+    {
+        assert_meets_reference(&Case::random(&[outer, channels, inner], ChannelsFirst, seed), "few super-rows");
+    }
+}
+
 #[test]
 fn every_combination_of_optional_parts_meets_the_reference() {
     let (targets, _turn) = targets();
@@ -101,9 +177,11 @@ fn every_combination_of_optional_parts_meets_the_reference() {
             }
             let case = Case::arbitrary(&shape, layout, seed);
             let truth = case.run_reference().unwrap();
-            let got = case.run_device(target).unwrap();
+            let pins = strategies_of(target, &case);
+            let pin = pins.get(rng.random_range(0..pins.len().max(1))).copied().unwrap_or_default();
+            let got = case.run_device_with(target, pin).unwrap();
             let found = compare(&case, &got, &truth);
-            assert!(found.ratio <= 1.0, "{}: seed {seed} {shape:?} {layout:?}: {found:?} in {case:?}", target);
+            assert!(found.ratio <= 1.0, "{target}: seed {seed} {shape:?} {layout:?} {pin:?}: {found:?} in {case:?}");
             if found.ratio > worst.ratio {
                 worst = found;
             }
@@ -143,14 +221,22 @@ fn a_mean_a_million_times_the_deviation_costs_no_digits() {
     }
 }
 
-/// Meets the reference within the tolerances, on every target.
+/// Meets the reference within the tolerances, on every target and by every strategy.
 fn assert_meets_reference(case: &Case, name: &str) {
     let (targets, _turn) = targets();
     let truth = case.run_reference().unwrap();
     for target in targets {
-        let worst = compare(case, &case.run_device(target).unwrap(), &truth);
-        assert!(worst.ratio <= 1.0, "{target}: {name} {:?} {:?}: {worst:?}", case.shape, case.layout);
+        for strategies in pins(target, case) {
+            let worst = compare(case, &case.run_device_with(target, strategies).unwrap(), &truth);
+            let (shape, layout) = (&case.shape, case.layout);
+            assert!(worst.ratio <= 1.0, "{target}: {name} {shape:?} {layout:?} {strategies:?}: {worst:?}");
+        }
     }
+}
+
+/// Every strategy that serves a small case; the planner's choice for a large one, which takes long.
+fn pins(target: &Target, case: &Case) -> Vec<Strategies> {
+    if case.input.len() <= 1 << 16 { strategies_of(target, case) } else { vec![Strategies::default()] }
 }
 
 #[test]
@@ -229,14 +315,17 @@ fn constant_channels_give_exactly_beta_and_zero_variance() {
                 for index in 0..case.input.len() {
                     case.input[index] = [0.1, -1e7, 1e30, 123.456, 1e-30][case.channel(index) % 5];
                 }
-                let got = case.run_device(target).unwrap();
-                let beta = case.beta.as_ref().unwrap();
-                for (index, &y) in got.output.iter().enumerate() {
-                    assert_eq!(y, beta[case.channel(index)], "{}: {shape:?} {layout:?} [{index}]", target);
-                }
-                for (channel, saved) in got.saved.iter().enumerate() {
-                    assert_eq!(saved.variance, 0.0, "{}: {shape:?} {layout:?} channel {channel}", target);
-                    assert_eq!(saved.mean(), case.input[first_of(&case, channel)]);
+                for strategies in pins(target, &case) {
+                    let got = case.run_device_with(target, strategies).unwrap();
+                    let place = format!("{target}: {shape:?} {layout:?} {strategies:?}");
+                    let beta = case.beta.as_ref().unwrap();
+                    for (index, &y) in got.output.iter().enumerate() {
+                        assert_eq!(y, beta[case.channel(index)], "{place} [{index}]");
+                    }
+                    for (channel, saved) in got.saved.iter().enumerate() {
+                        assert_eq!(saved.variance, 0.0, "{place} channel {channel}");
+                        assert_eq!(saved.mean(), case.input[first_of(&case, channel)], "{place} channel {channel}");
+                    }
                 }
             }
         }

@@ -1,39 +1,31 @@
-// The input gradient tensor, f32, for element counts that are no multiple of four; overwritten or added to.
+// The input gradient tensor, f32, by elements: where units are shared with neighbours, who write their elements at the same
+// time, or do not exist in full. Overwritten or added to. A store to a component of a vector may touch the whole vector, so
+// vectors will not do.
 
 @group(0) @binding(4)
 var<storage, read_write> input_gradient: array<f32>;
 
-fn store_input_gradient(unit: u32, values: vec4<f32>) {
+/// Stores the elements with a true mask, or adds to them.
+fn store_mapped_masked(unit: u32, values: vec4<f32>, mask: vec4<bool>) {
     let at = 4u * unit;
-    if at + 3u < params.elements {
-        var sums = values;
-        if has(ACCUMULATES_INPUT_GRADIENT) {
-            sums += vec4<f32>(
-                input_gradient[at],
-                input_gradient[at + 1u],
-                input_gradient[at + 2u],
-                input_gradient[at + 3u],
-            );
-        }
-        input_gradient[at] = sums.x;
-        input_gradient[at + 1u] = sums.y;
-        input_gradient[at + 2u] = sums.z;
-        input_gradient[at + 3u] = sums.w;
-        return;
+    if mask.x {
+        store_element(at, values.x);
     }
-    for (var component = 0u; at + component < params.elements; component++) {
-        let before = select(0.0, input_gradient[at + component], has(ACCUMULATES_INPUT_GRADIENT));
-        input_gradient[at + component] = before + values[component];
+    if mask.y {
+        store_element(at + 1u, values.y);
+    }
+    if mask.z {
+        store_element(at + 2u, values.z);
+    }
+    if mask.w {
+        store_element(at + 3u, values.w);
     }
 }
 
-/// Stores the components with a true mask, all of which exist.
-fn store_input_gradient_masked(unit: u32, values: vec4<f32>, mask: vec4<bool>) {
-    let at = 4u * unit;
-    for (var component = 0u; component < 4u; component++) {
-        if mask[component] {
-            let before = select(0.0, input_gradient[at + component], has(ACCUMULATES_INPUT_GRADIENT));
-            input_gradient[at + component] = before + values[component];
-        }
+fn store_element(at: u32, value: f32) {
+    if has(ACCUMULATES_INPUT_GRADIENT) {
+        input_gradient[at] += value;
+    } else {
+        input_gradient[at] = value;
     }
 }

@@ -1,6 +1,6 @@
 // Counts the batch, after every channel has read the counter.
 
-@group(0) @binding(14)
+@group(0) @binding(13)
 var<storage, read_write> batches_tracked: array<u32>;
 
 @compute @workgroup_size(1)

@@ -39,14 +39,43 @@ fn load_shared(index: u32) -> Accumulator {
     return Accumulator(sh_pivot[index], sh_count[index], sh_sum[index], sh_m2[index]);
 }
 
-/// One component of a set, in all four components.
-fn component_of(value: Accumulator, component: u32) -> Accumulator {
+/// One set: count, pivot, Σ(x − pivot), M2.
+alias Record = vec4<f32>;
+
+fn record_of(value: Accumulator, component: u32) -> Record {
+    return Record(value.count[component], value.pivot[component], value.sum[component], value.m2[component]);
+}
+
+fn from_records(x: Record, y: Record, z: Record, w: Record) -> Accumulator {
     return Accumulator(
-        vec4<f32>(value.pivot[component]),
-        vec4<f32>(value.count[component]),
-        vec4<f32>(value.sum[component]),
-        vec4<f32>(value.m2[component]),
+        vec4<f32>(x.y, y.y, z.y, w.y),
+        vec4<f32>(x.x, y.x, z.x, w.x),
+        vec4<f32>(x.z, y.z, z.z, w.z),
+        vec4<f32>(x.w, y.w, z.w, w.w),
     );
+}
+
+/// The set of one component of a shared accumulator, counted through all of them.
+fn load_shared_record(index: u32) -> Record {
+    let at = index / 4u;
+    let component = index % 4u;
+    return Record(sh_count[at][component], sh_pivot[at][component], sh_sum[at][component], sh_m2[at][component]);
+}
+
+/// Workgroup memory seen as room for two records an invocation.
+fn store_record(index: u32, value: Record) {
+    if index < WORKGROUP_SIZE {
+        sh_pivot[index] = value;
+    } else {
+        sh_count[index - WORKGROUP_SIZE] = value;
+    }
+}
+
+fn load_record(index: u32) -> Record {
+    if index < WORKGROUP_SIZE {
+        return sh_pivot[index];
+    }
+    return sh_count[index - WORKGROUP_SIZE];
 }
 
 /// The merge of the four components, in all four components. They must share a pivot.
@@ -55,8 +84,11 @@ fn merge_components(value: Accumulator) -> Accumulator {
         value,
         Accumulator(value.pivot, value.count.zwxy, value.sum.zwxy, value.m2.zwxy),
     );
-    return merge(
-        component_of(pairs, 0u),
-        component_of(pairs, 1u),
-    );
+    let both = record_of(merge(pairs, Accumulator(pairs.pivot, pairs.count.yxwz, pairs.sum.yxwz, pairs.m2.yxwz)), 0u);
+    return from_records(both, both, both, both);
+}
+
+/// Of nothing, with the same pivot.
+fn emptied(value: Accumulator) -> Accumulator {
+    return Accumulator(value.pivot, vec4<f32>(), vec4<f32>(), vec4<f32>());
 }

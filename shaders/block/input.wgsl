@@ -1,0 +1,21 @@
+// What is read of the tensors per unit: the input.
+
+struct Unit {
+    x: vec4<f32>,
+}
+
+struct Block {
+    a: Unit,
+    b: Unit,
+    c: Unit,
+    d: Unit,
+}
+
+/// Four loads in flight.
+fn load_block(units: vec4<u32>) -> Block {
+    let a = load_input(units.x);
+    let b = load_input(units.y);
+    let c = load_input(units.z);
+    let d = load_input(units.w);
+    return Block(Unit(a), Unit(b), Unit(c), Unit(d));
+}

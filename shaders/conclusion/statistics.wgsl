@@ -1,0 +1,37 @@
+// What follows from the statistics of a channel: its record, and the running statistics.
+
+@group(0) @binding(5)
+var<storage, read_write> statistics: array<vec4<f32>>;
+@group(0) @binding(6)
+var<storage, read_write> running_mean: array<f32>;
+@group(0) @binding(7)
+var<storage, read_write> running_variance: array<f32>;
+
+fn commit(merged: Accumulator, place: Place) {
+    let channels = channels_of(place);
+    let offset = mean_of(merged.sum);
+    let variance = mean_of(merged.m2);
+    for (var component = 0u; component < 4u; component++) {
+        if owns_channel(place, component) {
+            commit_channel(channels[component], merged.pivot[component], offset[component], variance[component]);
+        }
+    }
+}
+
+fn commit_channel(channel: u32, pivot: f32, offset: f32, variance: f32) {
+    if has(SAVES_STATISTICS) {
+        statistics[channel] = vec4<f32>(pivot, offset, inverse_deviation(variance, params.epsilon), variance);
+    }
+    if has(UPDATES_RUNNING) {
+        var weight_of_new = params.weight_of_new;
+        var weight_of_old = params.weight_of_old;
+        if has(CUMULATIVE) {
+            let batches = batches_before();
+            weight_of_new = 1.0 / (batches + 1.0);
+            weight_of_old = batches / (batches + 1.0);
+        }
+        running_mean[channel] = weight_of_old * running_mean[channel] + weight_of_new * (pivot + offset);
+        running_variance[channel] = weight_of_old * running_variance[channel]
+            + weight_of_new * (variance * params.variance_factor);
+    }
+}

@@ -1,0 +1,15 @@
+// Merges the partials of every channel and writes what follows from them.
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let group = linear_group(workgroup, workgroups);
+    if group >= params.groups {
+        return;
+    }
+    let place = locate(group, invocation);
+    commit(merge_slots(place), place);
+}

@@ -1,0 +1,48 @@
+// Reduces columns to a partial a segment and split.
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let group = linear_group(workgroup, workgroups);
+    if group >= params.groups {
+        return;
+    }
+    let place = locate(group, invocation);
+    let extent = extent_of(group);
+    let merged = reduce_place(place, extent);
+    if group == 0u && invocation == 0u {
+        count_batch();
+    }
+    let tile_column = 4u * place.tile_unit;
+    if params.inner == 1u {
+        if place.participates && place.position == 0u {
+            for (var component = 0u; component < 4u; component++) {
+                let column = 4u * place.column_unit + component;
+                if column < params.elements {
+                    write_segment(extent.split, column, record_of(merged, component));
+                }
+            }
+        }
+        return;
+    }
+    // A segment's columns lie in several lanes, and all of them in this tile.
+    workgroupBarrier();
+    if place.participates && place.position == 0u {
+        store_shared(place.lane, merged);
+    }
+    workgroupBarrier();
+    let columns = min(4u * min(params.lanes, params.row_units - place.tile_unit), params.elements - tile_column);
+    for (var column = invocation * params.inner; column < columns; column += WORKGROUP_SIZE * params.inner) {
+        let segment = merge_segment(column, column + params.inner, columns);
+        write_segment(extent.split, (tile_column + column) / params.inner, record_of(segment, 0u));
+    }
+}
+
+/// A channel that stands several times in a super-row has a slot for each.
+fn write_segment(split: u32, segment: u32, value: Record) {
+    let slot = split * params.repeats + segment / params.channels;
+    partials[partial_at(segment % params.channels, slot)] = value;
+}

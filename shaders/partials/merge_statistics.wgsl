@@ -1,0 +1,31 @@
+// Merges the partial statistics of a place's channels.
+
+fn merge_slots(place: Place) -> Accumulator {
+    let channels = channels_of(place);
+    // Slot 0 always holds data; relative to its pivot most sums are small.
+    let first_pivot = of_first_slot(slots_at(0u, channels).pivot);
+    var state = Accumulator(first_pivot, vec4<f32>(), vec4<f32>(), vec4<f32>());
+    for (var group = first_slot_group(place); group < slot_groups(); group += params.slot_positions) {
+        state = merge(state, moved(slots_at(group, channels), first_pivot));
+    }
+    let merged = settle(state, place);
+    if params.slots == 1u {
+        return merged;
+    }
+    // A slot's pivot may be an outlier, the first one too; relative to the mean found so far all sums are small.
+    let pivot = first_pivot + mean_of(merged.sum);
+    var centred = Accumulator(pivot, vec4<f32>(), vec4<f32>(), vec4<f32>());
+    for (var group = first_slot_group(place); group < slot_groups(); group += params.slot_positions) {
+        let slots = moved(slots_at(group, channels), pivot);
+        centred.count += slots.count;
+        centred.sum += slots.sum;
+    }
+    let sums = settle(centred, place);
+    return Accumulator(pivot, merged.count, sums.sum, merged.m2);
+}
+
+/// The same statistics relative to another pivot. The pivot of an empty slot means nothing and may be anything.
+fn moved(value: Accumulator, pivot: vec4<f32>) -> Accumulator {
+    let shift = select(vec4<f32>(), value.pivot - pivot, value.count > vec4<f32>());
+    return Accumulator(pivot, value.count, value.sum + value.count * shift, value.m2);
+}

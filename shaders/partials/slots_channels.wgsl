@@ -1,0 +1,19 @@
+// The slots of a place with a channel a component: one slot of each at once.
+
+fn slot_groups() -> u32 {
+    return params.slots;
+}
+
+fn slots_at(slot: u32, channels: vec4<u32>) -> Accumulator {
+    let at = vec4<u32>(params.partials_base) + channels * params.slots + slot;
+    return from_records(partials[at.x], partials[at.y], partials[at.z], partials[at.w]);
+}
+
+/// What slot 0 has.
+fn of_first_slot(value: vec4<f32>) -> vec4<f32> {
+    return value;
+}
+
+fn combine(value: Accumulator) -> Accumulator {
+    return value;
+}

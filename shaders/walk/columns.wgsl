@@ -1,0 +1,82 @@
+// The columns family: the tensor as a matrix of super-rows, a lane is a unit column, its positions walk down.
+//
+// A super-row is the shortest run of whole outer steps that is a multiple of four elements, so the four components of a
+// lane keep their channels from super-row to super-row. `inner` consecutive columns are a segment: one channel.
+
+struct Place {
+    lane: u32,
+    position: u32,
+    /// False for invocations beyond the last position or column.
+    participates: bool,
+    /// First unit column of the tile.
+    tile_unit: u32,
+    /// The unit column; in range even where the place does not participate.
+    column_unit: u32,
+}
+
+fn locate(group: u32, invocation: u32) -> Place {
+    let lane = invocation % params.lanes;
+    let position = invocation / params.lanes;
+    let tile_unit = (group % params.tiles) * params.lanes;
+    return Place(
+        lane,
+        position,
+        position < params.positions && tile_unit + lane < params.row_units,
+        tile_unit,
+        min(tile_unit + lane, params.row_units - 1u),
+    );
+}
+
+/// The channels of a place's four components.
+fn channels_of(place: Place) -> vec4<u32> {
+    return (columns_of(place) / params.inner) % params.channels;
+}
+
+/// The columns of a place's four components; the last one again past the end of a partial unit.
+fn columns_of(place: Place) -> vec4<u32> {
+    let columns = vec4<u32>(4u * place.column_unit) + vec4<u32>(0u, 1u, 2u, 3u);
+    return min(columns, vec4<u32>(params.repeats * params.outer_elements - 1u));
+}
+
+/// Whether a component of this place is the one, of all in the tile, that writes its channel's results.
+fn owns_channel(place: Place, component: u32) -> bool {
+    let column = 4u * place.column_unit + component;
+    return place.participates
+        && place.position == 0u
+        && column < params.outer_elements
+        && column % params.inner == 0u;
+}
+
+struct Walker {
+    row: u32,
+    unit: u32,
+}
+
+fn walk(place: Place, extent: Extent) -> Walker {
+    // Places beyond the last position go along with the last.
+    let row = extent.start + min(place.position, params.positions - 1u);
+    return Walker(row, row * params.row_units + place.column_unit);
+}
+
+/// The units of a trip that is known to be whole.
+fn take_units(walker: ptr<function, Walker>) -> vec4<u32> {
+    let step = params.positions * params.row_units;
+    let units = vec4<u32>((*walker).unit) + step * vec4<u32>(0u, 1u, 2u, 3u);
+    (*walker).row += 4u * params.positions;
+    (*walker).unit += 4u * step;
+    return units;
+}
+
+fn take_trip(walker: ptr<function, Walker>, place: Place, extent: Extent) -> Trip {
+    let rows = vec4<u32>((*walker).row) + params.positions * vec4<u32>(0u, 1u, 2u, 3u);
+    let units = take_units(walker);
+    // The last super-row may be cut off.
+    let valid = (rows < vec4<u32>(extent.end)) & (units < vec4<u32>(params.units)) & vec4<bool>(place.participates);
+    return new_trip(units, valid, vec4<u32>(), vec4<u32>(params.elements));
+}
+
+/// How many trips of the split take no mask; the same for all places of the workgroup.
+fn whole_trips(extent: Extent) -> u32 {
+    let cut_off = 4u * extent.end * params.row_units > params.elements;
+    return count_whole_trips(extent.end - extent.start - select(0u, 1u, cut_off));
+}

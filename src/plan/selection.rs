@@ -1,0 +1,124 @@
+//! Which strategy serves which problem: tables, one a class of machine.
+//!
+//! The rules for software drivers were measured (`docs/performance.md`); those for GPUs follow published measurements
+//! and are starting values until a GPU is measured. The `tune` example measures every strategy on the machine at hand.
+
+use std::ops::RangeInclusive;
+
+use super::geometry::{Geometry, repeats};
+use super::kernel::{Family, Operation};
+use super::profile::{AdapterClass, DeviceProfile};
+use super::strategy::{Choice, Strategy};
+use crate::Problem;
+
+/// Where a strategy is the one to take. The first rule that matches, and whose strategy serves the problem, decides.
+#[derive(Clone, Debug)]
+pub(super) struct Rule {
+    pub strategy: Strategy,
+    /// Elements of a row.
+    pub inner: RangeInclusive<u64>,
+    /// Super-rows: outer steps, or half or a quarter of them where a step is no multiple of four elements.
+    pub super_rows: RangeInclusive<u64>,
+    /// Workgroups that the strategy must have at least, unless the tensor is small.
+    pub least_groups: u64,
+}
+
+/// Tensors up to this many elements keep no machine busy however they are cut: the fewest dispatches win.
+pub(super) const SMALL: u64 = 1 << 16;
+
+const ANY: RangeInclusive<u64> = 0..=u64::MAX;
+const ROWS: Family = Family::Rows;
+const COLUMNS: Family = Family::Columns;
+
+const fn split(reduction: Family, elementwise: Family) -> Strategy {
+    Strategy::Split { reduction, elementwise }
+}
+
+const fn rule(
+    strategy: Strategy,
+    inner: RangeInclusive<u64>,
+    super_rows: RangeInclusive<u64>,
+    least_groups: u64,
+) -> Rule {
+    Rule { strategy, inner, super_rows, least_groups }
+}
+
+/// For training on software drivers. Short channels are held in registers; channels that a core has to itself are read
+/// again from its caches; long columns are cut, since a tile of theirs leaves gaps in memory.
+pub(super) const CPU_TRAINING: &[Rule] = &[
+    rule(Strategy::Resident(ROWS), 16..=63, 0..=7, 4),
+    rule(Strategy::ChannelLoop(ROWS), 16..=u64::MAX, ANY, 4),
+    rule(Strategy::ChannelLoop(COLUMNS), 0..=15, 0..=1024, 4),
+    rule(split(ROWS, ROWS), 64..=u64::MAX, ANY, 0),
+    rule(split(ROWS, ROWS), 16..=63, 0..=7, 0),
+    rule(split(ROWS, COLUMNS), 16..=63, ANY, 0),
+    rule(split(COLUMNS, COLUMNS), ANY, ANY, 0),
+];
+
+/// For both backwards on software drivers. They read two tensors, so caches hold half as much of each.
+pub(super) const CPU_BACKWARD: &[Rule] = &[
+    rule(Strategy::Resident(ROWS), 16..=63, 0..=7, 4),
+    rule(Strategy::ChannelLoop(ROWS), 64..=u64::MAX, ANY, 4),
+    rule(Strategy::ChannelLoop(ROWS), 16..=63, 0..=7, 4),
+    rule(Strategy::ChannelLoop(COLUMNS), 0..=15, 0..=512, 4),
+    rule(split(ROWS, ROWS), 64..=u64::MAX, ANY, 0),
+    rule(split(ROWS, ROWS), 16..=63, 0..=7, 0),
+    rule(split(ROWS, COLUMNS), 16..=63, ANY, 0),
+    rule(split(COLUMNS, COLUMNS), ANY, ANY, 0),
+];
+
+/// For GPUs: one dispatch where channels fit registers, two elsewhere.
+pub(super) const GPU: &[Rule] = &[
+    rule(Strategy::Resident(ROWS), 16..=u64::MAX, ANY, 32),
+    rule(Strategy::Resident(COLUMNS), 0..=63, ANY, 32),
+    rule(split(ROWS, ROWS), 64..=u64::MAX, ANY, 0),
+    rule(split(ROWS, ROWS), 16..=63, 0..=7, 0),
+    rule(split(ROWS, COLUMNS), 16..=63, ANY, 0),
+    rule(split(COLUMNS, COLUMNS), ANY, ANY, 0),
+];
+
+/// Where no rule serves: the segments of columns are wider than a workgroup. It serves every problem.
+pub(super) const FALLBACK: Strategy = split(ROWS, COLUMNS);
+
+/// Inference of any class, and the input gradient alone through frozen statistics: elements of a row, super-rows, family.
+pub(super) const INFERENCE: &[(RangeInclusive<u64>, RangeInclusive<u64>, Family)] =
+    &[(64..=u64::MAX, ANY, ROWS), (16..=63, 0..=7, ROWS), (ANY, ANY, COLUMNS)];
+
+pub(super) const fn table(class: AdapterClass, operation: Operation) -> &'static [Rule] {
+    match (class, operation) {
+        (AdapterClass::Cpu, Operation::Training) => CPU_TRAINING,
+        (AdapterClass::Cpu, Operation::Backward | Operation::FrozenBackward) => CPU_BACKWARD,
+        (AdapterClass::Discrete | AdapterClass::Integrated, _) => GPU,
+    }
+}
+
+/// The strategy of the first rule that matches and serves.
+pub(super) fn select(operation: Operation, problem: Problem, profile: &DeviceProfile) -> Option<Choice> {
+    let small = problem.elements() <= SMALL;
+    table(profile.class, operation)
+        .iter()
+        .filter(|rule| rule.inner.contains(&problem.inner) && rule.super_rows.contains(&super_rows(problem)))
+        .find_map(|rule| {
+            let choice = Choice::new(rule.strategy, operation, problem, profile)?;
+            let enough = choice.geometries().all(|geometry| geometry.groups() >= rule.least_groups);
+            (enough || small).then_some(choice)
+        })
+        .or_else(|| Choice::new(FALLBACK, operation, problem, profile))
+}
+
+pub(super) fn select_inference(problem: Problem) -> Family {
+    INFERENCE
+        .iter()
+        .find(|(inner, rows, _)| inner.contains(&problem.inner) && rows.contains(&super_rows(problem)))
+        .map_or(COLUMNS, |(_, _, family)| *family)
+}
+
+/// For a reduction that no map follows.
+pub(super) fn select_reduction(problem: Problem, profile: &DeviceProfile) -> Geometry {
+    let columns = if problem.inner < 16 { Geometry::reduction(problem, profile, COLUMNS) } else { None };
+    columns.unwrap_or_else(|| Geometry::rows_reduction(problem, profile))
+}
+
+pub(super) fn super_rows(problem: Problem) -> u64 {
+    problem.outer / repeats(problem)
+}
