@@ -72,7 +72,12 @@ fn take_trip(walker: ptr<function, Walker>, place: Place, extent: Extent) -> Tri
     let units = take_units(walker);
     // The last super-row may be cut off.
     let valid = (rows < vec4<u32>(extent.end)) & (units < vec4<u32>(params.units)) & vec4<bool>(place.participates);
-    return new_trip(units, valid, vec4<u32>(), vec4<u32>(params.elements));
+    return new_trip(units, valid, vec4<u32>());
+}
+
+/// All elements, which begin at 0.
+fn run_length() -> u32 {
+    return params.elements;
 }
 
 /// How many trips of the split take no mask; the same for all places of the workgroup.

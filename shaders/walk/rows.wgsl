@@ -92,7 +92,12 @@ fn take_trip(walker: ptr<function, Walker>, place: Place, extent: Extent) -> Tri
     let valid = (cursors.indices < vec4<u32>(extent.end))
         & (cursors.units < vec4<u32>(params.units))
         & vec4<bool>(place.participates);
-    return new_trip(cursors.units, valid, cursors.rows, cursors.rows + params.inner);
+    return new_trip(cursors.units, valid, cursors.rows);
+}
+
+/// Elements of a row.
+fn run_length() -> u32 {
+    return params.inner;
 }
 
 /// How many trips of the split take no mask; the same for all places of the workgroup.

@@ -6,22 +6,19 @@ struct Trip {
     units: vec4<u32>,
     /// Whether a unit is part of the walk.
     valid: vec4<bool>,
-    /// Elements of a unit below this belong to a neighbour.
-    begins: vec4<u32>,
-    /// Elements of a unit from here on belong to a neighbour, or do not exist.
-    limits: vec4<u32>,
+    /// How far the first element of each unit lies past the first element that is the walk's; wraps around before it.
+    offsets: vec4<u32>,
 }
 
-fn new_trip(units: vec4<u32>, valid: vec4<bool>, begins: vec4<u32>, limits: vec4<u32>) -> Trip {
-    return Trip(select(vec4<u32>(), units, valid), valid, begins, limits);
+/// A unit holds elements of the walk from `begins` on, `run_length()` of them.
+fn new_trip(units: vec4<u32>, valid: vec4<bool>, begins: vec4<u32>) -> Trip {
+    // So far before its begin, a unit that is not valid holds nothing.
+    return Trip(select(vec4<u32>(), units, valid), valid, select(vec4<u32>(0u - 4u), 4u * units - begins, valid));
 }
 
-/// Which elements of one of the four units are the walk's.
+/// Which elements of one of the four units are the walk's: one comparison, since what lies before the begin wraps around.
 fn unit_mask(trip: Trip, which: u32) -> vec4<bool> {
-    let elements = vec4<u32>(4u * trip.units[which]) + vec4<u32>(0u, 1u, 2u, 3u);
-    return (elements >= vec4<u32>(trip.begins[which]))
-        & (elements < vec4<u32>(trip.limits[which]))
-        & vec4<bool>(trip.valid[which]);
+    return (vec4<u32>(trip.offsets[which]) + vec4<u32>(0u, 1u, 2u, 3u)) < vec4<u32>(run_length());
 }
 
 /// No trip is known to be whole.

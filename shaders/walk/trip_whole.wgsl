@@ -7,7 +7,7 @@ struct Trip {
     valid: vec4<bool>,
 }
 
-fn new_trip(units: vec4<u32>, valid: vec4<bool>, begins: vec4<u32>, limits: vec4<u32>) -> Trip {
+fn new_trip(units: vec4<u32>, valid: vec4<bool>, begins: vec4<u32>) -> Trip {
     return Trip(select(vec4<u32>(), units, valid), valid);
 }
 
