@@ -5,13 +5,6 @@ struct Unit {
     x: vec4<f32>,
 }
 
-struct Block {
-    a: Unit,
-    b: Unit,
-    c: Unit,
-    d: Unit,
-}
-
 /// Eight loads in flight.
 fn load_block(units: vec4<u32>) -> Block {
     let gradient_a = load_output_gradient(units.x);

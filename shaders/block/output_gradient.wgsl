@@ -4,13 +4,6 @@ struct Unit {
     g: vec4<f32>,
 }
 
-struct Block {
-    a: Unit,
-    b: Unit,
-    c: Unit,
-    d: Unit,
-}
-
 /// Four loads in flight.
 fn load_block(units: vec4<u32>) -> Block {
     let a = load_output_gradient(units.x);

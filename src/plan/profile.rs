@@ -141,7 +141,7 @@ impl DeviceProfile {
 /// Workgroup memory of the larger accumulator: four vectors of four `f32`.
 pub(crate) const WORKGROUP_BYTES_PER_INVOCATION: u32 = 64;
 
-/// Knobs of the strategy choice. Starting values; benchmarks decide them.
+/// How work is cut. Measured for software drivers, starting values for GPUs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tuning {
     /// Workgroups that fill the machine.
@@ -161,7 +161,7 @@ pub(crate) struct Tuning {
 }
 
 impl Tuning {
-    /// Positions of a row in the strategies of one dispatch.
+    /// Positions of a lane in the rows family.
     pub(crate) const fn row_positions(&self, problem: Problem, useful: u64) -> u64 {
         let lone =
             problem.count() <= 4 * self.lone_position_units && problem.channels as u64 >= 8 * self.least_whole_groups;

@@ -17,7 +17,7 @@ pub(super) struct Rule {
     pub strategy: Strategy,
     /// Elements of a row.
     pub inner: RangeInclusive<u64>,
-    /// Super-rows: outer steps, or half or a quarter of them where a step is no multiple of four elements.
+    /// Super-rows: outer steps, or a part of them where a step is no multiple of four elements.
     pub super_rows: RangeInclusive<u64>,
     /// Workgroups that the strategy must have at least, unless the tensor is small.
     pub least_groups: u64,

@@ -551,3 +551,31 @@ fn a_strategy_that_cannot_serve_is_an_error() {
     let held = Plan::strategies(&descriptor, &Shape::flat(64, 3, 64), &profile, Operation::Training).unwrap();
     assert!(held.contains(&Strategy::Resident(Family::Rows)), "{held:?}");
 }
+
+#[test]
+fn partials_of_many_slots_are_merged_by_a_dispatch_of_their_own() {
+    for class in [AdapterClass::Discrete, AdapterClass::Integrated, AdapterClass::Cpu] {
+        let profile = DeviceProfile::webgpu(class);
+        let split = |family| Some(Strategy::Split { reduction: family, elementwise: family });
+        let dispatches = |outer, channels, inner, family| {
+            let descriptor = BatchNormDescriptor { channels, ..Default::default() };
+            let strategies = Strategies { training: split(family), backward: split(family), ..Default::default() };
+            let shape = Shape::flat(outer, channels as usize, inner);
+            let plan = Plan::with_strategies(&descriptor, &shape, &profile, strategies).unwrap();
+            [plan.training(TrainingOptions::default()), plan.backward(BackwardOptions { saved: true, ..EVERYTHING })]
+                .map(Result::unwrap)
+        };
+        for dispatches in dispatches(3000, 32, 1, Family::Columns) {
+            let kernels: Vec<_> = dispatches.iter().map(|dispatch| dispatch.kernel).collect();
+            let apart =
+                matches!(kernels[..], [Kernel::Reduce(..), Kernel::MergePartials(_), Kernel::MergeAndApply(..)]);
+            assert!(apart, "{class:?}: {kernels:?}");
+            let (many, one) = (dispatches[0].params, dispatches[2].params);
+            assert!(many.slots > 4 && one.slots == 1, "{class:?}");
+            assert_eq!(one.partials_base, many.slots * 32 + 1, "past the slots and the batch count");
+        }
+        for dispatches in dispatches(16, 3, 224 * 224, Family::Rows) {
+            assert_eq!(dispatches.len(), 2, "{class:?}: a map of this size may merge them first");
+        }
+    }
+}

@@ -129,10 +129,15 @@ fn files(kernel: Kernel) -> Vec<&'static str> {
             vec![wgsl!("common/params.wgsl")],
             walk(family, access),
             match map {
-                Elementwise::Normalize => [vec![input(access), wgsl!("block/input.wgsl")], normalizes(access)].concat(),
-                Elementwise::FrozenInputGradient => {
-                    [vec![output_gradient(access), wgsl!("block/output_gradient.wgsl")], frozen(access)].concat()
+                Elementwise::Normalize => {
+                    [vec![input(access), wgsl!("block/input.wgsl"), wgsl!("block/block.wgsl")], normalizes(access)]
+                        .concat()
                 }
+                Elementwise::FrozenInputGradient => [
+                    vec![output_gradient(access), wgsl!("block/output_gradient.wgsl"), wgsl!("block/block.wgsl")],
+                    frozen(access),
+                ]
+                .concat(),
             },
             normalizer(Normalizer::Running),
             vec![stores(access), loop_of(access), wgsl!("entry/apply.wgsl")],
@@ -143,7 +148,9 @@ fn files(kernel: Kernel) -> Vec<&'static str> {
             walk(family, access),
             match operation {
                 // The input gradient through frozen statistics does not depend on the input.
-                Operation::FrozenBackward => vec![output_gradient(access), wgsl!("block/output_gradient.wgsl")],
+                Operation::FrozenBackward => {
+                    vec![output_gradient(access), wgsl!("block/output_gradient.wgsl"), wgsl!("block/block.wgsl")]
+                }
                 Operation::Training | Operation::Backward => reads(operation.reduction(), access),
             },
             accumulator(operation.reduction()),
@@ -212,8 +219,10 @@ fn walk(family: Family, access: Access) -> Vec<&'static str> {
 /// The tensors that a reduction reads.
 fn reads(reduction: Reduction, access: Access) -> Vec<&'static str> {
     match reduction {
-        Reduction::Statistics => vec![input(access), wgsl!("block/input.wgsl")],
-        Reduction::GradientSums(_) => vec![input(access), output_gradient(access), wgsl!("block/both.wgsl")],
+        Reduction::Statistics => vec![input(access), wgsl!("block/input.wgsl"), wgsl!("block/block.wgsl")],
+        Reduction::GradientSums(_) => {
+            vec![input(access), output_gradient(access), wgsl!("block/both.wgsl"), wgsl!("block/block.wgsl")]
+        }
     }
 }
 

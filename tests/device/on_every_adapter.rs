@@ -162,6 +162,24 @@ fn one_sample_a_channel_meets_the_reference_by_every_strategy() {
 }
 
 #[test]
+fn many_slots_are_merged_apart_with_the_batch_count_beside_them() {
+    let (targets, _turn) = targets();
+    let columns = Some(Strategy::Split { reduction: Family::Columns, elementwise: Family::Columns });
+    let pin = Strategies { training: columns, backward: columns, inference: None };
+    for target in targets {
+        for (seed, shape) in (0..).zip([&[3000, 32][..], &[4099, 5], &[6001, 64]]) {
+            let mut case = Case::random(shape, ChannelsFirst, seed);
+            case.convention.momentum = Momentum::CumulativeAverage;
+            case.batches_tracked = Some(3);
+            let got = case.run_device_with(target, pin).unwrap();
+            let worst = compare(&case, &got, &case.run_reference().unwrap());
+            assert!(worst.ratio <= 1.0, "{target}: {shape:?}: {worst:?}");
+            assert_eq!(got.batches_tracked, Some(4), "{target}: {shape:?}");
+        }
+    }
+}
+
+#[test]
 fn every_combination_of_optional_parts_meets_the_reference() {
     let (targets, _turn) = targets();
     for target in targets {
