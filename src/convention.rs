@@ -98,6 +98,17 @@ pub enum EmptyBatchPolicy {
     Error,
 }
 
+/// What training does with the running statistics of a channel whose batch statistics are not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NonFinitePolicy {
+    /// Update them, as every framework does: from then on they are not finite either.
+    #[default]
+    Update,
+    /// Leave those of the channel as they are, on the device and without asking the host. The batch counter counts the
+    /// batch all the same, so a cumulative average then weighs the channel's other batches a little less.
+    SkipRunningUpdate,
+}
+
 /// One framework's set of choices. Start from a constructor and change fields where you differ.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Convention {
@@ -111,6 +122,8 @@ pub struct Convention {
     pub one_sample: OneSamplePolicy,
     /// No values per channel.
     pub empty_batch: EmptyBatchPolicy,
+    /// A channel whose batch mean or variance is infinite or not a number.
+    pub non_finite: NonFinitePolicy,
 }
 
 impl Convention {
@@ -123,6 +136,7 @@ impl Convention {
             running_variance: RunningVariance::Unbiased,
             one_sample: OneSamplePolicy::Error,
             empty_batch: EmptyBatchPolicy::Skip,
+            non_finite: NonFinitePolicy::Update,
         }
     }
 

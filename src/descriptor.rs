@@ -1,6 +1,6 @@
 //! What a batch norm is, before any shape or device is known.
 
-use crate::{Convention, Error, Layout, Problem, Shape};
+use crate::{Activation, Convention, ElementType, Error, Layout, Problem, Shape};
 
 /// Describes a batch norm: its channels, layout and convention.
 ///
@@ -24,23 +24,29 @@ pub struct BatchNormDescriptor {
     pub layout: Layout,
     /// Epsilon, momentum, running variance and policies. Default: [`Convention::pytorch`].
     pub convention: Convention,
+    /// The storage type of tensors. Default: [`ElementType::F32`].
+    pub element: ElementType,
+    /// The activation that follows. Default: none.
+    pub activation: Activation,
 }
 
 impl BatchNormDescriptor {
     /// Checks the descriptor as every constructor does.
     ///
     /// # Errors
-    /// [`Error::NoChannels`], [`Error::InvalidEpsilon`], [`Error::InvalidMomentum`].
+    /// [`Error::NoChannels`], [`Error::InvalidEpsilon`], [`Error::InvalidMomentum`], [`Error::InvalidSlope`].
     pub fn validate(&self) -> Result<(), Error> {
         if self.channels == 0 {
             return Err(Error::NoChannels);
         }
-        self.convention.validate()
+        self.convention.validate()?;
+        self.activation.validate()
     }
 
     /// Whether plans of one serve the other; labels do not matter.
     pub(crate) fn plans_like(&self, other: &Self) -> bool {
-        self.channels == other.channels && self.layout == other.layout && self.convention == other.convention
+        let unlabelled = |descriptor: &Self| Self { label: None, ..descriptor.clone() };
+        unlabelled(self) == unlabelled(other)
     }
 
     /// The problem that a shape poses to this batch norm.

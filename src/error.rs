@@ -1,5 +1,6 @@
 //! The one error type of the crate.
 
+use crate::activation::{Activation, ActivationSource};
 use crate::plan::Strategy;
 use crate::problem::Layout;
 
@@ -48,6 +49,54 @@ pub enum Error {
         /// The value given.
         momentum: f64,
     },
+    /// The slope of a leaky `ReLU` is negative, infinite or not a number.
+    #[error("the slope is {slope}: it must be finite and at least 0 (PyTorch uses 0.01)")]
+    InvalidSlope {
+        /// The value given.
+        slope: f64,
+    },
+    /// The derivative of the activation does not follow from what backward was given.
+    #[error("backward cannot take the derivative of {activation} from {from}: give `ActivationState::Recompute`")]
+    ActivationSourceNotServed {
+        /// The descriptor's activation.
+        activation: Activation,
+        /// What backward was given.
+        from: ActivationSource,
+    },
+    /// The residual's gradient was asked for through an activation that is recomputed without the residual.
+    #[error(
+        "`residual_gradient` through a recomputed activation needs the residual: give `ActivationState::Recompute` the tensor \
+         that forward added, or give the activation's derivative another source"
+    )]
+    MissingResidual,
+    /// Backward from the output was asked for with an activation that has no inverse.
+    #[error(
+        "{activation} has no inverse, so backward needs x: take `backward`, or the identity or a leaky ReLU with a slope"
+    )]
+    NotInvertible {
+        /// The descriptor's activation.
+        activation: Activation,
+    },
+    /// Backward from the output met a channel whose output does not depend on its input. On devices, which cannot be asked,
+    /// the channel's dγ is 0 instead.
+    #[error(
+        "gamma of channel {channel} is 0, so the output knows nothing of x and dγ cannot be had from it: take `backward`"
+    )]
+    ZeroGamma {
+        /// The first such channel.
+        channel: usize,
+    },
+    /// A mask was asked of forward for an activation whose derivative does not follow from it.
+    #[error("{activation} has no use for `activation_mask`: its derivative is not a function of a sign")]
+    UselessActivationMask {
+        /// The descriptor's activation.
+        activation: Activation,
+    },
+    /// An in-place input gradient replaces the output gradient, so nothing can be added to it.
+    #[error(
+        "`input_gradient` lies over `output_gradient` and cannot accumulate: overwrite it, or give it a slice of its own"
+    )]
+    InPlaceAccumulation,
     /// One value per channel has no variance to train on.
     #[error(
         "training needs more than one value per channel: with one, the variance is 0 and the unbiased variance undefined; \
@@ -57,15 +106,20 @@ pub enum Error {
     /// A batch without elements was given where the convention refuses it.
     #[error("the batch is empty and the convention's `empty_batch` is `Error`")]
     EmptyBatch,
-    /// The gradient of gamma was asked for without the input that it depends on.
-    #[error("`gamma_gradient` needs `input`: give the tensor that forward read, or leave the gradient of gamma out")]
+    /// The gradient of gamma, or that of an activation that is recomputed, was asked for without the input that it depends
+    /// on.
+    #[error(
+        "`gamma_gradient`, and an activation that backward recomputes, need `input`: give the tensor that forward read, or \
+         leave the gradient of gamma out and give the activation's derivative another source"
+    )]
     MissingInput,
     /// A cumulative average without its counter.
     #[error("a cumulative average needs `batches_tracked`, the u32 counter of batches seen so far")]
     MissingBatchesTracked,
     /// A backward pass of which nothing was asked.
     #[error(
-        "backward was asked for no gradient: give at least one of `input_gradient`, `gamma_gradient`, `beta_gradient`"
+        "backward was asked for no gradient: give at least one of `input_gradient`, `gamma_gradient`, `beta_gradient`, \
+         `residual_gradient`"
     )]
     NoGradientRequested,
     /// A plan made for another batch norm (other channels, layout or convention) or another device.

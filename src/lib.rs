@@ -1,6 +1,7 @@
 //! Batch normalization for GPU training code: WGSL compute kernels that record into your own wgpu pass.
 //!
-//! The crate gives training forward (per-channel mean and variance, normalise, scale-shift, running statistics),
+//! The crate gives training forward (per-channel mean and variance, normalise, scale-shift, running statistics, and a residual
+//! and an activation if you like),
 //! inference from running statistics, and backward through training or frozen statistics, for fully connected,
 //! convolutional and recurrent layers. You keep the device, the queue, the memory and the submission: nothing here
 //! submits, polls, reads back or allocates while recording.
@@ -21,15 +22,7 @@
 //!     usage: wgpu::BufferUsages::STORAGE,
 //!     mapped_at_creation: false,
 //! });
-//! let step = bn.bind_training(&plan, &TrainingBuffers {
-//!     input: x.slice(..),
-//!     output: y.slice(..),
-//!     gamma: None,
-//!     beta: None,
-//!     running: None,
-//!     saved: None,
-//!     workspace: workspace.slice(..),
-//! })?;
+//! let step = bn.bind_training(&plan, &TrainingBuffers::new(x.slice(..), y.slice(..), workspace.slice(..)))?;
 //! let mut encoder = device.create_command_encoder(&Default::default());
 //! step.record(&mut encoder.begin_compute_pass(&Default::default())); // every training step: nothing is allocated here
 //! queue.submit([encoder.finish()]);
@@ -45,9 +38,29 @@
 //!
 //! # Memory
 //!
-//! Tensors are row-major `f32`; vectors have one `f32` a channel; saved statistics are one [`ChannelStatistics`] a
+//! Tensors are row-major and of the descriptor's [`ElementType`]; vectors have one `f32` a channel; saved statistics are one [`ChannelStatistics`] a
 //! channel. [`Plan`] tells every size in bytes, the workspace's included. Slices may lie in pooled buffers: they must
-//! start at the device's storage offset alignment, and nothing written may overlap anything else.
+//! start at the device's storage offset alignment, and nothing written may overlap anything else, unless it takes exactly the
+//! place of the tensor that it replaces (y of x, dx of dy).
+//!
+//! # What cannot be combined
+//!
+//! | | with | |
+//! |---|---|---|
+//! | [`ActivationState::Output`] or `Mask` | `Silu`, `Gelu`, `GeluTanh` | [`Error::ActivationSourceNotServed`]: recompute |
+//! | `activation_mask` in forward | `Silu`, `Gelu`, `GeluTanh` | [`Error::UselessActivationMask`] |
+//! | `residual_gradient` | an activation recomputed without the residual | [`Error::MissingResidual`] |
+//! | `input` left out of a backward through frozen statistics | `gamma_gradient`, or a recomputed activation | [`Error::MissingInput`] |
+//! | [`BatchNorm::bind_backward_from_output`] | ReLU, leaky ReLU with a slope of 0, `Silu`, `Gelu`, `GeluTanh` | [`Error::NotInvertible`]: keep x |
+//! | the same | a residual, or statistics that were not saved | not in the type |
+//! | the same | a gamma of 0 | the reference: [`Error::ZeroGamma`]; a device, which cannot be asked: that channel's dγ is 0 |
+//! | dx in the place of dy | accumulation | [`Error::InPlaceAccumulation`] |
+//! | y in the place of z, dz in the place of dy | | [`Error::OverlappingBuffers`] |
+//! | a pinned strategy of one dispatch | a residual, a mask, or a derivative from the output | [`Error::StrategyNotServed`] |
+//! | a pinned map by rows | 16-bit tensors whose rows are no multiple of four elements | [`Error::StrategyNotServed`] |
+//! | a cumulative average | no `batches_tracked` | [`Error::MissingBatchesTracked`] |
+//!
+//! Everything else can: every layout, element type, activation, optional part and mode with every other.
 //!
 //! # Errors
 //!
@@ -65,8 +78,10 @@
     clippy::missing_panics_doc
 )]
 
+mod activation;
 pub mod convention;
 mod descriptor;
+mod element;
 mod error;
 mod gpu;
 pub mod plan;
@@ -75,16 +90,19 @@ pub mod reference;
 pub mod shader;
 mod statistics;
 
-pub use convention::{Convention, EmptyBatchPolicy, Momentum, OneSamplePolicy, RunningVariance};
+pub use activation::{Activation, ActivationCost, ActivationSource};
+pub use convention::{Convention, EmptyBatchPolicy, Momentum, NonFinitePolicy, OneSamplePolicy, RunningVariance};
 pub use descriptor::BatchNormDescriptor;
+pub use element::ElementType;
 pub use error::Error;
 pub use gpu::{
-    BackwardBuffers, BatchNorm, FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels, KernelsDescriptor,
-    RunningStatistics, ShaderChecks, Step, TrainingBuffers, TrainingStep,
+    AccumulateBuffers, ActivationState, BackwardBuffers, BatchNorm, FoldBuffers, FrozenBackwardBuffers, Gradient,
+    InferenceBuffers, Kernels, KernelsDescriptor, OutputBackwardBuffers, PopulationBuffers, RunningStatistics,
+    ShaderChecks, Step, TrainingBuffers, TrainingStep,
 };
 pub use plan::{AdapterClass, DeviceProfile, Family, Operation, Plan, Strategies, Strategy};
 pub use problem::{Layout, Problem, Shape};
-pub use statistics::ChannelStatistics;
+pub use statistics::{ChannelHealth, ChannelMoments, ChannelStatistics};
 /// The wgpu that this crate is built with, so that a program need not match versions.
 pub use wgpu;
 

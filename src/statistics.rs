@@ -1,4 +1,4 @@
-//! The per-channel record that forward saves for backward.
+//! The per-channel records that forward writes: statistics for backward, and health; and moments of many batches.
 
 /// The statistics of one channel, as saved by training forward and read by backward: four `f32`, 16 bytes.
 ///
@@ -25,5 +25,56 @@ impl ChannelStatistics {
     #[must_use]
     pub fn mean(&self) -> f32 {
         self.pivot + self.offset
+    }
+}
+
+/// Count, mean and M2 of one channel over any number of batches: 16 bytes, all zero for none.
+///
+/// Sets of them merge exactly (Chan, Golub and LeVeque), so that statistics of a whole data set come out whatever batches it is
+/// cut into. The mean is `pivot + offset`, as in [`ChannelStatistics`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ChannelMoments {
+    /// Elements; stays at the largest value once it is reached.
+    pub count: u32,
+    /// A value near the data of the channel.
+    pub pivot: f32,
+    /// Mean minus pivot.
+    pub offset: f32,
+    /// `Σ(x − mean)²`.
+    pub m2: f32,
+}
+
+impl ChannelMoments {
+    /// The mean, `pivot + offset`, rounded once.
+    #[must_use]
+    pub fn mean(&self) -> f32 {
+        self.pivot + self.offset
+    }
+}
+
+/// What training forward noticed about one channel, as flags in one `u32`; 0 is a healthy channel.
+///
+/// Written from the batch statistics, so the report costs no pass over the tensor.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ChannelHealth(pub u32);
+
+impl ChannelHealth {
+    /// The mean or the variance of the batch is infinite or not a number: so is an element, or their squares overflow.
+    pub const NON_FINITE: u32 = 1;
+    /// The variance of the batch is 0: all elements are the same, and every output is beta.
+    pub const ZERO_VARIANCE: u32 = 2;
+
+    /// Whether the batch statistics are finite.
+    #[must_use]
+    pub const fn is_finite(self) -> bool {
+        self.0 & Self::NON_FINITE == 0
+    }
+
+    /// Whether all elements of the channel are the same.
+    #[must_use]
+    pub const fn is_constant(self) -> bool {
+        self.0 & Self::ZERO_VARIANCE != 0
     }
 }

@@ -9,8 +9,9 @@ use std::task::{Context, Poll, Waker};
 
 use proptest::prelude::*;
 use wgpu_batch_norm::{
-    AdapterClass, BackwardBuffers, BatchNorm, BatchNormDescriptor, Convention, Error, FrozenBackwardBuffers, Gradient,
-    InferenceBuffers, Kernels, KernelsDescriptor, Layout, Momentum, Plan, RunningStatistics, Shape, TrainingBuffers,
+    Activation, ActivationSource, ActivationState, AdapterClass, BackwardBuffers, BatchNorm, BatchNormDescriptor,
+    Convention, ElementType, Error, Family, FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels,
+    KernelsDescriptor, Layout, Momentum, Plan, RunningStatistics, Shape, Strategies, Strategy, TrainingBuffers,
 };
 
 /// A noop device with the limits that WebGPU guarantees, and everything that reached its error handler.
@@ -76,8 +77,11 @@ impl Noop {
 
 /// Buffers for every role of a (8, 64, 6) batch norm, each with the right size.
 struct Roles {
-    tensors: [wgpu::Buffer; 4],
+    /// x, y, dy, dx, z, dz.
+    tensors: [wgpu::Buffer; 6],
     vectors: [wgpu::Buffer; 6],
+    mask: wgpu::Buffer,
+    health: wgpu::Buffer,
     saved: wgpu::Buffer,
     workspace: wgpu::Buffer,
     counter: wgpu::Buffer,
@@ -86,8 +90,10 @@ struct Roles {
 impl Roles {
     fn new(noop: &Noop, plan: &Plan) -> Self {
         Self {
-            tensors: [(); 4].map(|()| noop.storage(plan.tensor_size())),
+            tensors: [(); 6].map(|()| noop.storage(plan.tensor_size())),
             vectors: [(); 6].map(|()| noop.storage(plan.vector_size())),
+            mask: noop.storage(plan.mask_size()),
+            health: noop.storage(plan.health_size()),
             saved: noop.storage(plan.saved_size()),
             workspace: noop.storage(plan.workspace_size()),
             counter: noop.storage(4),
@@ -96,8 +102,6 @@ impl Roles {
 
     fn training(&self) -> TrainingBuffers<'_> {
         TrainingBuffers {
-            input: self.tensors[0].slice(..),
-            output: self.tensors[1].slice(..),
             gamma: Some(self.vectors[0].slice(..)),
             beta: Some(self.vectors[1].slice(..)),
             running: Some(RunningStatistics {
@@ -106,45 +110,49 @@ impl Roles {
                 batches_tracked: Some(self.counter.slice(..)),
             }),
             saved: Some(self.saved.slice(..)),
-            workspace: self.workspace.slice(..),
+            ..TrainingBuffers::new(self.tensors[0].slice(..), self.tensors[1].slice(..), self.workspace.slice(..))
         }
     }
 
     fn inference(&self) -> InferenceBuffers<'_> {
         InferenceBuffers {
-            input: self.tensors[0].slice(..),
-            output: self.tensors[1].slice(..),
             gamma: Some(self.vectors[0].slice(..)),
             beta: Some(self.vectors[1].slice(..)),
-            running_mean: self.vectors[2].slice(..),
-            running_variance: self.vectors[3].slice(..),
+            ..InferenceBuffers::new(
+                self.tensors[0].slice(..),
+                self.tensors[1].slice(..),
+                self.vectors[2].slice(..),
+                self.vectors[3].slice(..),
+            )
         }
     }
 
     fn backward(&self) -> BackwardBuffers<'_> {
         BackwardBuffers {
-            input: self.tensors[0].slice(..),
-            output_gradient: self.tensors[2].slice(..),
             gamma: Some(self.vectors[0].slice(..)),
+            beta: Some(self.vectors[1].slice(..)),
             saved: Some(self.saved.slice(..)),
             input_gradient: Some(Gradient::Overwrite(self.tensors[3].slice(..))),
             gamma_gradient: Some(Gradient::Accumulate(self.vectors[4].slice(..))),
             beta_gradient: Some(Gradient::Overwrite(self.vectors[5].slice(..))),
-            workspace: self.workspace.slice(..),
+            ..BackwardBuffers::new(self.tensors[0].slice(..), self.tensors[2].slice(..), self.workspace.slice(..))
         }
     }
 
     fn frozen(&self) -> FrozenBackwardBuffers<'_> {
         FrozenBackwardBuffers {
             input: Some(self.tensors[0].slice(..)),
-            output_gradient: self.tensors[2].slice(..),
             gamma: Some(self.vectors[0].slice(..)),
-            running_mean: self.vectors[2].slice(..),
-            running_variance: self.vectors[3].slice(..),
+            beta: Some(self.vectors[1].slice(..)),
             input_gradient: Some(Gradient::Overwrite(self.tensors[3].slice(..))),
             gamma_gradient: Some(Gradient::Overwrite(self.vectors[4].slice(..))),
             beta_gradient: Some(Gradient::Overwrite(self.vectors[5].slice(..))),
-            workspace: self.workspace.slice(..),
+            ..FrozenBackwardBuffers::new(
+                self.tensors[2].slice(..),
+                self.vectors[2].slice(..),
+                self.vectors[3].slice(..),
+                self.workspace.slice(..),
+            )
         }
     }
 }
@@ -152,11 +160,27 @@ impl Roles {
 const SHAPE: [usize; 3] = [8, 64, 6];
 
 fn set_up(noop: &Noop) -> (BatchNorm, Plan, Roles) {
-    let bn = BatchNorm::new(&noop.device, &BatchNormDescriptor { channels: 64, ..Default::default() }).unwrap();
+    set_up_with(noop, Activation::Identity)
+}
+
+fn set_up_with(noop: &Noop, activation: Activation) -> (BatchNorm, Plan, Roles) {
+    let descriptor = BatchNormDescriptor { channels: 64, activation, ..Default::default() };
+    let bn = BatchNorm::new(&noop.device, &descriptor).unwrap();
     let plan = bn.plan(&Shape::new(&SHAPE).unwrap()).unwrap();
     let roles = Roles::new(noop, &plan);
     (bn, plan, roles)
 }
+
+const ACTIVATIONS: [Activation; 6] = [
+    Activation::Identity,
+    Activation::Relu,
+    Activation::LeakyRelu { slope: 0.1 },
+    Activation::Silu,
+    Activation::Gelu,
+    Activation::GeluTanh,
+];
+
+const SMOOTH: [Activation; 3] = [Activation::Silu, Activation::Gelu, Activation::GeluTanh];
 
 #[test]
 fn everything_runs_within_the_limits_that_webgpu_guarantees() {
@@ -227,9 +251,12 @@ fn every_slice_is_checked_for_size_usage_and_offset() {
     let noop = Noop::new();
     let (bn, plan, roles) = set_up(&noop);
     type Put<'a> = fn(&mut TrainingBuffers<'a>, wgpu::BufferSlice<'a>);
-    let places: [(&str, u64, Put<'_>); 9] = [
+    let places: [(&str, u64, Put<'_>); 12] = [
         ("input", plan.tensor_size(), |b, s| b.input = s),
         ("output", plan.tensor_size(), |b, s| b.output = s),
+        ("residual", plan.tensor_size(), |b, s| b.residual = Some(s)),
+        ("activation_mask", plan.mask_size(), |b, s| b.activation_mask = Some(s)),
+        ("health", plan.health_size(), |b, s| b.health = Some(s)),
         ("gamma", plan.vector_size(), |b, s| b.gamma = Some(s)),
         ("beta", plan.vector_size(), |b, s| b.beta = Some(s)),
         ("running.mean", plan.vector_size(), |b, s| b.running.as_mut().unwrap().mean = s),
@@ -267,14 +294,17 @@ fn every_slice_is_checked_for_size_usage_and_offset() {
 #[test]
 fn every_pair_of_overlapping_slices_is_refused_if_one_is_written() {
     let noop = Noop::new();
-    let (bn, plan, roles) = set_up(&noop);
+    let (bn, plan, roles) = set_up_with(&noop, Activation::Relu);
     let shared = noop.storage(1 << 20);
     type Put<'a> = fn(&mut BackwardBuffers<'a>, wgpu::BufferSlice<'a>);
-    let places: [(&str, bool, u64, Put<'_>); 8] = [
+    let places: [(&str, bool, u64, Put<'_>); 11] = [
         ("input", false, plan.tensor_size(), |b, s| b.input = s),
         ("output_gradient", false, plan.tensor_size(), |b, s| b.output_gradient = s),
         ("gamma", false, plan.vector_size(), |b, s| b.gamma = Some(s)),
+        ("beta", false, plan.vector_size(), |b, s| b.beta = Some(s)),
+        ("activation.mask", false, plan.mask_size(), |b, s| b.activation = ActivationState::Mask(s)),
         ("saved", false, plan.saved_size(), |b, s| b.saved = Some(s)),
+        ("residual_gradient", true, plan.tensor_size(), |b, s| b.residual_gradient = Some(Gradient::Overwrite(s))),
         ("input_gradient", true, plan.tensor_size(), |b, s| b.input_gradient = Some(Gradient::Overwrite(s))),
         ("gamma_gradient", true, plan.vector_size(), |b, s| b.gamma_gradient = Some(Gradient::Overwrite(s))),
         ("beta_gradient", true, plan.vector_size(), |b, s| b.beta_gradient = Some(Gradient::Overwrite(s))),
@@ -284,14 +314,16 @@ fn every_pair_of_overlapping_slices_is_refused_if_one_is_written() {
         for (second, second_written, second_size, put_second) in places.into_iter().skip(i + 1) {
             let with = |offset: u64| {
                 let mut buffers = roles.backward();
+                buffers.activation = ActivationState::Mask(roles.mask.slice(..));
                 put_first(&mut buffers, shared.slice(..first_size));
                 put_second(&mut buffers, shared.slice(offset..offset + second_size));
                 bn.bind_backward(&plan, &buffers)
             };
             let name = format!("{first} and {second}");
+            let in_place = (first, second) == ("output_gradient", "input_gradient");
             match with(0) {
                 Err(Error::OverlappingBuffers { .. }) => assert!(first_written || second_written, "{name}"),
-                Ok(_) => assert!(!first_written && !second_written, "{name}"),
+                Ok(_) => assert!(in_place || !first_written && !second_written, "{name}"),
                 Err(error) => panic!("{name}: {error}"),
             }
             // Apart in one pooled buffer: served, and accepted by wgpu's own validation.
@@ -323,13 +355,11 @@ fn one_pooled_buffer_serves_every_role() {
         .bind_training(
             &plan,
             &TrainingBuffers {
-                input,
-                output,
                 gamma: Some(gamma),
                 beta: Some(beta),
                 running: Some(RunningStatistics { mean, variance, batches_tracked: Some(counter) }),
                 saved: Some(saved),
-                workspace,
+                ..TrainingBuffers::new(input, output, workspace)
             },
         )
         .unwrap();
@@ -337,14 +367,12 @@ fn one_pooled_buffer_serves_every_role() {
         .bind_backward(
             &plan,
             &BackwardBuffers {
-                input,
-                output_gradient: dy,
                 gamma: Some(gamma),
                 saved: Some(saved),
                 input_gradient: Some(Gradient::Overwrite(dx)),
                 gamma_gradient: Some(Gradient::Overwrite(dgamma)),
                 beta_gradient: Some(Gradient::Overwrite(dbeta)),
-                workspace,
+                ..BackwardBuffers::new(input, dy, workspace)
             },
         )
         .unwrap();
@@ -415,6 +443,401 @@ fn operations_name_what_they_lack() {
 }
 
 #[test]
+fn the_slices_of_backward_are_checked_for_size() {
+    let noop = Noop::new();
+    let (bn, plan, roles) = set_up_with(&noop, Activation::Relu);
+    type Put<'a> = fn(&mut BackwardBuffers<'a>, wgpu::BufferSlice<'a>);
+    type PutFrozen<'a> = fn(&mut FrozenBackwardBuffers<'a>, wgpu::BufferSlice<'a>);
+    let (tensor, vector) = (plan.tensor_size(), plan.vector_size());
+    let places: [(&str, u64, Put<'_>, PutFrozen<'_>); 10] = [
+        ("input", tensor, |b, s| b.input = s, |b, s| b.input = Some(s)),
+        ("output_gradient", tensor, |b, s| b.output_gradient = s, |b, s| b.output_gradient = s),
+        ("gamma", vector, |b, s| b.gamma = Some(s), |b, s| b.gamma = Some(s)),
+        ("beta", vector, |b, s| b.beta = Some(s), |b, s| b.beta = Some(s)),
+        (
+            "activation.residual",
+            tensor,
+            |b, s| b.activation = ActivationState::Recompute { residual: Some(s) },
+            |b, s| b.activation = ActivationState::Recompute { residual: Some(s) },
+        ),
+        (
+            "activation.output",
+            tensor,
+            |b, s| b.activation = ActivationState::Output(s),
+            |b, s| b.activation = ActivationState::Output(s),
+        ),
+        (
+            "activation.mask",
+            plan.mask_size(),
+            |b, s| b.activation = ActivationState::Mask(s),
+            |b, s| b.activation = ActivationState::Mask(s),
+        ),
+        (
+            "residual_gradient",
+            tensor,
+            |b, s| b.residual_gradient = Some(Gradient::Overwrite(s)),
+            |b, s| b.residual_gradient = Some(Gradient::Overwrite(s)),
+        ),
+        (
+            "gamma_gradient",
+            vector,
+            |b, s| b.gamma_gradient = Some(Gradient::Overwrite(s)),
+            |b, s| b.gamma_gradient = Some(Gradient::Overwrite(s)),
+        ),
+        (
+            "beta_gradient",
+            vector,
+            |b, s| b.beta_gradient = Some(Gradient::Accumulate(s)),
+            |b, s| b.beta_gradient = Some(Gradient::Accumulate(s)),
+        ),
+    ];
+    let large = noop.storage(tensor + 4);
+    for (name, size, put, put_frozen) in places {
+        for actual in [size - 4, size, size + 4] {
+            let expected =
+                if actual == size { Ok(()) } else { Err(Error::WrongSize { binding: name, expected: size, actual }) };
+            let state = ActivationState::Mask(roles.mask.slice(..));
+            let mut backward = BackwardBuffers { activation: state, ..roles.backward() };
+            put(&mut backward, large.slice(..actual));
+            assert_eq!(bn.bind_backward(&plan, &backward).map(drop), expected);
+            let mut frozen = FrozenBackwardBuffers { activation: state, ..roles.frozen() };
+            put_frozen(&mut frozen, large.slice(..actual));
+            assert_eq!(bn.bind_backward_frozen(&plan, &frozen).map(drop), expected, "frozen");
+        }
+    }
+    for (name, expected) in [("residual", tensor), ("activation_mask", plan.mask_size())] {
+        for actual in [expected - 4, expected + 4] {
+            let slice = Some(large.slice(..actual));
+            let inference = roles.inference();
+            let inference = match name {
+                "residual" => InferenceBuffers { residual: slice, ..inference },
+                _ => InferenceBuffers { activation_mask: slice, ..inference },
+            };
+            let error = bn.bind_inference(&plan, &inference).unwrap_err();
+            assert_eq!(error, Error::WrongSize { binding: name, expected, actual });
+        }
+    }
+    noop.assert_quiet();
+}
+
+#[test]
+fn tensors_of_16_bits_are_rounded_up_to_whole_words() {
+    let noop = Noop::new();
+    for element in [ElementType::F16, ElementType::Bf16] {
+        for (shape, bytes) in [([3, 5, 7], 212), ([1, 1, 2], 4), ([1, 1, 3], 8), ([2, 5, 3], 60), ([2, 3, 3], 36)] {
+            let channels = shape[1] as u32;
+            let descriptor = BatchNormDescriptor { channels, element, ..Default::default() };
+            let bn = BatchNorm::new(&noop.device, &descriptor).unwrap();
+            let plan = bn.plan(&Shape::new(&shape).unwrap()).unwrap();
+            assert_eq!(plan.tensor_size(), bytes, "{element} {shape:?}");
+            assert_eq!(plan.vector_size(), 4 * u64::from(channels), "vectors stay f32");
+            let roles = Roles::new(&noop, &plan);
+            let residual = Some(roles.tensors[4].slice(..));
+            let step = bn.bind_training(&plan, &TrainingBuffers { residual, ..roles.training() }).unwrap();
+            let residual_gradient = Some(Gradient::Accumulate(roles.tensors[5].slice(..)));
+            let buffers = BackwardBuffers { residual_gradient, ..roles.backward() };
+            let backward = bn.bind_backward(&plan, &buffers).unwrap();
+            noop.run(|pass| {
+                step.record(pass);
+                backward.record(pass);
+            });
+            // As long as the same tensor in f32.
+            let large = noop.storage(bytes * 2);
+            let wrong = |binding| Error::WrongSize { binding, expected: bytes, actual: bytes * 2 };
+            let buffers = TrainingBuffers { input: large.slice(..), ..roles.training() };
+            assert_eq!(bn.bind_training(&plan, &buffers).unwrap_err(), wrong("input"));
+            let buffers = TrainingBuffers { residual: Some(large.slice(..)), ..roles.training() };
+            assert_eq!(bn.bind_training(&plan, &buffers).unwrap_err(), wrong("residual"));
+            let input_gradient = Some(Gradient::Overwrite(large.slice(..)));
+            let buffers = BackwardBuffers { input_gradient, ..roles.backward() };
+            assert_eq!(bn.bind_backward(&plan, &buffers).unwrap_err(), wrong("input_gradient"));
+        }
+    }
+    noop.assert_quiet();
+}
+
+#[test]
+fn activations_name_what_they_lack() {
+    let noop = Noop::new();
+    for slope in [-0.1, f64::NAN, f64::INFINITY, 1e300] {
+        let activation = Activation::LeakyRelu { slope };
+        let descriptor = BatchNormDescriptor { channels: 3, activation, ..Default::default() };
+        let result = BatchNorm::new(&noop.device, &descriptor).map(drop);
+        assert!(matches!(result, Err(Error::InvalidSlope { .. })), "{slope}");
+    }
+    for activation in SMOOTH {
+        let (bn, plan, roles) = set_up_with(&noop, activation);
+        let useless = Error::UselessActivationMask { activation };
+        let mask = Some(roles.mask.slice(..));
+        let buffers = TrainingBuffers { activation_mask: mask, ..roles.training() };
+        assert_eq!(bn.bind_training(&plan, &buffers).unwrap_err(), useless);
+        let buffers = InferenceBuffers { activation_mask: mask, ..roles.inference() };
+        assert_eq!(bn.bind_inference(&plan, &buffers).unwrap_err(), useless);
+        for (state, from) in [
+            (ActivationState::Output(roles.tensors[1].slice(..)), ActivationSource::Output),
+            (ActivationState::Mask(roles.mask.slice(..)), ActivationSource::Mask),
+        ] {
+            let expected = Error::ActivationSourceNotServed { activation, from };
+            let buffers = BackwardBuffers { activation: state, ..roles.backward() };
+            assert_eq!(bn.bind_backward(&plan, &buffers).unwrap_err(), expected);
+            let buffers = FrozenBackwardBuffers { activation: state, ..roles.frozen() };
+            assert_eq!(bn.bind_backward_frozen(&plan, &buffers).unwrap_err(), expected);
+        }
+    }
+    for activation in ACTIVATIONS {
+        let (bn, plan, roles) = set_up_with(&noop, activation);
+        let identity = activation == Activation::Identity;
+        // Without the residual that forward added, the derivative would be taken at the wrong place.
+        let residual_gradient = Some(Gradient::Overwrite(roles.tensors[5].slice(..)));
+        let expected = if identity { Ok(()) } else { Err(Error::MissingResidual) };
+        let backward = BackwardBuffers { residual_gradient, ..roles.backward() };
+        assert_eq!(bn.bind_backward(&plan, &backward).map(drop), expected, "{activation}");
+        let frozen = FrozenBackwardBuffers { residual_gradient, ..roles.frozen() };
+        assert_eq!(bn.bind_backward_frozen(&plan, &frozen).map(drop), expected, "{activation}");
+        let with_residual = ActivationState::Recompute { residual: Some(roles.tensors[4].slice(..)) };
+        let backward = BackwardBuffers { activation: with_residual, ..backward };
+        assert_eq!(bn.bind_backward(&plan, &backward).map(drop), Ok(()), "{activation}");
+
+        let input_gradient_only = FrozenBackwardBuffers { input: None, gamma_gradient: None, ..roles.frozen() };
+        let expected = if identity { Ok(()) } else { Err(Error::MissingInput) };
+        assert_eq!(bn.bind_backward_frozen(&plan, &input_gradient_only).map(drop), expected, "{activation}");
+        if activation.is_piecewise_linear() {
+            for state in
+                [ActivationState::Output(roles.tensors[1].slice(..)), ActivationState::Mask(roles.mask.slice(..))]
+            {
+                let buffers = FrozenBackwardBuffers { activation: state, ..input_gradient_only };
+                assert!(bn.bind_backward_frozen(&plan, &buffers).is_ok(), "{activation}: the input has no use");
+            }
+        }
+    }
+    noop.assert_quiet();
+}
+
+#[test]
+fn results_may_replace_exactly_what_they_are_made_of() {
+    let noop = Noop::new();
+    let (bn, plan, roles) = set_up_with(&noop, Activation::Relu);
+    let size = plan.tensor_size();
+    let pool = noop.storage(4 * size);
+    let at = |offset: u64| pool.slice(offset..offset + size);
+    let overlap = |first, second| Err(Error::OverlappingBuffers { first, second });
+    let residual = Some(roles.tensors[4].slice(..));
+
+    let training = |buffers| bn.bind_training(&plan, &buffers).map(|step| noop.run(|pass| step.record(pass)));
+    let inference = |buffers| bn.bind_inference(&plan, &buffers).map(|step| noop.run(|pass| step.record(pass)));
+    let forward = |input, output, residual| {
+        let result = training(TrainingBuffers { input, output, residual, ..roles.training() });
+        assert_eq!(result, inference(InferenceBuffers { input, output, residual, ..roles.inference() }));
+        result
+    };
+    for offset in [0, size] {
+        assert_eq!(forward(at(offset), at(offset), None), Ok(()));
+        assert_eq!(forward(at(offset), at(offset), residual), Ok(()));
+    }
+    assert_eq!(forward(at(0), at(size / 2), None), overlap("input", "output"));
+    assert_eq!(forward(at(size / 2), at(0), None), overlap("input", "output"));
+    assert_eq!(forward(at(0), at(size), Some(at(size))), overlap("output", "residual"));
+    assert_eq!(forward(at(0), at(size), Some(at(size + size / 2))), overlap("output", "residual"));
+    assert_eq!(forward(at(0), at(0), Some(at(0))), overlap("output", "residual"));
+    assert_eq!(forward(at(0), at(size), Some(at(0))), Ok(()), "x may be added to its own normalisation");
+
+    let state = ActivationState::Mask(roles.mask.slice(..));
+    let backward = |dy, dx, dz: Option<Gradient<'_>>| {
+        let buffers = BackwardBuffers {
+            activation: state,
+            output_gradient: dy,
+            input_gradient: Some(dx),
+            residual_gradient: dz,
+            ..roles.backward()
+        };
+        let result = bn.bind_backward(&plan, &buffers).map(|step| noop.run(|pass| step.record(pass)));
+        let buffers = FrozenBackwardBuffers {
+            activation: state,
+            output_gradient: dy,
+            input_gradient: Some(dx),
+            residual_gradient: dz,
+            ..roles.frozen()
+        };
+        assert_eq!(result, bn.bind_backward_frozen(&plan, &buffers).map(|step| noop.run(|pass| step.record(pass))));
+        result
+    };
+    let dz = Some(Gradient::Accumulate(roles.tensors[5].slice(..)));
+    let overwrite = Gradient::Overwrite;
+    assert_eq!(backward(at(0), overwrite(at(0)), None), Ok(()));
+    assert_eq!(backward(at(0), overwrite(at(0)), dz), Ok(()));
+    assert_eq!(backward(at(0), Gradient::Accumulate(at(0)), None), Err(Error::InPlaceAccumulation));
+    assert_eq!(backward(at(0), Gradient::Accumulate(at(size)), None), Ok(()));
+    assert_eq!(backward(at(0), overwrite(at(size / 2)), None), overlap("output_gradient", "input_gradient"));
+    let over = |offset| Some(overwrite(at(offset)));
+    assert_eq!(backward(at(0), overwrite(at(size)), over(0)), overlap("output_gradient", "residual_gradient"));
+    assert_eq!(backward(at(0), overwrite(at(size)), over(size)), overlap("input_gradient", "residual_gradient"));
+    assert_eq!(backward(at(0), overwrite(at(0)), over(0)), overlap("output_gradient", "residual_gradient"));
+    // The input is read after the gradient is written.
+    let buffers = BackwardBuffers { input: at(0), input_gradient: over(0), ..roles.backward() };
+    assert_eq!(bn.bind_backward(&plan, &buffers).map(drop), overlap("input", "input_gradient"));
+    noop.assert_quiet();
+}
+
+#[test]
+fn pinned_strategies_say_where_they_do_not_serve() {
+    let noop = Noop::new();
+    let descriptor = BatchNormDescriptor { channels: 64, activation: Activation::Relu, ..Default::default() };
+    let bn = BatchNorm::new(&noop.device, &descriptor).unwrap();
+    for (strategy, shape) in [
+        (Strategy::Resident(Family::Rows), [2, 64, 32]),
+        (Strategy::ChannelLoop(Family::Rows), [2, 64, 32]),
+        (Strategy::Resident(Family::Columns), [8, 64, 4]),
+        (Strategy::ChannelLoop(Family::Columns), [8, 64, 4]),
+    ] {
+        let refused = Err(Error::StrategyNotServed { strategy });
+        let pin = Strategies { training: Some(strategy), backward: Some(strategy), inference: None };
+        let plan = bn.plan_with(&Shape::new(&shape).unwrap(), pin).unwrap();
+        let roles = Roles::new(&noop, &plan);
+        let residual = Some(roles.tensors[4].slice(..));
+        let activation_mask = Some(roles.mask.slice(..));
+        let training = |buffers| bn.bind_training(&plan, &buffers).map(drop);
+        assert_eq!(training(roles.training()), Ok(()), "{strategy}");
+        assert_eq!(training(TrainingBuffers { residual, ..roles.training() }), refused);
+        assert_eq!(training(TrainingBuffers { activation_mask, ..roles.training() }), refused);
+        let backward = |activation| {
+            let buffers = BackwardBuffers { activation, ..roles.backward() };
+            bn.bind_backward(&plan, &buffers).map(drop)
+        };
+        assert_eq!(backward(ActivationState::default()), Ok(()), "{strategy}");
+        assert_eq!(backward(ActivationState::Recompute { residual }), refused);
+        assert_eq!(backward(ActivationState::Output(roles.tensors[1].slice(..))), refused);
+        assert_eq!(backward(ActivationState::Mask(roles.mask.slice(..))), refused);
+    }
+
+    // Neighbouring rows of 16-bit elements share words unless they are whole units.
+    for (strategy, aligned, unaligned) in [
+        (Strategy::Resident(Family::Rows), [2, 64, 16], [2, 64, 18]),
+        (Strategy::ChannelLoop(Family::Rows), [2, 64, 16], [2, 64, 18]),
+        (Strategy::Split { reduction: Family::Rows, elementwise: Family::Rows }, [8, 64, 16], [8, 64, 18]),
+        (Strategy::Split { reduction: Family::Columns, elementwise: Family::Rows }, [8, 64, 4], [8, 64, 6]),
+    ] {
+        let training = Strategies { training: Some(strategy), ..Default::default() };
+        let backward = Strategies { backward: Some(strategy), ..Default::default() };
+        let inference = Strategies { inference: Some(Family::Rows), ..Default::default() };
+        for element in ElementType::ALL {
+            let bn = BatchNorm::new(&noop.device, &BatchNormDescriptor { element, ..descriptor.clone() }).unwrap();
+            let plan = |shape: &[usize], pin| bn.plan_with(&Shape::new(shape).unwrap(), pin).map(drop);
+            for pin in [training, backward, inference] {
+                assert_eq!(plan(&aligned, pin), Ok(()), "{element} {pin:?}");
+                if element == ElementType::F32 {
+                    assert_eq!(plan(&unaligned, pin), Ok(()), "{pin:?}");
+                }
+            }
+            if element != ElementType::F32 {
+                assert_eq!(plan(&unaligned, training), Err(Error::StrategyNotServed { strategy }), "{element}");
+                assert_eq!(plan(&unaligned, backward), Err(Error::StrategyNotServed { strategy }), "{element}");
+                let result = plan(&unaligned, inference);
+                assert!(matches!(result, Err(Error::StrategyNotServed { .. })), "{element}: {result:?}");
+            }
+        }
+    }
+    noop.assert_quiet();
+}
+
+#[test]
+fn everything_that_can_be_fused_binds_within_the_limits_that_webgpu_guarantees() {
+    let noop = Noop::new();
+    assert_eq!(noop.device.limits().max_storage_buffers_per_shader_stage, 8);
+    let kernels = Kernels::new(&noop.device);
+    // Aligned rows, unaligned rows, and elements that fill no unit.
+    for shape in [[8, 64, 16], [4, 12, 5], [3, 5, 7]] {
+        for element in ElementType::ALL {
+            for activation in ACTIVATIONS {
+                let channels = shape[1] as u32;
+                let descriptor = BatchNormDescriptor { channels, element, activation, ..Default::default() };
+                let bn = BatchNorm::with_kernels(&kernels, &descriptor).unwrap();
+                let plan = bn.plan(&Shape::new(&shape).unwrap()).unwrap();
+                let roles = Roles::new(&noop, &plan);
+                let name = format!("{element} {activation} {shape:?}");
+                bind_forwards(&noop, &bn, &plan, &roles, &name);
+                bind_backwards(&noop, &bn, &plan, &roles, &name);
+            }
+        }
+    }
+    noop.assert_quiet();
+}
+
+fn bind_forwards(noop: &Noop, bn: &BatchNorm, plan: &Plan, roles: &Roles, name: &str) {
+    let masks = [None, Some(roles.mask.slice(..))];
+    let masks = &masks[..if bn.descriptor().activation.is_piecewise_linear() { 2 } else { 1 }];
+    for &activation_mask in masks {
+        for residual in [None, Some(roles.tensors[4].slice(..))] {
+            for over in [0, 1] {
+                let output = roles.tensors[over].slice(..);
+                let health = residual.is_some().then(|| roles.health.slice(..));
+                let buffers = TrainingBuffers { output, residual, activation_mask, health, ..roles.training() };
+                let training = bn.bind_training(plan, &buffers).unwrap_or_else(|error| panic!("{name}: {error}"));
+                let buffers = InferenceBuffers { output, residual, activation_mask, ..roles.inference() };
+                let inference = bn.bind_inference(plan, &buffers).unwrap_or_else(|error| panic!("{name}: {error}"));
+                noop.run(|pass| {
+                    training.record(pass);
+                    inference.record(pass);
+                });
+            }
+        }
+    }
+}
+
+/// Every set of gradients, with every source of the activation's derivative.
+fn bind_backwards(noop: &Noop, bn: &BatchNorm, plan: &Plan, roles: &Roles, name: &str) {
+    let activation = bn.descriptor().activation;
+    let states = [
+        ActivationState::Recompute { residual: None },
+        ActivationState::Recompute { residual: Some(roles.tensors[4].slice(..)) },
+        ActivationState::Output(roles.tensors[1].slice(..)),
+        ActivationState::Mask(roles.mask.slice(..)),
+    ];
+    let states = &states[..if activation.is_piecewise_linear() { 4 } else { 2 }];
+    for (index, &state) in states.iter().enumerate() {
+        for gradients in 1..16_u32 {
+            let wanted = |bit: u32, slice| (gradients >> bit & 1 == 1).then_some(slice);
+            if index == 0 && activation != Activation::Identity && gradients & 2 != 0 {
+                continue;
+            }
+            for in_place in [false, true] {
+                let dx = roles.tensors[if in_place { 2 } else { 3 }].slice(..);
+                let input_gradient = wanted(0, dx).map(Gradient::Overwrite);
+                let residual_gradient = wanted(1, roles.tensors[5].slice(..)).map(Gradient::Overwrite);
+                let gamma_gradient = wanted(2, roles.vectors[4].slice(..)).map(Gradient::Accumulate);
+                let beta_gradient = wanted(3, roles.vectors[5].slice(..)).map(Gradient::Overwrite);
+                let name = format!("{name}, {state:?}, gradients {gradients:04b}, in place: {in_place}");
+                let buffers = BackwardBuffers {
+                    activation: state,
+                    input_gradient,
+                    residual_gradient,
+                    gamma_gradient,
+                    beta_gradient,
+                    ..roles.backward()
+                };
+                let backward = bn.bind_backward(plan, &buffers).unwrap_or_else(|error| panic!("{name}: {error}"));
+                let buffers = BackwardBuffers { saved: None, ..buffers };
+                let recomputing = bn.bind_backward(plan, &buffers).unwrap_or_else(|error| panic!("{name}: {error}"));
+                let buffers = FrozenBackwardBuffers {
+                    activation: state,
+                    input_gradient,
+                    residual_gradient,
+                    gamma_gradient,
+                    beta_gradient,
+                    ..roles.frozen()
+                };
+                let frozen =
+                    bn.bind_backward_frozen(plan, &buffers).unwrap_or_else(|error| panic!("frozen {name}: {error}"));
+                noop.run(|pass| {
+                    backward.record(pass);
+                    recomputing.record(pass);
+                    frozen.record(pass);
+                });
+            }
+        }
+    }
+}
+
+#[test]
 fn handles_are_send_and_sync() {
     fn check<T: Send + Sync + 'static>() {}
     check::<BatchNorm>();
@@ -434,13 +857,16 @@ proptest! {
         dims in prop::collection::vec(0..6_usize, 1..7),
         channels in 0..6_u32,
         last in any::<bool>(),
-        flaws in prop::collection::vec((0..40_u32, 0..3_u64, 0..2_u64), 13),
+        element in prop::sample::select(&ElementType::ALL[..]),
+        activation in prop::sample::select(&ACTIVATIONS[..]),
+        flaws in prop::collection::vec((0..40_u32, 0..3_u64, 0..2_u64), 17),
     ) {
         let noop = Noop::new();
         let layout = if last { Layout::ChannelsLast } else { Layout::ChannelsFirst };
         let pool = [noop.storage(1 << 16), noop.buffer(1 << 16, wgpu::BufferUsages::UNIFORM)];
         let run = || -> Result<(), Error> {
-            let bn = BatchNorm::new(&noop.device, &BatchNormDescriptor { channels, layout, ..Default::default() })?;
+            let descriptor = BatchNormDescriptor { channels, layout, element, activation, ..Default::default() };
+            let bn = BatchNorm::new(&noop.device, &descriptor)?;
             let plan = bn.plan(&Shape::new(&dims)?)?;
             let roles = Roles::new(&noop, &plan);
             // Most slices are right; a few are moved, resized or taken from a shared buffer.
@@ -459,12 +885,28 @@ proptest! {
             training.gamma = (flaws[2].0 > 5).then(|| pick(2, &roles.vectors[0]));
             training.saved = (flaws[3].0 > 5).then(|| pick(3, &roles.saved));
             training.workspace = pick(4, &roles.workspace);
+            training.residual = (flaws[10].0 > 20).then(|| pick(10, &roles.tensors[4]));
+            training.activation_mask = (flaws[11].0 > 30).then(|| pick(11, &roles.mask));
+            training.health = (flaws[12].0 > 20).then(|| pick(12, &roles.health));
             let mut backward = roles.backward();
             backward.output_gradient = pick(5, &roles.tensors[2]);
             backward.saved = (flaws[6].0 > 5).then(|| pick(6, &roles.saved));
             backward.input_gradient = (flaws[7].0 > 9).then(|| Gradient::Accumulate(pick(7, &roles.tensors[3])));
             backward.gamma_gradient = (flaws[8].0 > 9).then(|| Gradient::Overwrite(pick(8, &roles.vectors[4])));
             backward.beta_gradient = (flaws[9].0 > 9).then(|| Gradient::Overwrite(pick(9, &roles.vectors[5])));
+            backward.residual_gradient = (flaws[13].0 > 20).then(|| Gradient::Overwrite(pick(13, &roles.tensors[5])));
+            backward.activation = match flaws[14].0 {
+                0..10 => ActivationState::Output(pick(14, &roles.tensors[1])),
+                10..20 => ActivationState::Mask(pick(14, &roles.mask)),
+                20..30 => ActivationState::Recompute { residual: Some(pick(14, &roles.tensors[4])) },
+                _ => ActivationState::default(),
+            };
+            if flaws[15].0 > 20 {
+                backward.input_gradient = Some(Gradient::Overwrite(backward.output_gradient));
+            }
+            if flaws[16].0 > 20 {
+                training.output = training.input;
+            }
             let training = bn.bind_training(&plan, &training)?;
             let backward = bn.bind_backward(&plan, &backward)?;
             let inference = bn.bind_inference(&plan, &roles.inference())?;

@@ -6,43 +6,77 @@ use naga::back::{hlsl, msl, pipeline_constants, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use wgpu_batch_norm::shader::Variant;
 
-fn parse(variant: Variant) -> (naga::Module, ModuleInfo) {
+/// The modules of a variant's pipelines: the variant with every activation, companion and 16-bit type that it has a use for.
+fn pipelines(variant: Variant) -> impl Iterator<Item = (naga::Module, ModuleInfo)> {
     let source = variant.source();
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|error| panic!("{}: {}", variant.name(), error.emit_to_string(&source)));
     let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
         .validate(&module)
         .unwrap_or_else(|error| panic!("{}: {}", variant.name(), error.emit_to_string(&source)));
-    // Overrides are resolved per pipeline; 256 is the largest size the crate asks for.
-    let constants = if variant.source().contains("override WORKGROUP_SIZE") {
-        [("WORKGROUP_SIZE".to_owned(), 256.0)].into_iter().collect()
-    } else {
-        Default::default()
-    };
-    let (module, info) = pipeline_constants::process_overrides(&module, &info, None, &constants)
-        .unwrap_or_else(|error| panic!("{}: {error}", variant.name()));
-    (module.into_owned(), info.into_owned())
+    // Overrides are resolved per pipeline; 256 is the largest workgroup that the crate asks for.
+    let values: [(&str, &[f64]); 4] = [
+        ("WORKGROUP_SIZE", &[256.0]),
+        ("ACTIVATION", &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
+        ("COMPANION", &[0.0, 1.0, 2.0]),
+        ("BRAIN_FLOAT", &[0.0, 1.0]),
+    ];
+    let declared: Vec<_> =
+        values.into_iter().filter(|(name, _)| source.contains(&format!("override {name}:"))).collect();
+    // Each value once, not their product: they do not meet in one expression.
+    let most = declared.iter().map(|(_, values)| values.len()).max().unwrap_or(1);
+    (0..most).map(move |index| {
+        let constants =
+            declared.iter().map(|(name, values)| ((*name).to_owned(), values[index % values.len()])).collect();
+        let (module, info) = pipeline_constants::process_overrides(&module, &info, None, &constants)
+            .unwrap_or_else(|error| panic!("{}: {error}", variant.name()));
+        (module.into_owned(), info.into_owned())
+    })
+}
+
+fn translate(name: &str, module: &naga::Module, info: &ModuleInfo) {
+    spv::write_vec(module, info, &spv::Options::default(), None).unwrap_or_else(|e| panic!("{name}: SPIR-V: {e}"));
+    let msl_options = msl::Options { fake_missing_bindings: true, ..Default::default() };
+    msl::write_string(module, info, &msl_options, &msl::PipelineOptions::default())
+        .unwrap_or_else(|e| panic!("{name}: MSL: {e}"));
+    for shader_model in [hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_0] {
+        let options = hlsl::Options { shader_model, fake_missing_bindings: true, ..Default::default() };
+        let mut text = String::new();
+        hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
+            .write(module, info, None)
+            .unwrap_or_else(|e| panic!("{name}: HLSL {shader_model:?}: {e}"));
+    }
+}
+
+#[test]
+fn variants_have_names_of_their_own() {
+    let mut names = std::collections::HashSet::new();
+    for variant in Variant::all() {
+        assert!(names.insert(variant.name()), "two variants are called {}", variant.name());
+    }
 }
 
 #[test]
 fn every_variant_translates_to_spirv_msl_and_hlsl() {
-    let mut names = std::collections::HashSet::new();
-    for variant in Variant::all() {
-        let name = variant.name();
-        assert!(names.insert(name.clone()), "two variants are called {name}");
-        let (module, info) = parse(variant);
-        spv::write_vec(&module, &info, &spv::Options::default(), None)
-            .unwrap_or_else(|e| panic!("{name}: SPIR-V: {e}"));
-        let msl_options = msl::Options { fake_missing_bindings: true, ..Default::default() };
-        msl::write_string(&module, &info, &msl_options, &msl::PipelineOptions::default())
-            .unwrap_or_else(|e| panic!("{name}: MSL: {e}"));
-        for shader_model in [hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_0] {
-            let options = hlsl::Options { shader_model, fake_missing_bindings: true, ..Default::default() };
-            let mut text = String::new();
-            hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
-                .write(&module, &info, None)
-                .unwrap_or_else(|e| panic!("{name}: HLSL {shader_model:?}: {e}"));
-        }
-    }
-    println!("{} variants", names.len());
+    let variants: Vec<_> = Variant::all().collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let pipelines: usize = std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..threads)
+            .map(|first| {
+                let part = variants.iter().skip(first).step_by(threads);
+                scope.spawn(move || {
+                    let mut count = 0;
+                    for variant in part {
+                        for (module, info) in pipelines(*variant) {
+                            translate(&variant.name(), &module, &info);
+                            count += 1;
+                        }
+                    }
+                    count
+                })
+            })
+            .collect();
+        parts.into_iter().map(|part| part.join().expect("a variant does not translate")).sum()
+    });
+    println!("{} variants, {pipelines} pipelines", variants.len());
 }

@@ -2,13 +2,15 @@
 """Times PyTorch's batch norm, native and cuDNN, on the shapes of `throughput`, and prints it beside ours.
 
     cargo run --release --example throughput -- --json ours.json
-    python3 benches/peers/pytorch.py --ours ours.json [--json torch.json] [--shape N,C,H,W] [--quick]
+    python3 benches/peers/pytorch.py --ours ours.json [--json torch.json] [--shape N,C,H,W] [--element f32|f16|bf16]
+        [--quick]
 
-Needs PyTorch; runs on its GPU if there is one, else on the CPU, which says nothing of a GPU. Eager mode, f32 and f16 on GPUs,
-channels first and last; training forward, backward (all gradients, without accumulation) and inference, each timed alone
-with CUDA events over enough repetitions, medians of nine rounds. Two sets of tensors are taken in turn, as `throughput`
-does. "native" and "cudnn" are PyTorch's own kernels with cuDNN switched off and on; a shape that cuDNN does not serve is
-run by the native kernels in both.
+Needs PyTorch; runs on its GPU if there is one, else on the CPU, which says nothing of a GPU. Eager mode, channels
+first and last, tensors in f32 unless `--element` says otherwise, weights and statistics in f32; training forward,
+backward (all gradients, without accumulation) and inference, each timed alone with CUDA events over enough
+repetitions, medians of nine rounds. Two sets of tensors are taken in turn, as `throughput` does. "native" and "cudnn"
+are PyTorch's own kernels with cuDNN switched off and on; a shape that cuDNN does not serve is run by the native
+kernels in both.
 """
 
 import argparse
@@ -24,6 +26,7 @@ SHAPES = [
     (32, 64, 112, 112), (32, 256, 56, 56), (32, 128, 56, 56), (32, 128, 28, 28), (32, 512, 28, 28),
     (32, 256, 28, 28), (32, 1024, 14, 14), (32, 512, 14, 14), (32, 2048, 7, 7),
 ]
+ELEMENTS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 # Tensors that must be read or written once.
 IDEAL_TENSORS = {"training": 2, "inference": 2, "backward": 3}
 
@@ -94,11 +97,11 @@ def operations(shape, memory_format, element, device):
 def measure(arguments, device):
     timer = Timer(device, 3 if arguments.quick else 9, 3.0 if arguments.quick else 10.0)
     rows = []
-    elements = {"f32": torch.float32, "f16": torch.float16} if device.type == "cuda" else {"f32": torch.float32}
     backends = ["native", "cudnn"] if torch.backends.cudnn.is_available() and device.type == "cuda" else ["native"]
     for shape in arguments.shape or SHAPES:
         for layout, memory_format in [("first", torch.contiguous_format), ("last", torch.channels_last)]:
-            for name, element in elements.items():
+            for name in arguments.element or ["f32"]:
+                element = ELEMENTS[name]
                 for backend in backends:
                     with torch.backends.cudnn.flags(enabled=backend == "cudnn"), torch.no_grad():
                         for op, call in operations(shape, memory_format, element, device).items():
@@ -113,7 +116,9 @@ def measure(arguments, device):
 
 def print_beside(rows, ours):
     key = lambda row: (row["op"], row["layout"], row["element"], tuple(row["shape"]))
-    own = {key(row): row for row in ours if "ms" in row}
+    # Rows with something fused do more than the peers.
+    plain = lambda row: row.get("activation", "identity") == "identity" and not row.get("residual", False)
+    own = {key(row): row for row in ours if "ms" in row and plain(row)}
     print(f"{'op':10} {'layout':6} {'element':7} {'shape':19} {'peer':7} {'peer ms':>9} {'ours ms':>9} {'peer/ours':>9}")
     for row in rows:
         mine = own.get(key(row))
@@ -148,6 +153,7 @@ def main():
     parser.add_argument("--ours", help="JSON that `throughput` wrote on the same machine")
     parser.add_argument("--json", help="write the rows here")
     parser.add_argument("--shape", action="append", type=lambda text: tuple(int(part) for part in text.split(",")))
+    parser.add_argument("--element", action="append", choices=ELEMENTS, help="may be repeated [default: f32]")
     parser.add_argument("--quick", action="store_true", help="three rounds of shorter passes")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

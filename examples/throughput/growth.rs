@@ -57,7 +57,8 @@ fn print_verdicts(rows: &[Row], columns: &[&str], layouts: usize) {
     for layout in ["first", "last"].into_iter().filter(|layout| rows.iter().any(|row| row.layout == *layout)) {
         let line = |op: &str| -> Vec<(u32, f64)> {
             let rows = rows.iter().filter(|row| row.op == op && row.layout == layout);
-            rows.filter_map(|row| Some(((row.tensor_bytes / 4).ilog2(), row.figures()?.ns_per_element))).collect()
+            let elements = |row: &Row| row.shape.iter().product::<usize>();
+            rows.filter_map(|row| Some((elements(row).ilog2(), row.figures()?.ns_per_element))).collect()
         };
         let copy = line("copy");
         for op in columns {

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use wgpu_batch_norm::{Error, Layout};
 
+use crate::buffers::Buffers;
 use crate::measure::Bench;
-use crate::operations::Buffers;
 use crate::shapes::Dims;
 use crate::timer::Summary;
 
@@ -31,7 +31,7 @@ pub fn print(bench: &Bench<'_>) {
 fn print_rows(bench: &Bench<'_>) -> Result<(), String> {
     let text = |error: Error| error.to_string();
     let (bn, plan) = bench.plan(DIMS, Layout::ChannelsFirst).map_err(text)?;
-    let buffers = Buffers::new(bench.gpu, &plan, plan.workspace_size(), 0)?;
+    let buffers = Buffers::new(bench.gpu, &plan, plan.workspace_size(), bench.configuration, 0)?;
     let [n, c, h, w] = DIMS;
     let shape = wgpu_batch_norm::Shape::new(&[n, c, h, w]).map_err(text)?;
     let planning = median(|| std::hint::black_box(bn.plan(std::hint::black_box(&shape))).map(drop)).map_err(text)?;

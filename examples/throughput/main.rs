@@ -2,13 +2,17 @@
 //!
 //! ```text
 //! cargo run --release --example throughput -- [--adapter SUBSTRING] [--json FILE] [--plot FILE.svg] [--quick]
-//!     [--op OP] [--shape N,C,H,W] [--layout first|last] [--element f32|f16|bf16] [--growth [--budget SECONDS]]
+//!     [--op OP] [--shape N,C,H,W] [--layout first|last] [--growth [--budget SECONDS]] [--element f32|f16|bf16]
+//!     [--activation ACTIVATION] [--residual] [--source recompute|output|mask]
 //! ```
 //!
 //! `--help` says what the figures mean. Exit code: 0 if all was measured or refused with a reason, 1 if a result was
-//! wrong or a file could not be written, 2 if there was nothing to run on or an element type is not built.
+//! wrong or a file could not be written, 2 if there was nothing to run on.
 
+mod buffers;
 mod check;
+mod configuration;
+mod element;
 mod growth;
 mod host;
 mod measure;
@@ -29,6 +33,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use wgpu_batch_norm::{Kernels, Layout};
 
+use crate::configuration::Configuration;
 use crate::measure::Bench;
 use crate::operations::Operation;
 use crate::shapes::Dims;
@@ -39,8 +44,11 @@ use crate::timer::Timer;
 const MEANING: &str = "\
 Every round times the copy, the sum and each operation once, as a pass that repeats it for 10 ms or more; figures are
 medians of nine rounds. A spread (interquartile range over median) above 10 % is marked with `!`. Samples of every result
-are compared with the CPU reference first; a wrong result is not timed. The copy and the sum take as many bytes an
-invocation as is fastest on the device (tried on 32 MiB), so that they are limits and no easy marks.
+are compared with the CPU reference first; a wrong result is not timed. The copy and the sum read as many bytes as a
+tensor has, whatever its element type, and take as many bytes an invocation as is fastest on the device (tried on 32 MiB),
+so that they are limits and no easy marks.
+
+With `--source output` or `mask` the backwards are given noise in place of y or the mask: y shares its buffer with dx.
 
 Tensors below 64 MiB are taken in turn from two sets of buffers. Two small sets still fit large caches, but those of the
 copy and the sum fit as well.
@@ -54,6 +62,13 @@ copy and the sum fit as well.
             inference        copy            reads x, writes y
             backward         3 sums + copy   reads x, dy; reads x and dy again, writes dx
             backward_frozen  2 sums + copy   reads x, dy; reads dy again, writes dx (all three gradients)
+          A tensor more that is written is a copy more, a tensor more that is read a sum more, or less where it goes into
+          that copy; a mask is its part of a tensor. The residual z is read by forward's map, the derivative's source (x
+          and z, y, or the mask) by both walks of a backward, and dz is written. So with ReLU, recomputed, and a residual:
+            training         2 sums + copy      reads x; reads x, z, writes y
+            inference        sum + copy         reads x, z, writes y
+            backward         4 sums + 2 copies  reads x, dy, z; reads x, dy, z again, writes dx, dz
+            backward_frozen  4 sums + 2 copies  the same: t needs x
   workspace  bytes of the plan's scratch, which serves every operation; marked where it is more than the larger of 1 %
           of the tensor and 64 bytes a channel plus 64 KiB";
 
@@ -73,9 +88,8 @@ struct Arguments {
     /// Only this layout
     #[arg(long, value_enum)]
     layout: Option<LayoutArgument>,
-    /// The element type of the tensors
-    #[arg(long, value_enum, default_value = "f32")]
-    element: Element,
+    #[command(flatten)]
+    configuration: Configuration,
     /// Every strategy that serves a shape, the planner's choice first, in place of that choice alone
     #[arg(long, conflicts_with = "growth")]
     strategies: bool,
@@ -104,19 +118,8 @@ enum LayoutArgument {
     Last,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Element {
-    F32,
-    F16,
-    Bf16,
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if arguments.element != Element::F32 {
-        eprintln!("f16 and bf16 are not built yet: the tensors of this version are f32");
-        return ExitCode::from(2);
-    }
     let Some(gpu) = support::open_best(arguments.adapter.as_deref()) else {
         let others: Vec<String> = support::open_all(None).iter().map(|gpu| format!("  {gpu}")).collect();
         match (&arguments.adapter, others.is_empty()) {
@@ -142,7 +145,8 @@ fn run(arguments: &Arguments, gpu: &support::Gpu) -> Result<bool, String> {
     let bench = bench(arguments, gpu);
     println!("{gpu}");
     println!(
-        "f32, medians of {} rounds by {}; see --help for what the figures mean",
+        "{}, medians of {} rounds by {}; see --help for what the figures mean",
+        bench.configuration,
         bench.rounds,
         bench.timer.clock()
     );
@@ -191,6 +195,7 @@ fn bench<'a>(arguments: &Arguments, gpu: &'a support::Gpu) -> Bench<'a> {
         sum,
         kernels,
         operations: Operation::ALL.into_iter().filter(asked_for).collect(),
+        configuration: arguments.configuration,
         rounds,
         target,
         every_strategy: arguments.strategies,

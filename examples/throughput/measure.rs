@@ -1,10 +1,12 @@
 //! Measures one shape in one layout: the yardsticks and the operations in turn, round after round.
 
-use wgpu_batch_norm::{BatchNorm, BatchNormDescriptor, Kernels, Layout, Plan, Shape};
+use wgpu_batch_norm::{BatchNorm, Kernels, Layout, Plan};
 
+use crate::buffers::Buffers;
 use crate::check::Checker;
-use crate::operations::{Bound, Buffers, Operation};
-use crate::shapes::Dims;
+use crate::configuration::Configuration;
+use crate::operations::{Bound, Operation};
+use crate::shapes::{self, Dims};
 use crate::support::Gpu;
 use crate::table::{Figures, Row, Status, Workspace};
 use crate::timer::{Record, Summary, Timer};
@@ -21,6 +23,7 @@ pub struct Bench<'a> {
     pub copy: Yardstick,
     pub sum: Yardstick,
     pub operations: Vec<Operation>,
+    pub configuration: Configuration,
     pub rounds: usize,
     /// Seconds that a timed pass should last.
     pub target: f64,
@@ -38,9 +41,9 @@ struct Candidate {
 impl Bench<'_> {
     /// The batch norm for `dims` under `layout`, and its plan.
     pub fn plan(&self, dims: Dims, layout: Layout) -> Result<(BatchNorm, Plan), wgpu_batch_norm::Error> {
-        let descriptor = BatchNormDescriptor { channels: dims[1] as u32, layout, ..Default::default() };
+        let descriptor = self.configuration.descriptor(dims[1], layout);
         let bn = BatchNorm::with_kernels(&self.kernels, &descriptor)?;
-        let plan = bn.plan(&stored(dims, layout)?)?;
+        let plan = bn.plan(&shapes::stored(dims, layout)?)?;
         Ok((bn, plan))
     }
 
@@ -62,7 +65,7 @@ impl Bench<'_> {
         let workspace = plans.iter().map(|(_, plan)| plan.workspace_size()).max().unwrap_or(0);
         let workspace = workspace.max(plan.workspace_size());
         let sets: Result<Vec<Buffers>, String> =
-            (0..count).map(|seed| Buffers::new(self.gpu, &plan, workspace, seed)).collect();
+            (0..count).map(|seed| Buffers::new(self.gpu, &plan, workspace, self.configuration, seed)).collect();
         let rows = match sets {
             _ if plan.tensor_size() == 0 => failed(&Status::Refused("the tensor is empty".into())),
             Ok(sets) => self.measure_sets(dims, layout, &bn, &plan, plans, &sets),
@@ -87,8 +90,8 @@ impl Bench<'_> {
                 plans.push((operation, plan.clone()));
                 continue;
             }
-            for strategies in operation.strategies(bn, &stored(dims, layout)?)? {
-                plans.push((operation, bn.plan_with(&stored(dims, layout)?, strategies)?));
+            for strategies in operation.strategies(bn, &shapes::stored(dims, layout)?, &self.configuration)? {
+                plans.push((operation, bn.plan_with(&shapes::stored(dims, layout)?, strategies)?));
             }
         }
         Ok(plans)
@@ -146,14 +149,17 @@ impl Bench<'_> {
         for Candidate { operation, plan, bounds } in &candidates {
             let status = match bounds {
                 Ok(bounds) => match times.next() {
-                    Some(time) => Status::Measured(figures(
-                        time,
-                        operation.limit(copy.median, sum.median),
-                        operation.ideal_bytes(plan),
-                        operation.moved_bytes(plan),
-                        operation.strategy(plan),
-                        bounds[0].dispatch_count(),
-                    )),
+                    Some(time) => {
+                        let dispatches = bounds[0].dispatch_count();
+                        Status::Measured(figures(
+                            time,
+                            operation.limit(&self.configuration, copy.median, sum.median),
+                            operation.ideal_bytes(&self.configuration, plan),
+                            operation.moved_bytes(&self.configuration, plan, dispatches),
+                            operation.strategy(plan, dispatches),
+                            dispatches,
+                        ))
+                    }
                     None => continue,
                 },
                 Err(status) => status.clone(),
@@ -200,24 +206,17 @@ impl Bench<'_> {
                 Layout::ChannelsFirst => "first",
                 Layout::ChannelsLast => "last",
             },
-            element: "f32",
+            configuration: self.configuration,
             shape: dims,
-            tensor_bytes: dims.iter().fold(4, |bytes: u64, dim| bytes.saturating_mul(*dim as u64)),
+            tensor_bytes: dims
+                .iter()
+                .fold(self.configuration.element.size(), |bytes: u64, dim| bytes.saturating_mul(*dim as u64)),
             status,
             workspace,
             adapter: self.gpu.info.name.clone(),
             clock: self.timer.clock(),
         }
     }
-}
-
-/// The shape as it is stored.
-fn stored(dims: Dims, layout: Layout) -> Result<Shape, wgpu_batch_norm::Error> {
-    let [n, c, h, w] = dims;
-    Shape::new(&match layout {
-        Layout::ChannelsFirst => [n, c, h, w],
-        Layout::ChannelsLast => [n, h, w, c],
-    })
 }
 
 /// 10⁹ bytes a second; 0 where the clock saw no time pass.

@@ -1,5 +1,7 @@
 //! The shapes that are measured.
 
+use wgpu_batch_norm::{Error, Layout, Shape};
+
 /// (N, C, H, W), in this order for both layouts; channels last stores it as (N, H, W, C).
 pub type Dims = [usize; 4];
 
@@ -33,6 +35,15 @@ pub const RESNET_50: [(Dims, u32); 12] = [
     ([32, 512, 7, 7], 5),
     ([32, 2048, 7, 7], 4),
 ];
+
+/// The shape as it is stored.
+pub fn stored(dims: Dims, layout: Layout) -> Result<Shape, Error> {
+    let [n, c, h, w] = dims;
+    Shape::new(&match layout {
+        Layout::ChannelsFirst => [n, c, h, w],
+        Layout::ChannelsLast => [n, h, w, c],
+    })
+}
 
 /// What a run without `--shape` measures, every shape once.
 pub fn standard() -> Vec<Dims> {

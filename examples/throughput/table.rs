@@ -3,6 +3,7 @@
 use serde::Serialize;
 use wgpu_batch_norm::Plan;
 
+use crate::configuration::Configuration;
 use crate::operations::Operation;
 use crate::shapes::{Dims, RESNET_50};
 
@@ -14,7 +15,8 @@ const LARGE_SPREAD: f64 = 0.1;
 pub struct Row {
     pub op: &'static str,
     pub layout: &'static str,
-    pub element: &'static str,
+    #[serde(flatten)]
+    pub configuration: Configuration,
     /// (N, C, H, W) in either layout.
     pub shape: Dims,
     pub tensor_bytes: u64,
@@ -182,11 +184,13 @@ pub fn print_verdict(rows: &[Row]) -> bool {
 
 /// The 53 batch norms of ResNet-50, each distinct shape weighted by its layers; nothing where a shape was not asked for.
 pub fn print_resnet(rows: &[Row]) {
+    let Some(Row { configuration, .. }) = rows.first() else { return };
     let mut lines = Vec::new();
     for layout in ["first", "last"] {
         for operation in Operation::ALL {
             if let Some(sum) = sum_resnet(rows, operation.name(), layout) {
-                lines.push(format!("{:15} {layout:5} {sum}  limit: {}", operation.name(), operation.limit_formula()));
+                let limit = operation.limit_formula(configuration);
+                lines.push(format!("{:15} {layout:5} {sum}  limit: {limit}", operation.name()));
             }
         }
     }
@@ -229,7 +233,7 @@ mod tests {
         Row {
             op: "training",
             layout: "first",
-            element: "f32",
+            configuration: Configuration::default(),
             shape,
             tensor_bytes: 4 * shape.iter().product::<usize>() as u64,
             status,
@@ -262,6 +266,8 @@ mod tests {
             "op",
             "layout",
             "element",
+            "activation",
+            "residual",
             "shape",
             "strategy",
             "dispatches",

@@ -62,7 +62,7 @@ impl<'a> Timer<'a> {
     }
 
     /// Seconds of one pass in which `record` is called with 0, 1, … `iterations − 1`.
-    fn pass(&self, iterations: usize, record: &Record<'_>) -> f64 {
+    pub fn pass(&self, iterations: usize, record: &Record<'_>) -> f64 {
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {

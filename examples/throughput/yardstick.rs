@@ -2,7 +2,7 @@
 
 use wgpu_batch_norm::AdapterClass;
 
-use crate::operations::noise;
+use crate::buffers::noise;
 use crate::support::Gpu;
 use crate::timer::{Record, Timer};
 

@@ -50,6 +50,7 @@ pub fn inference(records: &[InferenceRecord]) -> Result<InferenceDifference, Err
                 beta: Some(&beta),
                 running_mean: &running_mean,
                 running_variance: &running_variance,
+                ..Default::default()
             },
         )?;
         for (index, (&output, expected)) in record.output.iter().zip(expected).enumerate() {

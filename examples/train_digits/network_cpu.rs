@@ -117,12 +117,21 @@ impl<'d> CpuNetwork<'d> {
                         made.saved = vec![ChannelStatistics::default(); layer.outputs];
                         let running = Some(reference::RunningStatistics { mean, variance, batches_tracked: None });
                         let saved = Some(&mut made.saved[..]);
-                        bn.training(&plan, reference::TrainingBuffers { input, output, gamma, beta, running, saved })?;
+                        let rest = reference::TrainingBuffers::default();
+                        let buffers = reference::TrainingBuffers { input, output, gamma, beta, running, saved, ..rest };
+                        bn.training(&plan, buffers)?;
                     }
                     Mode::Inference => {
                         let (running_mean, running_variance) = (&*mean, &*variance);
-                        let buffers =
-                            reference::InferenceBuffers { input, output, gamma, beta, running_mean, running_variance };
+                        let buffers = reference::InferenceBuffers {
+                            input,
+                            output,
+                            gamma,
+                            beta,
+                            running_mean,
+                            running_variance,
+                            ..Default::default()
+                        };
                         bn.inference(&plan, buffers)?;
                     }
                 }
@@ -162,6 +171,7 @@ impl<'d> CpuNetwork<'d> {
                         input_gradient: Some(reference::Gradient::Overwrite(&mut input_gradient)),
                         gamma_gradient: Some(reference::Gradient::Overwrite(&mut before[norm.gamma.clone()])),
                         beta_gradient: Some(reference::Gradient::Overwrite(&mut after[..layer.outputs])),
+                        ..Default::default()
                     },
                 )?;
                 gradient = input_gradient;

@@ -292,11 +292,13 @@ impl Binder<'_> {
                         let running = Some(RunningStatistics { mean, variance, batches_tracked: None });
                         let saved = made.saved.as_ref().map(|saved| saved.slice(..));
                         let workspace = self.workspace.slice(..);
-                        let buffers = TrainingBuffers { input, output, gamma, beta, running, saved, workspace };
+                        let new = TrainingBuffers::new(input, output, workspace);
+                        let buffers = TrainingBuffers { gamma, beta, running, saved, ..new };
                         Operation::NormTraining(bn.bind_training(&plan, &buffers)?)
                     }
                     Mode::Inference => {
-                        let buffers = InferenceBuffers { input, output, gamma, beta, running_mean, running_variance };
+                        let new = InferenceBuffers::new(input, output, running_mean, running_variance);
+                        let buffers = InferenceBuffers { gamma, beta, ..new };
                         Operation::Norm(bn.bind_inference(&plan, &buffers)?)
                     }
                 });
@@ -342,14 +344,16 @@ impl Binder<'_> {
                 let step = bn.bind_backward(
                     &plan,
                     &BackwardBuffers {
-                        input: made.linear.slice(..),
-                        output_gradient: output_gradient.slice(..),
                         gamma: Some(slice(self.parameters, &norm.gamma)),
                         saved: made.saved.as_ref().map(|saved| saved.slice(..)),
                         input_gradient: Some(Gradient::Overwrite(gradient.slice(..))),
                         gamma_gradient: Some(Gradient::Overwrite(slice(&self.gradients, &norm.gamma))),
                         beta_gradient: Some(Gradient::Overwrite(slice(&self.gradients, &norm.beta))),
-                        workspace: self.workspace.slice(..),
+                        ..BackwardBuffers::new(
+                            made.linear.slice(..),
+                            output_gradient.slice(..),
+                            self.workspace.slice(..),
+                        )
                     },
                 )?;
                 operations.push(Operation::Norm(step));

@@ -2,14 +2,24 @@
 //!
 //! ```text
 //! cargo run --release --example tune -- [--adapter SUBSTRING] [--shape N,C,H,W] [--layout first|last] [--op OP] [--quick]
+//!     [--element f32|f16|bf16] [--activation ACTIVATION] [--residual] [--source recompute|output|mask]
 //! ```
 //!
 //! A strategy that wins by more than the spread of the measurement can be pinned with `BatchNorm::plan_with`. Exit code:
 //! 0 if all was measured, 1 if a result was wrong, 2 if there was nothing to run on.
 
 #[allow(dead_code, reason = "shared with `throughput`, which uses all of it")]
+#[path = "../throughput/buffers.rs"]
+mod buffers;
+#[allow(dead_code, reason = "shared with `throughput`, which uses all of it")]
 #[path = "../throughput/check.rs"]
 mod check;
+#[allow(dead_code, reason = "shared with `throughput`, which uses all of it")]
+#[path = "../throughput/configuration.rs"]
+mod configuration;
+#[allow(dead_code, reason = "shared with `throughput`, which uses all of it")]
+#[path = "../throughput/element.rs"]
+mod element;
 #[allow(dead_code, reason = "shared with `throughput`, which uses all of it")]
 #[path = "../throughput/measure.rs"]
 mod measure;
@@ -36,6 +46,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use wgpu_batch_norm::{Kernels, Layout};
 
+use crate::configuration::Configuration;
 use crate::measure::Bench;
 use crate::operations::Operation;
 use crate::shapes::Dims;
@@ -57,6 +68,8 @@ struct Arguments {
     /// Only this layout
     #[arg(long, value_enum)]
     layout: Option<LayoutArgument>,
+    #[command(flatten)]
+    configuration: Configuration,
     /// Three rounds of shorter passes in place of nine
     #[arg(long)]
     quick: bool,
@@ -82,8 +95,11 @@ fn main() -> ExitCode {
     let (rounds, target) = if arguments.quick { (3, 0.003) } else { (9, 0.01) };
     let asked_for = |operation: &Operation| arguments.op.is_empty() || arguments.op.contains(operation);
     let operations = Operation::ALL.into_iter().filter(asked_for).collect();
-    let bench = Bench { gpu: &gpu, timer, copy, sum, kernels, operations, rounds, target, every_strategy: true };
-    println!("{gpu}, planned as {:?}\n", bench.kernels.profile().class);
+    let configuration = arguments.configuration;
+    let every_strategy = true;
+    let bench =
+        Bench { gpu: &gpu, timer, copy, sum, kernels, operations, configuration, rounds, target, every_strategy };
+    println!("{gpu}, planned as {:?}, {configuration}\n", bench.kernels.profile().class);
     println!(
         "{:19} {:5} {:15} {:21} {:>9}  {:21} {:>9} {:>7}",
         "shape (N,C,H,W)", "lay.", "op", "planned", "ms", "fastest", "ms", "gain"

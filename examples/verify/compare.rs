@@ -1,11 +1,13 @@
 //! The comparison rule: `|got - truth| <= atol[c] + rtol·|truth|` for every element of channel c.
 //!
-//! Where results may be non-finite, exceed f32 or be subnormal follows from the truth itself, element by element, so
+//! Where results may be non-finite, exceed their type or be subnormal follows from the truth itself, element by element, so
 //! the manifest's `nonfinite_channels`, `truth_exceeds_f32` and `truth_has_f32_subnormals` are not needed: a non-finite
-//! result is wrong wherever the truth is finite in f32, in whatever channel.
+//! result is wrong wherever the truth is finite in the result's type, in whatever channel.
 
 use serde::{Serialize, Serializer};
-use wgpu_batch_norm::Problem;
+use wgpu_batch_norm::{ElementType, Problem};
+
+use crate::storage;
 
 /// What an expected tensor holds, which decides how it is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub struct Truth {
     /// The produced tensor that it describes.
     pub tensor: &'static str,
     pub kind: Kind,
+    /// What the produced tensor is stored as.
+    pub element: ElementType,
     pub values: Vec<f64>,
     /// Absolute tolerance of each channel.
     pub atol: Vec<f64>,
@@ -161,7 +165,7 @@ pub fn compare(
         channel,
         got: f64::from(got),
         truth: expected,
-        deviation: element_deviation(got, expected, rule),
+        deviation: element_deviation(got, expected, truth.element, rule),
         limit: Limit::Element { relative: truth.rtol * expected.abs() },
     };
     let both = values.iter().copied().zip(truth.values.iter().copied()).enumerate();
@@ -177,12 +181,12 @@ pub fn compare(
 }
 
 /// The error of one element: 0 where the values count as equal, infinite where they cannot be compared.
-fn element_deviation(got: f32, truth: f64, rule: NonFinite) -> f64 {
-    let rounded = truth as f32;
-    if rounded.is_nan() || rounded.is_infinite() {
+fn element_deviation(got: f32, truth: f64, element: ElementType, rule: NonFinite) -> f64 {
+    let rounded = storage::round(element, truth);
+    if !rounded.is_finite() {
         let got = f64::from(got);
-        // A finite truth outside the range of f32 is right as an infinity and also, within tolerance, as a number.
-        return if same_kind(got, f64::from(rounded), rule) { 0.0 } else { finite_difference(got, truth) };
+        // A finite truth outside the range of its type is right as an infinity and also, within tolerance, as a number.
+        return if same_kind(got, rounded, rule) { 0.0 } else { finite_difference(got, truth) };
     }
     // A device may flush subnormals to zero.
     if got == 0.0 && truth.abs() < f64::from(f32::MIN_POSITIVE) {
@@ -281,6 +285,7 @@ mod tests {
             name: "y".into(),
             tensor: "y",
             kind,
+            element: ElementType::F32,
             values: values.to_vec(),
             atol: vec![0.5, 0.25],
             tight: Some(vec![0.25, 0.125]),
@@ -333,6 +338,15 @@ mod tests {
             let ratio = ratio_of(&truth(Kind::Channels, &[expected, 0.0]), &[got, 0.0], NonFinite::SameKind);
             assert!(ratio > 1.0, "{expected} {got}");
         }
+    }
+
+    #[test]
+    fn the_range_is_that_of_the_element_type() {
+        let half = Truth { element: ElementType::F16, ..truth(Kind::Channels, &[65520.0, 65519.0]) };
+        assert_eq!(ratio_of(&half, &[f32::INFINITY, 65519.0], NonFinite::SameKind), 0.0);
+        assert_eq!(ratio_of(&half, &[f32::INFINITY, f32::INFINITY], NonFinite::AnyKind), f64::INFINITY);
+        let brain = Truth { element: ElementType::Bf16, ..truth(Kind::Channels, &[3.4e38, 65520.0]) };
+        assert_eq!(ratio_of(&brain, &[f32::INFINITY, 65520.0], NonFinite::SameKind), 0.0);
     }
 
     #[test]

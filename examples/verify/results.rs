@@ -1,17 +1,41 @@
 //! What one run of a case produced, under the names that the case's expected tensors have.
 
-use wgpu_batch_norm::ChannelStatistics;
+use wgpu_batch_norm::{ActivationSource, ChannelStatistics};
 
-/// The name added to gradients that were computed without the statistics that forward saved.
-pub const RECOMPUTED: &str = " (recomputed statistics)";
+/// In the variant of gradients that were computed without the statistics that forward saved.
+pub const RECOMPUTED: &str = "recomputed statistics";
+/// In the variant of results that replaced the tensor that they were computed from.
+pub const IN_PLACE: &str = "in place";
+
+/// Which of several ways to compute a result; empty for the plain one.
+#[derive(Clone, Debug, Default)]
+pub struct Variant(Vec<String>);
+
+impl Variant {
+    /// With one more thing about it, where `applies`.
+    pub fn with(mut self, applies: bool, what: &str) -> Self {
+        self.0.extend(applies.then(|| what.to_owned()));
+        self
+    }
+
+    /// With the source of the activation's derivative, unless it is the plain one.
+    pub fn from_source(source: ActivationSource) -> Self {
+        Self::default().with(source != ActivationSource::Recompute, &format!("derivative from {source}"))
+    }
+
+    /// What is added to a tensor's name.
+    pub fn suffix(&self) -> String {
+        if self.0.is_empty() { String::new() } else { format!(" ({})", self.0.join(", ")) }
+    }
+}
 
 /// One produced tensor.
 #[derive(Debug)]
 pub struct Produced {
     /// The expected tensor that it is compared with.
     pub tensor: &'static str,
-    /// Which of several ways to compute it; empty for the plain one.
-    pub variant: &'static str,
+    pub variant: Variant,
+    /// Widened from the type in which they are stored.
     pub values: Vec<f32>,
 }
 
@@ -23,16 +47,16 @@ pub struct Results {
 }
 
 impl Results {
-    pub fn push(&mut self, tensor: &'static str, variant: &'static str, values: Vec<f32>) {
-        self.produced.push(Produced { tensor, variant, values });
+    pub fn push(&mut self, tensor: &'static str, variant: &Variant, values: Vec<f32>) {
+        self.produced.push(Produced { tensor, variant: variant.clone(), values });
     }
 
     /// The saved statistics, as the three vectors that they hold.
-    pub fn push_statistics(&mut self, saved: &[ChannelStatistics]) {
+    pub fn push_statistics(&mut self, variant: &Variant, saved: &[ChannelStatistics]) {
         let vector = |value: fn(&ChannelStatistics) -> f32| saved.iter().map(value).collect();
-        self.push("save_mean", "", vector(ChannelStatistics::mean));
-        self.push("save_invstd", "", vector(|saved| saved.inverse_deviation));
-        self.push("save_var", "", vector(|saved| saved.variance));
+        self.push("save_mean", variant, vector(ChannelStatistics::mean));
+        self.push("save_invstd", variant, vector(|saved| saved.inverse_deviation));
+        self.push("save_var", variant, vector(|saved| saved.variance));
     }
 
     /// The counter of batches must have grown by one, or stayed if the batch was empty.

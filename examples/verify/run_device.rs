@@ -4,17 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use wgpu::{Buffer, BufferSlice, ComputePass};
 use wgpu_batch_norm::{
-    BackwardBuffers, BatchNorm, ChannelStatistics, Error, FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels,
-    Plan, RunningStatistics, TrainingBuffers, wgpu,
+    ActivationSource, ActivationState, BackwardBuffers, BatchNorm, ChannelStatistics, ElementType, Error,
+    FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels, Plan, RunningStatistics, TrainingBuffers, wgpu,
 };
 
 use crate::case::Case;
-use crate::results::{RECOMPUTED, Results};
+use crate::results::{IN_PLACE, RECOMPUTED, Results, Variant};
+use crate::storage::{self, Unpacked};
 use crate::support::Gpu;
-
-/// The bits of everything that a step must write, before it runs: a NaN that arithmetic does not give, as it is
-/// signalling and its payload is arbitrary.
-const POISON: u32 = 0x7FA5_C3E1;
 
 /// The words of one [`ChannelStatistics`].
 const STATISTICS_WORDS: usize = size_of::<ChannelStatistics>() / size_of::<u32>();
@@ -27,45 +24,88 @@ pub struct Runner {
     errors: Arc<Mutex<Vec<String>>>,
 }
 
-/// A buffer that holds exactly `words` values from its start on.
-struct Words {
+/// A buffer that holds exactly `count` elements from its start on.
+#[derive(Clone)]
+struct Values {
     buffer: Buffer,
-    words: usize,
+    element: ElementType,
+    count: usize,
 }
 
-impl Words {
+impl Values {
     fn slice(&self) -> BufferSlice<'_> {
-        self.buffer.slice(..(self.words * size_of::<u32>()) as u64)
+        self.buffer.slice(..(self.words() * size_of::<u32>()) as u64)
+    }
+
+    fn words(&self) -> usize {
+        storage::words(self.element, self.count)
     }
 }
 
 /// A result to be read back.
 struct Output {
     tensor: &'static str,
-    variant: &'static str,
-    words: Words,
+    variant: Variant,
+    values: Values,
 }
 
-/// The case's inputs on the device.
-struct Inputs {
-    x: Words,
-    dy: Words,
-    weight: Option<Words>,
-    bias: Option<Words>,
-    workspace: Words,
+/// What training forward leaves beside y, to be read back.
+struct Trained {
+    variant: Variant,
+    saved: Values,
+    running: Option<[Values; 2]>,
+    tracked: Option<Values>,
+}
+
+/// What forward leaves for backward.
+#[derive(Default)]
+struct Kept {
+    y: Option<Values>,
+    mask: Option<Values>,
+    saved: Option<Values>,
+}
+
+/// How one backward is run.
+#[derive(Clone, Copy)]
+struct Way {
+    source: ActivationSource,
+    saved: bool,
+    in_place: bool,
+}
+
+impl Way {
+    fn variant(self) -> Variant {
+        Variant::from_source(self.source).with(!self.saved, RECOMPUTED).with(self.in_place, IN_PLACE)
+    }
+}
+
+/// The gradients of one backward.
+struct Gradients {
+    input: Values,
+    residual: Option<Values>,
+    gamma: Values,
+    beta: Values,
 }
 
 /// Records one step into a pass.
 type RecordStep = Box<dyn Fn(&mut ComputePass<'_>)>;
 
-/// The steps of a case in order and what is to be read after them.
-#[derive(Default)]
-struct Work {
+/// A case on a device: its inputs, the steps in order, and what is to be read after them.
+struct Run<'a> {
+    runner: &'a Runner,
+    case: &'a Case,
+    batch_norm: BatchNorm,
+    plan: Plan,
+    x: Values,
+    residual: Option<Values>,
+    dy: Values,
+    weight: Option<Values>,
+    bias: Option<Values>,
+    workspace: Values,
+    kept: Kept,
     steps: Vec<RecordStep>,
     outputs: Vec<Output>,
-    saved: Option<Words>,
-    running: Option<[Words; 2]>,
-    tracked: Option<Words>,
+    trained: Vec<Trained>,
 }
 
 impl Runner {
@@ -89,214 +129,32 @@ impl Runner {
     /// What the library refuses.
     pub fn run(&self, case: &Case) -> Result<Results, Error> {
         self.take_errors();
-        let batch_norm = BatchNorm::with_kernels(&self.kernels, &case.descriptor)?;
-        let plan = batch_norm.plan(&case.shape)?;
-        let inputs = Inputs {
-            x: self.upload("x", &case.x),
-            dy: self.upload("dy", case.dy.as_deref().unwrap_or_default()),
-            weight: case.weight.as_ref().map(|values| self.upload("weight", values)),
-            bias: case.bias.as_ref().map(|values| self.upload("bias", values)),
-            workspace: self.workspace(&plan),
-        };
-        let mut work = Work::default();
-        if let Some(given) = &case.given_statistics {
-            let fields =
-                |saved: &ChannelStatistics| [saved.pivot, saved.offset, saved.inverse_deviation, saved.variance];
-            work.saved = Some(self.upload("saved", &given.iter().flat_map(fields).collect::<Vec<_>>()));
-        }
-        if case.runs_forward_training() {
-            self.bind_training(case, &batch_norm, &plan, &inputs, &mut work)?;
-        }
-        if case.operations.backward_training {
-            self.bind_backward(case, &batch_norm, &plan, &inputs, (true, ""), &mut work)?;
-            if case.given_statistics.is_none() {
-                self.bind_backward(case, &batch_norm, &plan, &inputs, (false, RECOMPUTED), &mut work)?;
-            }
-        }
-        if case.operations.forward_inference || case.operations.backward_inference {
-            self.bind_frozen(case, &batch_norm, &plan, &inputs, &mut work)?;
-        }
-        self.gpu.submit(|pass| work.steps.iter().for_each(|step| step(pass)));
-        let mut results = self.read_results(case, &work);
+        let mut run = Run::new(self, case)?;
+        run.bind()?;
+        self.gpu.submit(|pass| run.steps.iter().for_each(|step| step(pass)));
+        let mut results = run.read_results();
         results.problems.extend(self.take_errors());
         Ok(results)
     }
 
-    fn bind_training(
-        &self,
-        case: &Case,
-        batch_norm: &BatchNorm,
-        plan: &Plan,
-        inputs: &Inputs,
-        work: &mut Work,
-    ) -> Result<(), Error> {
-        let y = self.poisoned("y", case.x.len());
-        let saved = self.poisoned("saved", case.problem.channels as usize * STATISTICS_WORDS);
-        work.running = case
-            .running
-            .as_ref()
-            .map(|(mean, variance)| [self.upload("running mean", mean), self.upload("running variance", variance)]);
-        work.tracked =
-            case.batches_tracked.map(|count| Words { buffer: self.gpu.upload("batches tracked", &[count]), words: 1 });
-        let step = batch_norm.bind_training(
-            plan,
-            &TrainingBuffers {
-                input: inputs.x.slice(),
-                output: y.slice(),
-                gamma: inputs.weight.as_ref().map(Words::slice),
-                beta: inputs.bias.as_ref().map(Words::slice),
-                running: work.running.as_ref().map(|[mean, variance]| RunningStatistics {
-                    mean: mean.slice(),
-                    variance: variance.slice(),
-                    batches_tracked: work.tracked.as_ref().map(Words::slice),
-                }),
-                saved: Some(saved.slice()),
-                workspace: inputs.workspace.slice(),
-            },
-        )?;
-        work.steps.push(Box::new(move |pass| step.record(pass)));
-        work.outputs.push(Output { tensor: "y", variant: "", words: y });
-        work.saved = Some(saved);
-        Ok(())
+    /// One f32 a channel, or a part of a record.
+    fn vector(&self, label: &str, values: &[f32]) -> Values {
+        self.tensor(label, ElementType::F32, values)
     }
 
-    /// Backward through training statistics, saved ones or those of x.
-    fn bind_backward(
-        &self,
-        case: &Case,
-        batch_norm: &BatchNorm,
-        plan: &Plan,
-        inputs: &Inputs,
-        (with_saved, variant): (bool, &'static str),
-        work: &mut Work,
-    ) -> Result<(), Error> {
-        let gradients = self.gradients(case);
-        let [input_gradient, gamma_gradient, beta_gradient] = gradients.each_ref().map(overwrite);
-        let step = batch_norm.bind_backward(
-            plan,
-            &BackwardBuffers {
-                input: inputs.x.slice(),
-                output_gradient: inputs.dy.slice(),
-                gamma: inputs.weight.as_ref().map(Words::slice),
-                saved: work.saved.as_ref().filter(|_| with_saved).map(Words::slice),
-                input_gradient,
-                gamma_gradient,
-                beta_gradient,
-                workspace: inputs.workspace.slice(),
-            },
-        )?;
-        work.steps.push(Box::new(move |pass| step.record(pass)));
-        work.push_gradients(gradients, variant);
-        Ok(())
+    fn tensor(&self, label: &str, element: ElementType, values: &[f32]) -> Values {
+        let buffer = self.gpu.upload(label, &storage::pack(element, values));
+        Values { buffer, element, count: values.len() }
     }
 
-    /// Inference and backward through the running statistics.
-    fn bind_frozen(
-        &self,
-        case: &Case,
-        batch_norm: &BatchNorm,
-        plan: &Plan,
-        inputs: &Inputs,
-        work: &mut Work,
-    ) -> Result<(), Error> {
-        let Some((mean, variance)) = &case.running else { return Ok(()) };
-        let (mean, variance) = (self.upload("running mean", mean), self.upload("running variance", variance));
-        let gamma = inputs.weight.as_ref().map(Words::slice);
-        if case.operations.forward_inference {
-            let y = self.poisoned("y", case.x.len());
-            let buffers = InferenceBuffers {
-                input: inputs.x.slice(),
-                output: y.slice(),
-                gamma,
-                beta: inputs.bias.as_ref().map(Words::slice),
-                running_mean: mean.slice(),
-                running_variance: variance.slice(),
-            };
-            let step = batch_norm.bind_inference(plan, &buffers)?;
-            work.steps.push(Box::new(move |pass| step.record(pass)));
-            work.outputs.push(Output { tensor: "y", variant: "", words: y });
-        }
-        if case.operations.backward_inference {
-            let gradients = self.gradients(case);
-            let [input_gradient, gamma_gradient, beta_gradient] = gradients.each_ref().map(overwrite);
-            let buffers = FrozenBackwardBuffers {
-                input: Some(inputs.x.slice()),
-                output_gradient: inputs.dy.slice(),
-                gamma,
-                running_mean: mean.slice(),
-                running_variance: variance.slice(),
-                input_gradient,
-                gamma_gradient,
-                beta_gradient,
-                workspace: inputs.workspace.slice(),
-            };
-            let step = batch_norm.bind_backward_frozen(plan, &buffers)?;
-            work.steps.push(Box::new(move |pass| step.record(pass)));
-            work.push_gradients(gradients, "");
-        }
-        Ok(())
+    fn poisoned(&self, label: &str, element: ElementType, count: usize) -> Values {
+        let words = vec![storage::poison(element); storage::words(element, count)];
+        Values { buffer: self.gpu.upload(label, &words), element, count }
     }
 
-    fn read_results(&self, case: &Case, work: &Work) -> Results {
-        let mut results = Results::default();
-        let empty = case.problem.count() == 0;
-        for Output { tensor, variant, words } in &work.outputs {
-            let values = self.read(&format!("{tensor}{variant}"), words, &mut results);
-            results.push(tensor, variant, values);
-        }
-        // An empty batch saves nothing.
-        if let (Some(saved), true, false) = (&work.saved, case.runs_forward_training(), empty) {
-            let values = self.read("saved statistics", saved, &mut results);
-            let (records, _) = values.as_chunks::<STATISTICS_WORDS>();
-            let record = |&[pivot, offset, inverse_deviation, variance]: &[f32; STATISTICS_WORDS]| ChannelStatistics {
-                pivot,
-                offset,
-                inverse_deviation,
-                variance,
-            };
-            results.push_statistics(&records.iter().map(record).collect::<Vec<_>>());
-        }
-        if let Some([mean, variance]) = &work.running {
-            for (tensor, words) in [("new_running_mean", mean), ("new_running_var", variance)] {
-                let values = self.read(tensor, words, &mut results);
-                results.push(tensor, "", values);
-            }
-            if let (Some(before), Some(words)) = (case.batches_tracked, &work.tracked) {
-                let after = self.gpu.read::<u32>(&words.buffer, 1);
-                results.check_tracked(before, after.first().copied().unwrap_or_default(), empty);
-            }
-        }
-        results
-    }
-
-    /// The values of a buffer; elements that still hold the poison are a problem whatever the truth is.
-    fn read(&self, name: &str, words: &Words, results: &mut Results) -> Vec<f32> {
-        let bits = self.gpu.read::<u32>(&words.buffer, words.words);
-        let unwritten = bits.iter().filter(|&&bits| bits == POISON).count();
-        if unwritten > 0 {
-            results.problems.push(format!("{name}: {unwritten} of {} values were not written", bits.len()));
-        }
-        bits.into_iter().map(f32::from_bits).collect()
-    }
-
-    fn upload(&self, label: &str, values: &[f32]) -> Words {
-        Words { buffer: self.gpu.upload(label, values), words: values.len() }
-    }
-
-    fn poisoned(&self, label: &str, words: usize) -> Words {
-        Words { buffer: self.gpu.upload(label, &vec![POISON; words]), words }
-    }
-
-    /// Scratch with poison in it, as a step may expect nothing of its contents.
-    fn workspace(&self, plan: &Plan) -> Words {
-        self.poisoned("workspace", plan.workspace_size().div_ceil(size_of::<u32>() as u64) as usize)
-    }
-
-    /// dx, dγ and dβ.
-    fn gradients(&self, case: &Case) -> [Words; 3] {
-        let channels = case.problem.channels as usize;
-        [("dx", case.x.len()), ("dweight", channels), ("dbias", channels)]
-            .map(|(label, words)| self.poisoned(label, words))
+    /// Scratch, saved statistics or a mask, with poison in it, as a step may expect nothing of its contents.
+    fn poisoned_bytes(&self, label: &str, size: u64) -> Values {
+        self.poisoned(label, ElementType::F32, size.div_ceil(size_of::<u32>() as u64) as usize)
     }
 
     fn take_errors(&self) -> Vec<String> {
@@ -304,13 +162,258 @@ impl Runner {
     }
 }
 
-impl Work {
-    fn push_gradients(&mut self, gradients: [Words; 3], variant: &'static str) {
-        let named = ["dx", "dweight", "dbias"].into_iter().zip(gradients);
-        self.outputs.extend(named.map(|(tensor, words)| Output { tensor, variant, words }));
+impl<'a> Run<'a> {
+    fn new(runner: &'a Runner, case: &'a Case) -> Result<Self, Error> {
+        let batch_norm = BatchNorm::with_kernels(&runner.kernels, &case.descriptor)?;
+        let plan = batch_norm.plan(&case.shape)?;
+        let element = case.descriptor.element;
+        let fields = |saved: &ChannelStatistics| [saved.pivot, saved.offset, saved.inverse_deviation, saved.variance];
+        let given = case.given_statistics.as_ref().map(|given| given.iter().flat_map(fields).collect::<Vec<_>>());
+        Ok(Self {
+            runner,
+            case,
+            x: runner.tensor("x", element, &case.x),
+            residual: case.residual.as_ref().map(|values| runner.tensor("residual", element, values)),
+            dy: runner.tensor("dy", element, case.dy.as_deref().unwrap_or_default()),
+            weight: case.weight.as_ref().map(|values| runner.vector("weight", values)),
+            bias: case.bias.as_ref().map(|values| runner.vector("bias", values)),
+            workspace: runner.poisoned_bytes("workspace", plan.workspace_size()),
+            kept: Kept { saved: given.map(|given| runner.vector("saved", &given)), ..Kept::default() },
+            steps: Vec::new(),
+            outputs: Vec::new(),
+            trained: Vec::new(),
+            batch_norm,
+            plan,
+        })
+    }
+
+    fn bind(&mut self) -> Result<(), Error> {
+        let case = self.case;
+        if case.runs_forward_training() {
+            self.bind_training(false)?;
+            self.bind_training(true)?;
+        }
+        if case.operations.backward_training {
+            for &source in case.sources() {
+                self.bind_backward(Way { source, saved: true, in_place: false })?;
+                self.bind_backward(Way { source, saved: true, in_place: true })?;
+                if case.given_statistics.is_none() {
+                    self.bind_backward(Way { source, saved: false, in_place: false })?;
+                }
+            }
+        }
+        let Some((mean, variance)) = &case.running else { return Ok(()) };
+        let running = [self.runner.vector("running mean", mean), self.runner.vector("running variance", variance)];
+        if case.operations.forward_inference {
+            self.bind_inference(&running, false)?;
+            self.bind_inference(&running, true)?;
+        }
+        if case.operations.backward_inference {
+            for &source in case.sources() {
+                for in_place in [false, true] {
+                    self.bind_backward_frozen(&running, Way { source, saved: true, in_place })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Training forward; in place it writes no mask, so that both kernels run.
+    fn bind_training(&mut self, in_place: bool) -> Result<(), Error> {
+        let (input, output) = self.input_and_output(in_place);
+        let mask = self.mask(in_place);
+        let saved = self.runner.poisoned_bytes("saved", self.plan.saved_size());
+        let running = self.case.running.as_ref().map(|(mean, variance)| {
+            [self.runner.vector("running mean", mean), self.runner.vector("running variance", variance)]
+        });
+        let tracked = self.case.batches_tracked.map(|count| Values {
+            buffer: self.runner.gpu.upload("batches tracked", &[count]),
+            element: ElementType::F32,
+            count: 1,
+        });
+        let buffers = TrainingBuffers {
+            residual: self.residual.as_ref().map(Values::slice),
+            activation_mask: mask.as_ref().map(Values::slice),
+            gamma: self.weight.as_ref().map(Values::slice),
+            beta: self.bias.as_ref().map(Values::slice),
+            running: running.as_ref().map(|[mean, variance]| RunningStatistics {
+                mean: mean.slice(),
+                variance: variance.slice(),
+                batches_tracked: tracked.as_ref().map(Values::slice),
+            }),
+            saved: Some(saved.slice()),
+            ..TrainingBuffers::new(input.slice(), output.slice(), self.workspace.slice())
+        };
+        let step = self.batch_norm.bind_training(&self.plan, &buffers)?;
+        self.steps.push(Box::new(move |pass| step.record(pass)));
+        let variant = Variant::default().with(in_place, IN_PLACE);
+        if !in_place {
+            self.kept = Kept { y: Some(output.clone()), mask, saved: Some(saved.clone()) };
+        }
+        self.outputs.push(Output { tensor: "y", variant: variant.clone(), values: output });
+        self.trained.push(Trained { variant, saved, running, tracked });
+        Ok(())
+    }
+
+    /// Backward through training statistics, saved ones or those of x.
+    fn bind_backward(&mut self, way: Way) -> Result<(), Error> {
+        let (output_gradient, gradients) = self.gradients(way);
+        let buffers = BackwardBuffers {
+            gamma: self.weight.as_ref().map(Values::slice),
+            beta: self.bias.as_ref().map(Values::slice),
+            activation: self.activation_state(way.source),
+            saved: self.kept.saved.as_ref().filter(|_| way.saved).map(Values::slice),
+            input_gradient: overwrite(&gradients.input),
+            residual_gradient: gradients.residual.as_ref().and_then(overwrite),
+            gamma_gradient: overwrite(&gradients.gamma),
+            beta_gradient: overwrite(&gradients.beta),
+            ..BackwardBuffers::new(self.x.slice(), output_gradient.slice(), self.workspace.slice())
+        };
+        let step = self.batch_norm.bind_backward(&self.plan, &buffers)?;
+        self.steps.push(Box::new(move |pass| step.record(pass)));
+        self.push_gradients(gradients, &way.variant());
+        Ok(())
+    }
+
+    /// Inference; in place it writes no mask, so that both kernels run.
+    fn bind_inference(&mut self, [mean, variance]: &[Values; 2], in_place: bool) -> Result<(), Error> {
+        let (input, output) = self.input_and_output(in_place);
+        let mask = self.mask(in_place);
+        let buffers = InferenceBuffers {
+            residual: self.residual.as_ref().map(Values::slice),
+            activation_mask: mask.as_ref().map(Values::slice),
+            gamma: self.weight.as_ref().map(Values::slice),
+            beta: self.bias.as_ref().map(Values::slice),
+            ..InferenceBuffers::new(input.slice(), output.slice(), mean.slice(), variance.slice())
+        };
+        let step = self.batch_norm.bind_inference(&self.plan, &buffers)?;
+        self.steps.push(Box::new(move |pass| step.record(pass)));
+        if !in_place {
+            self.kept = Kept { y: Some(output.clone()), mask, saved: None };
+        }
+        let variant = Variant::default().with(in_place, IN_PLACE);
+        self.outputs.push(Output { tensor: "y", variant, values: output });
+        Ok(())
+    }
+
+    /// Backward through the running statistics.
+    fn bind_backward_frozen(&mut self, [mean, variance]: &[Values; 2], way: Way) -> Result<(), Error> {
+        let (output_gradient, gradients) = self.gradients(way);
+        let (mean, variance) = (mean.slice(), variance.slice());
+        let buffers = FrozenBackwardBuffers {
+            input: Some(self.x.slice()),
+            gamma: self.weight.as_ref().map(Values::slice),
+            beta: self.bias.as_ref().map(Values::slice),
+            activation: self.activation_state(way.source),
+            input_gradient: overwrite(&gradients.input),
+            residual_gradient: gradients.residual.as_ref().and_then(overwrite),
+            gamma_gradient: overwrite(&gradients.gamma),
+            beta_gradient: overwrite(&gradients.beta),
+            ..FrozenBackwardBuffers::new(output_gradient.slice(), mean, variance, self.workspace.slice())
+        };
+        let step = self.batch_norm.bind_backward_frozen(&self.plan, &buffers)?;
+        self.steps.push(Box::new(move |pass| step.record(pass)));
+        self.push_gradients(gradients, &way.variant());
+        Ok(())
+    }
+
+    /// x and where y goes, which in place is over a copy of x.
+    fn input_and_output(&self, in_place: bool) -> (Values, Values) {
+        let element = self.case.descriptor.element;
+        if in_place {
+            let copy = self.runner.tensor("y over x", element, &self.case.x);
+            (copy.clone(), copy)
+        } else {
+            (self.x.clone(), self.runner.poisoned("y", element, self.case.x.len()))
+        }
+    }
+
+    /// dy and where the gradients go; in place dx goes over a copy of dy.
+    fn gradients(&self, way: Way) -> (Values, Gradients) {
+        let (runner, element) = (self.runner, self.case.descriptor.element);
+        let tensor = |label| runner.poisoned(label, element, self.case.x.len());
+        let vector = |label| runner.poisoned(label, ElementType::F32, self.case.problem.channels as usize);
+        let (output_gradient, input) = if way.in_place {
+            let copy = runner.tensor("dx over dy", element, self.case.dy.as_deref().unwrap_or_default());
+            (copy.clone(), copy)
+        } else {
+            (self.dy.clone(), tensor("dx"))
+        };
+        let residual = self.residual.as_ref().map(|_| tensor("dresidual"));
+        (output_gradient, Gradients { input, residual, gamma: vector("dweight"), beta: vector("dbias") })
+    }
+
+    /// A mask for forward to write, if a backward is to read it.
+    fn mask(&self, in_place: bool) -> Option<Values> {
+        let wanted = !in_place && self.case.sources().contains(&ActivationSource::Mask);
+        wanted.then(|| self.runner.poisoned_bytes("activation mask", self.plan.mask_size()))
+    }
+
+    fn activation_state(&self, source: ActivationSource) -> ActivationState<'_> {
+        let residual = self.residual.as_ref().map(Values::slice);
+        match (source, &self.kept) {
+            (ActivationSource::Output, Kept { y: Some(y), .. }) => ActivationState::Output(y.slice()),
+            (ActivationSource::Mask, Kept { mask: Some(mask), .. }) => ActivationState::Mask(mask.slice()),
+            (ActivationSource::Recompute, _) => ActivationState::Recompute { residual },
+            (source, _) => unreachable!("no forward left a derivative from {source}"),
+        }
+    }
+
+    fn push_gradients(&mut self, gradients: Gradients, variant: &Variant) {
+        let Gradients { input, residual, gamma, beta } = gradients;
+        let named = [("dx", Some(input)), ("dresidual", residual), ("dweight", Some(gamma)), ("dbias", Some(beta))];
+        let output = |(tensor, values): (_, Option<Values>)| {
+            values.map(|values| Output { tensor, variant: variant.clone(), values })
+        };
+        self.outputs.extend(named.into_iter().filter_map(output));
+    }
+
+    fn read_results(&self) -> Results {
+        let mut results = Results::default();
+        let empty = self.case.problem.count() == 0;
+        for Output { tensor, variant, values } in &self.outputs {
+            let read = self.read(tensor, variant, values, &mut results);
+            results.push(tensor, variant, read);
+        }
+        for Trained { variant, saved, running, tracked } in &self.trained {
+            // An empty batch saves nothing.
+            if !empty {
+                let read = self.read("saved statistics", variant, saved, &mut results);
+                let (records, _) = read.as_chunks::<STATISTICS_WORDS>();
+                let record = |&[pivot, offset, inverse_deviation, variance]: &[f32; STATISTICS_WORDS]| {
+                    ChannelStatistics { pivot, offset, inverse_deviation, variance }
+                };
+                results.push_statistics(variant, &records.iter().map(record).collect::<Vec<_>>());
+            }
+            let Some([mean, variance_of_running]) = running else { continue };
+            for (tensor, values) in [("new_running_mean", mean), ("new_running_var", variance_of_running)] {
+                let read = self.read(tensor, variant, values, &mut results);
+                results.push(tensor, variant, read);
+            }
+            if let (Some(before), Some(tracked)) = (self.case.batches_tracked, tracked) {
+                let after = self.runner.gpu.read::<u32>(&tracked.buffer, 1);
+                results.check_tracked(before, after.first().copied().unwrap_or_default(), empty);
+            }
+        }
+        results
+    }
+
+    /// The values of a buffer; elements that still hold the poison, and anything but 0 in what is left over of the last
+    /// word, are a problem whatever the truth is.
+    fn read(&self, name: &str, variant: &Variant, values: &Values, results: &mut Results) -> Vec<f32> {
+        let words = self.runner.gpu.read::<u32>(&values.buffer, values.words());
+        let Unpacked { values, unwritten, stray } = storage::unpack(values.element, &words, values.count);
+        let name = format!("{name}{}", variant.suffix());
+        if unwritten > 0 {
+            results.problems.push(format!("{name}: {unwritten} of {} values were not written", values.len()));
+        }
+        if stray {
+            results.problems.push(format!("{name}: the bytes past the last element are not 0"));
+        }
+        values
     }
 }
 
-fn overwrite(words: &Words) -> Option<Gradient<'_>> {
-    Some(Gradient::Overwrite(words.slice()))
+fn overwrite(values: &Values) -> Option<Gradient<'_>> {
+    Some(Gradient::Overwrite(values.slice()))
 }

@@ -1,145 +1,242 @@
-//! Runs a case on the CPU reference, reading and writing f32 as the device does.
+//! Runs a case on the CPU reference, reading and writing the element type that the device does.
 
+use half::{bf16, f16};
 use wgpu_batch_norm::reference::{
-    BackwardBuffers, BatchNorm, FrozenBackwardBuffers, Gradient, InferenceBuffers, Plan, RunningStatistics,
-    TrainingBuffers,
+    ActivationState, BackwardBuffers, BatchNorm, Element, FrozenBackwardBuffers, Gradient, InferenceBuffers, Plan,
+    RunningStatistics, TrainingBuffers,
 };
-use wgpu_batch_norm::{ChannelStatistics, Error};
+use wgpu_batch_norm::{ActivationSource, ChannelStatistics, ElementType, Error};
 
 use crate::case::Case;
-use crate::results::{RECOMPUTED, Results};
+use crate::results::{RECOMPUTED, Results, Variant};
 
 /// Computes everything that the case can be checked with.
 ///
 /// # Errors
 /// What the reference refuses.
 pub fn run(case: &Case) -> Result<Results, Error> {
-    let batch_norm = BatchNorm::new(&case.descriptor)?;
-    let plan = batch_norm.plan(&case.shape)?;
-    let mut results = Results::default();
-    let mut saved = case.given_statistics.clone();
-    if case.runs_forward_training() {
-        saved = Some(training(case, &batch_norm, &plan, &mut results)?);
+    match case.descriptor.element {
+        ElementType::F16 => Run::<f16>::new(case)?.all(),
+        ElementType::Bf16 => Run::<bf16>::new(case)?.all(),
+        _ => Run::<f32>::new(case)?.all(),
     }
-    if case.operations.backward_training {
-        backward(case, &batch_norm, &plan, (saved.as_deref(), ""), &mut results)?;
-        if case.given_statistics.is_none() {
-            backward(case, &batch_norm, &plan, (None, RECOMPUTED), &mut results)?;
+}
+
+/// A case in its element type.
+struct Run<'a, T> {
+    case: &'a Case,
+    batch_norm: BatchNorm,
+    plan: Plan,
+    x: Vec<T>,
+    residual: Option<Vec<T>>,
+    dy: Vec<T>,
+    results: Results,
+}
+
+/// What forward leaves for backward.
+#[derive(Default)]
+struct Kept<T> {
+    y: Vec<T>,
+    mask: Option<Vec<u32>>,
+    saved: Option<Vec<ChannelStatistics>>,
+}
+
+impl<'a, T: Element<Parameter = f32>> Run<'a, T> {
+    fn new(case: &'a Case) -> Result<Self, Error> {
+        let batch_norm = BatchNorm::new(&case.descriptor)?;
+        let plan = batch_norm.plan(&case.shape)?;
+        Ok(Self {
+            case,
+            batch_norm,
+            plan,
+            x: stored(&case.x),
+            residual: case.residual.as_deref().map(stored),
+            dy: stored(case.dy.as_deref().unwrap_or_default()),
+            results: Results::default(),
+        })
+    }
+
+    fn all(mut self) -> Result<Results, Error> {
+        let case = self.case;
+        let mut kept = Kept { y: Vec::new(), mask: None, saved: case.given_statistics.clone() };
+        if case.runs_forward_training() {
+            kept = self.training()?;
         }
+        if case.operations.backward_training {
+            for &source in case.sources() {
+                self.backward(&kept, source, kept.saved.as_deref())?;
+                if case.given_statistics.is_none() {
+                    self.backward(&kept, source, None)?;
+                }
+            }
+        }
+        let Some((mean, variance)) = &case.running else { return Ok(self.results) };
+        if case.operations.forward_inference {
+            kept = self.inference(mean, variance)?;
+        }
+        if case.operations.backward_inference {
+            for &source in case.sources() {
+                self.backward_frozen(&kept, source, (mean, variance))?;
+            }
+        }
+        Ok(self.results)
     }
-    let Some((mean, variance)) = &case.running else { return Ok(results) };
-    if case.operations.forward_inference {
-        let mut y = unwritten(case.x.len());
-        let buffers = InferenceBuffers {
-            input: &case.x,
+
+    fn training(&mut self) -> Result<Kept<T>, Error> {
+        let case = self.case;
+        let mut y = self.unwritten();
+        let mut mask = self.mask();
+        let nan =
+            ChannelStatistics { pivot: f32::NAN, offset: f32::NAN, inverse_deviation: f32::NAN, variance: f32::NAN };
+        let mut saved = vec![nan; case.problem.channels as usize];
+        let mut running = case.running.clone();
+        let mut tracked = case.batches_tracked;
+        let buffers = TrainingBuffers {
+            input: &self.x,
             output: &mut y,
+            residual: self.residual.as_deref(),
+            activation_mask: mask.as_deref_mut(),
             gamma: case.weight.as_deref(),
             beta: case.bias.as_deref(),
+            running: running.as_mut().map(|(mean, variance)| RunningStatistics {
+                mean,
+                variance,
+                batches_tracked: tracked.as_mut(),
+            }),
+            saved: Some(&mut saved),
+            ..Default::default()
+        };
+        self.batch_norm.training(&self.plan, buffers)?;
+        let (plain, results) = (Variant::default(), &mut self.results);
+        results.push("y", &plain, widened(&y));
+        results.push_statistics(&plain, &saved);
+        if let Some((mean, variance)) = running {
+            results.push("new_running_mean", &plain, mean);
+            results.push("new_running_var", &plain, variance);
+            if let (Some(before), Some(after)) = (case.batches_tracked, tracked) {
+                results.check_tracked(before, after, case.problem.count() == 0);
+            }
+        }
+        Ok(Kept { y, mask, saved: Some(saved) })
+    }
+
+    fn inference(&mut self, mean: &[f32], variance: &[f32]) -> Result<Kept<T>, Error> {
+        let mut y = self.unwritten();
+        let mut mask = self.mask();
+        let buffers = InferenceBuffers {
+            input: &self.x,
+            output: &mut y,
+            residual: self.residual.as_deref(),
+            activation_mask: mask.as_deref_mut(),
+            gamma: self.case.weight.as_deref(),
+            beta: self.case.bias.as_deref(),
             running_mean: mean,
             running_variance: variance,
         };
-        batch_norm.inference(&plan, buffers)?;
-        results.push("y", "", y);
+        self.batch_norm.inference(&self.plan, buffers)?;
+        self.results.push("y", &Variant::default(), widened(&y));
+        Ok(Kept { y, mask, saved: None })
     }
-    if case.operations.backward_inference {
-        let mut gradients = Gradients::new(case);
-        let buffers = FrozenBackwardBuffers {
-            input: Some(&case.x),
-            output_gradient: case.dy.as_deref().unwrap_or_default(),
-            gamma: case.weight.as_deref(),
-            running_mean: mean,
-            running_variance: variance,
+
+    /// Backward through training statistics, saved ones or those of x.
+    fn backward(
+        &mut self,
+        kept: &Kept<T>,
+        source: ActivationSource,
+        saved: Option<&[ChannelStatistics]>,
+    ) -> Result<(), Error> {
+        let mut gradients = Gradients::new(self);
+        let buffers = BackwardBuffers {
+            input: &self.x,
+            output_gradient: &self.dy,
+            gamma: self.case.weight.as_deref(),
+            beta: self.case.bias.as_deref(),
+            activation: self.activation_state(kept, source),
+            saved,
             input_gradient: Some(Gradient::Overwrite(&mut gradients.input)),
+            residual_gradient: gradients.residual.as_deref_mut().map(Gradient::Overwrite),
             gamma_gradient: Some(Gradient::Overwrite(&mut gradients.gamma)),
             beta_gradient: Some(Gradient::Overwrite(&mut gradients.beta)),
         };
-        batch_norm.backward_frozen(&plan, buffers)?;
-        gradients.push("", &mut results);
+        self.batch_norm.backward(&self.plan, buffers)?;
+        gradients.push(&Variant::from_source(source).with(saved.is_none(), RECOMPUTED), &mut self.results);
+        Ok(())
     }
-    Ok(results)
-}
 
-/// Training forward; returns the saved statistics.
-fn training(
-    case: &Case,
-    batch_norm: &BatchNorm,
-    plan: &Plan,
-    results: &mut Results,
-) -> Result<Vec<ChannelStatistics>, Error> {
-    let mut y = unwritten(case.x.len());
-    let nan = ChannelStatistics { pivot: f32::NAN, offset: f32::NAN, inverse_deviation: f32::NAN, variance: f32::NAN };
-    let mut saved = vec![nan; case.problem.channels as usize];
-    let mut running = case.running.clone();
-    let mut tracked = case.batches_tracked;
-    let buffers = TrainingBuffers {
-        input: &case.x,
-        output: &mut y,
-        gamma: case.weight.as_deref(),
-        beta: case.bias.as_deref(),
-        running: running.as_mut().map(|(mean, variance)| RunningStatistics {
-            mean,
-            variance,
-            batches_tracked: tracked.as_mut(),
-        }),
-        saved: Some(&mut saved),
-    };
-    batch_norm.training(plan, buffers)?;
-    results.push("y", "", y);
-    results.push_statistics(&saved);
-    if let Some((mean, variance)) = running {
-        results.push("new_running_mean", "", mean);
-        results.push("new_running_var", "", variance);
-        if let (Some(before), Some(after)) = (case.batches_tracked, tracked) {
-            results.check_tracked(before, after, case.problem.count() == 0);
+    fn backward_frozen(
+        &mut self,
+        kept: &Kept<T>,
+        source: ActivationSource,
+        (mean, variance): (&[f32], &[f32]),
+    ) -> Result<(), Error> {
+        let mut gradients = Gradients::new(self);
+        let buffers = FrozenBackwardBuffers {
+            input: Some(&self.x),
+            output_gradient: &self.dy,
+            gamma: self.case.weight.as_deref(),
+            beta: self.case.bias.as_deref(),
+            activation: self.activation_state(kept, source),
+            running_mean: mean,
+            running_variance: variance,
+            input_gradient: Some(Gradient::Overwrite(&mut gradients.input)),
+            residual_gradient: gradients.residual.as_deref_mut().map(Gradient::Overwrite),
+            gamma_gradient: Some(Gradient::Overwrite(&mut gradients.gamma)),
+            beta_gradient: Some(Gradient::Overwrite(&mut gradients.beta)),
+        };
+        self.batch_norm.backward_frozen(&self.plan, buffers)?;
+        gradients.push(&Variant::from_source(source), &mut self.results);
+        Ok(())
+    }
+
+    fn activation_state<'b>(&'b self, kept: &'b Kept<T>, source: ActivationSource) -> ActivationState<'b, T> {
+        match source {
+            ActivationSource::Output => ActivationState::Output(&kept.y),
+            ActivationSource::Mask => ActivationState::Mask(kept.mask.as_deref().unwrap_or_default()),
+            _ => ActivationState::Recompute { residual: self.residual.as_deref() },
         }
     }
-    Ok(saved)
+
+    /// A tensor of NaN, so that an element nobody writes is seen.
+    fn unwritten(&self) -> Vec<T> {
+        vec![T::from_f64(f64::NAN); self.x.len()]
+    }
+
+    /// A mask for forward to write, if a backward is to read it.
+    fn mask(&self) -> Option<Vec<u32>> {
+        self.case.sources().contains(&ActivationSource::Mask).then(|| vec![!0; self.x.len().div_ceil(32)])
+    }
 }
 
-/// Backward through training statistics, saved ones or those of x.
-fn backward(
-    case: &Case,
-    batch_norm: &BatchNorm,
-    plan: &Plan,
-    (saved, variant): (Option<&[ChannelStatistics]>, &'static str),
-    results: &mut Results,
-) -> Result<(), Error> {
-    let mut gradients = Gradients::new(case);
-    let buffers = BackwardBuffers {
-        input: &case.x,
-        output_gradient: case.dy.as_deref().unwrap_or_default(),
-        gamma: case.weight.as_deref(),
-        saved,
-        input_gradient: Some(Gradient::Overwrite(&mut gradients.input)),
-        gamma_gradient: Some(Gradient::Overwrite(&mut gradients.gamma)),
-        beta_gradient: Some(Gradient::Overwrite(&mut gradients.beta)),
-    };
-    batch_norm.backward(plan, buffers)?;
-    gradients.push(variant, results);
-    Ok(())
-}
-
-/// The three gradients.
-struct Gradients {
-    input: Vec<f32>,
+/// The gradients of one backward.
+struct Gradients<T> {
+    input: Vec<T>,
+    residual: Option<Vec<T>>,
     gamma: Vec<f32>,
     beta: Vec<f32>,
 }
 
-impl Gradients {
-    fn new(case: &Case) -> Self {
-        let channels = case.problem.channels as usize;
-        Self { input: unwritten(case.x.len()), gamma: unwritten(channels), beta: unwritten(channels) }
+impl<T: Element<Parameter = f32>> Gradients<T> {
+    fn new(run: &Run<'_, T>) -> Self {
+        let vector = || vec![f32::NAN; run.case.problem.channels as usize];
+        let residual = run.residual.as_ref().map(|_| run.unwritten());
+        Self { input: run.unwritten(), residual, gamma: vector(), beta: vector() }
     }
 
-    fn push(self, variant: &'static str, results: &mut Results) {
-        results.push("dx", variant, self.input);
+    fn push(self, variant: &Variant, results: &mut Results) {
+        results.push("dx", variant, widened(&self.input));
+        if let Some(residual) = &self.residual {
+            results.push("dresidual", variant, widened(residual));
+        }
         results.push("dweight", variant, self.gamma);
         results.push("dbias", variant, self.beta);
     }
 }
 
-/// NaN, so that an element nobody writes is seen.
-fn unwritten(count: usize) -> Vec<f32> {
-    vec![f32::NAN; count]
+/// In the element type, which the values are exact in.
+fn stored<T: Element>(values: &[f32]) -> Vec<T> {
+    values.iter().map(|&value| T::from_f64(f64::from(value))).collect()
+}
+
+fn widened<T: Element>(values: &[T]) -> Vec<f32> {
+    values.iter().map(|value| value.to_f64() as f32).collect()
 }

@@ -39,9 +39,6 @@ fn load_shared(index: u32) -> Accumulator {
     return Accumulator(sh_pivot[index], sh_count[index], sh_sum[index], sh_m2[index]);
 }
 
-/// One set: count, pivot, Σ(x − pivot), M2.
-alias Record = vec4<f32>;
-
 fn record_of(value: Accumulator, component: u32) -> Record {
     return Record(value.count[component], value.pivot[component], value.sum[component], value.m2[component]);
 }

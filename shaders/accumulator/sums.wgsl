@@ -1,4 +1,4 @@
-// Sums of the gradient and of the gradient times the normalised input. The four components are four independent sets.
+// Sums of the gradient before the activation and of it times the normalised input. The four components are four independent sets.
 
 struct Accumulator {
     sum: vec4<f32>,
@@ -20,9 +20,6 @@ fn store_shared(index: u32, value: Accumulator) {
 fn load_shared(index: u32) -> Accumulator {
     return Accumulator(sh_sum[index], sh_product[index]);
 }
-
-/// One set: Σg, Σg·x̂.
-alias Record = vec2<f32>;
 
 fn record_of(value: Accumulator, component: u32) -> Record {
     return Record(value.sum[component], value.product[component]);

@@ -53,9 +53,11 @@ struct Params {
     partials_base: u32,
     /// Trips after which the invocations of a workgroup wait for each other; 0 if never.
     trips_in_step: u32,
-    padding_0: u32,
-    padding_1: u32,
-    padding_2: u32,
+    /// Index of the first record of channels' parameters in the partials, past everything else there.
+    records_base: u32,
+    /// Of a leaky ReLU.
+    slope: f32,
+    padding: u32,
 }
 
 const HAS_GAMMA: u32 = 1u;
@@ -71,6 +73,17 @@ const WANTS_BETA_GRADIENT: u32 = 128u;
 const ACCUMULATES_GAMMA_GRADIENT: u32 = 256u;
 const ACCUMULATES_BETA_GRADIENT: u32 = 512u;
 const ACCUMULATES_INPUT_GRADIENT: u32 = 1024u;
+/// A reduction leaves the channels' parameters beside the partials, for a dispatch that has no bindings left for them.
+const RECORDS_PARAMETERS: u32 = 2048u;
+const WANTS_INPUT_GRADIENT: u32 = 4096u;
+const WANTS_RESIDUAL_GRADIENT: u32 = 8192u;
+const ACCUMULATES_RESIDUAL_GRADIENT: u32 = 16384u;
+/// Running statistics of a channel whose batch statistics are not finite are left as they are.
+const GUARDS_RUNNING: u32 = 32768u;
+/// The layer that batch norm is folded into has a bias.
+const HAS_LAYER_BIAS: u32 = 65536u;
+/// The running variance takes the unbiased variance.
+const UNBIASED: u32 = 131072u;
 
 @group(0) @binding(0)
 var<uniform> params: Params;

@@ -1,15 +1,16 @@
-// Through frozen statistics: dx = gamma · r · g.
+// Through frozen statistics: dx = gamma · r · h, with h the gradient before the activation.
 
 struct Coefficients {
-    gamma: vec4<f32>,
-    inverse: vec4<f32>,
+    basis: Basis,
 }
 
-fn coefficients_with(channels: vec4<u32>, normalizer: Normalizer) -> Coefficients {
-    return Coefficients(gammas_at(channels), normalizer.inverse);
+fn coefficients_with(channels: vec4<u32>) -> Coefficients {
+    return Coefficients(basis_at(channels));
 }
 
 // Inverse deviation before gamma: their product may leave the range of f32 where the gradient does not.
-fn mapped(coefficients: Coefficients, values: Unit) -> vec4<f32> {
-    return (values.g * coefficients.inverse) * coefficients.gamma;
+fn mapped(coefficients: Coefficients, values: Unit) -> Mapped {
+    let basis = coefficients.basis;
+    let h = gradient_of(basis, values);
+    return result_of((h * basis.normalizer.inverse) * basis.gamma, h);
 }

@@ -12,6 +12,5 @@ fn main(
     }
     let place = locate(group, invocation);
     let extent = extent_of(group);
-    let channels = channels_of(place);
-    apply_to_place(place, extent, coefficients_with(channels, normalizers_at(channels)));
+    apply_to_place(place, extent, coefficients_of(place));
 }

@@ -45,4 +45,7 @@ fn main(
 fn write_segment(split: u32, segment: u32, value: Record) {
     let slot = split * params.repeats + segment / params.channels;
     partials[partial_at(segment % params.channels, slot)] = value;
+    if slot == 0u {
+        record_parameters(segment);
+    }
 }

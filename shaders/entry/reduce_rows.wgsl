@@ -15,6 +15,9 @@ fn main(
     let merged = reduce_place(place, extent);
     if owns_channel(place, 0u) {
         partials[partial_at(place.channel, extent.split)] = record_of(merge_components(merged), 0u);
+        if extent.split == 0u {
+            record_parameters(place.channel);
+        }
     }
     if group == 0u && invocation == 0u {
         count_batch();

@@ -1,12 +1,7 @@
-// Gradient sums: what a reduction does with the output gradient and the input.
-
-/// What the input is normalised with.
-struct Basis {
-    normalizer: Normalizer,
-}
+// Gradient sums: what a reduction does with the gradient before the activation and the input.
 
 fn basis_of(place: Place, extent: Extent) -> Basis {
-    return Basis(normalizers_at(channels_of(place)));
+    return basis_at(channels_of(place));
 }
 
 fn empty(basis: Basis) -> Accumulator {
@@ -15,29 +10,45 @@ fn empty(basis: Basis) -> Accumulator {
 
 /// Four whole units; sums do not depend on how many came `before`.
 fn accumulate(basis: Basis, state: Accumulator, block: Block, before: f32) -> Accumulator {
-    let a = block.a.g * normalized(basis.normalizer, block.a.x);
-    let b = block.b.g * normalized(basis.normalizer, block.b.x);
-    let c = block.c.g * normalized(basis.normalizer, block.c.x);
-    let d = block.d.g * normalized(basis.normalizer, block.d.x);
-    return Accumulator(
-        state.sum + ((block.a.g + block.b.g) + (block.c.g + block.d.g)),
-        state.product + ((a + b) + (c + d)),
+    return accumulate_terms(
+        state,
+        term_of(basis, block.a),
+        term_of(basis, block.b),
+        term_of(basis, block.c),
+        term_of(basis, block.d),
     );
 }
 
 /// Four units of which only the components with a true mask belong to the channel.
 fn accumulate_masked(basis: Basis, state: Accumulator, block: Block, trip: Trip) -> Accumulator {
-    // Selection, not multiplication: a masked component may hold another channel's NaN.
-    let masked = Block(
-        select_unit(block.a, unit_mask(trip, 0u), basis),
-        select_unit(block.b, unit_mask(trip, 1u), basis),
-        select_unit(block.c, unit_mask(trip, 2u), basis),
-        select_unit(block.d, unit_mask(trip, 3u), basis),
+    return accumulate_terms(
+        state,
+        select_term(term_of(basis, block.a), unit_mask(trip, 0u)),
+        select_term(term_of(basis, block.b), unit_mask(trip, 1u)),
+        select_term(term_of(basis, block.c), unit_mask(trip, 2u)),
+        select_term(term_of(basis, block.d), unit_mask(trip, 3u)),
     );
-    return accumulate(basis, state, masked, 0.0);
 }
 
-/// A gradient of 0 and a finite normalised input where the mask is false.
-fn select_unit(values: Unit, mask: vec4<bool>, basis: Basis) -> Unit {
-    return Unit(select(vec4<f32>(), values.g, mask), select(basis.normalizer.pivot, values.x, mask));
+/// What one unit adds to the sums.
+struct Term {
+    h: vec4<f32>,
+    product: vec4<f32>,
+}
+
+fn term_of(basis: Basis, values: Unit) -> Term {
+    let h = gradient_of(basis, values);
+    return Term(h, h * normalized_input(basis, values));
+}
+
+/// Selection, not multiplication: a masked component may hold another channel's NaN.
+fn select_term(term: Term, mask: vec4<bool>) -> Term {
+    return Term(select(vec4<f32>(), term.h, mask), select(vec4<f32>(), term.product, mask));
+}
+
+fn accumulate_terms(state: Accumulator, a: Term, b: Term, c: Term, d: Term) -> Accumulator {
+    return Accumulator(
+        state.sum + ((a.h + b.h) + (c.h + d.h)),
+        state.product + ((a.product + b.product) + (c.product + d.product)),
+    );
 }

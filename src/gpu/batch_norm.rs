@@ -1,10 +1,15 @@
 //! The batch norm of a device: plan and bind.
 
 use super::binding::{Bindings, Usage};
-use super::buffers::{BackwardBuffers, FrozenBackwardBuffers, Gradient, InferenceBuffers, TrainingBuffers};
+use super::buffers::{
+    AccumulateBuffers, ActivationState, BackwardBuffers, FoldBuffers, FrozenBackwardBuffers, Gradient,
+    InferenceBuffers, OutputBackwardBuffers, PopulationBuffers, TrainingBuffers,
+};
 use super::kernels::Kernels;
 use super::step::{Step, TrainingStep};
-use crate::plan::{BackwardOptions, GradientMode, Plan, Role, TrainingOptions};
+use crate::plan::{
+    BackwardOptions, Derivative, FoldOptions, GradientMode, InferenceOptions, Plan, Role, TrainingOptions,
+};
 use crate::{BatchNormDescriptor, Error, Shape, Strategies};
 
 /// Batch normalization on one wgpu device.
@@ -68,28 +73,34 @@ impl BatchNorm {
     /// Binds training forward.
     ///
     /// ```text
-    /// μ = (1/M)·Σx      v = (1/M)·Σ(x − μ)²      y = γ·(x − μ)/√(v + ε) + β
+    /// μ = (1/M)·Σx      v = (1/M)·Σ(x − μ)²      y = f(γ·(x − μ)/√(v + ε) + β + z)
     /// running_mean     ← (1 − a)·running_mean     + a·μ
     /// running_variance ← (1 − a)·running_variance + a·v·k
     /// ```
     ///
-    /// with the convention's momentum `a` and correction `k`; the reference, [`crate::reference::BatchNorm::training`],
+    /// with the descriptor's activation `f`, the residual `z`, and the convention's momentum `a` and correction `k`; the reference, [`crate::reference::BatchNorm::training`],
     /// is the specification. An empty batch records nothing.
     ///
     /// # Errors
     /// [`Error::PlanMismatch`]; [`Error::WrongSize`], [`Error::TooSmall`], [`Error::MissingStorageUsage`],
     /// [`Error::MisalignedOffset`] and [`Error::OverlappingBuffers`] for slices; [`Error::OneSample`] and
-    /// [`Error::EmptyBatch`] by policy; [`Error::MissingBatchesTracked`]; [`Error::LimitExceeded`]; [`Error::Device`].
+    /// [`Error::EmptyBatch`] by policy; [`Error::MissingBatchesTracked`]; [`Error::UselessActivationMask`];
+    /// [`Error::StrategyNotServed`] where a pinned strategy does not serve what is fused; [`Error::LimitExceeded`];
+    /// [`Error::Device`].
     pub fn bind_training(&self, plan: &Plan, buffers: &TrainingBuffers<'_>) -> Result<TrainingStep, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);
         bindings.tensor(Role::Input, "input", Usage::Read, buffers.input)?;
-        bindings.tensor(Role::Output, "output", Usage::Write, buffers.output)?;
+        bindings.tensor_maybe_over(Role::Output, "output", buffers.output, Role::Input)?;
+        bind_fused(&mut bindings, plan, buffers.residual, buffers.activation_mask)?;
         bindings.vector(Role::Gamma, "gamma", Usage::Read, buffers.gamma)?;
         bindings.vector(Role::Beta, "beta", Usage::Read, buffers.beta)?;
         let mut options = TrainingOptions {
             gamma: buffers.gamma.is_some(),
             beta: buffers.beta.is_some(),
+            residual: buffers.residual.is_some(),
+            mask: buffers.activation_mask.is_some(),
+            health: buffers.health.is_some(),
             ..TrainingOptions::default()
         };
         if let Some(running) = &buffers.running {
@@ -102,6 +113,7 @@ impl BatchNorm {
         }
         bindings.optional(Role::Statistics, "saved", Usage::Write, buffers.saved, plan.saved_size())?;
         options.saved = buffers.saved.is_some();
+        bindings.optional(Role::Health, "health", Usage::Write, buffers.health, plan.health_size())?;
         bindings.workspace(buffers.workspace)?;
         let updating = plan.training(options)?;
         let without_update = plan.training(TrainingOptions { running: false, ..options })?;
@@ -110,23 +122,29 @@ impl BatchNorm {
         Ok(TrainingStep { label, updating, without_update })
     }
 
-    /// Binds inference: `y = γ·(x − running_mean)/√(running_variance + ε) + β`.
+    /// Binds inference: `y = f(γ·(x − running_mean)/√(running_variance + ε) + β + z)`.
     ///
     /// [`crate::reference::BatchNorm::inference`] is the specification. An empty batch records nothing.
     ///
     /// # Errors
-    /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::LimitExceeded`],
-    /// [`Error::Device`].
+    /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::UselessActivationMask`],
+    /// [`Error::LimitExceeded`], [`Error::Device`].
     pub fn bind_inference(&self, plan: &Plan, buffers: &InferenceBuffers<'_>) -> Result<Step, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);
         bindings.tensor(Role::Input, "input", Usage::Read, buffers.input)?;
-        bindings.tensor(Role::Output, "output", Usage::Write, buffers.output)?;
+        bindings.tensor_maybe_over(Role::Output, "output", buffers.output, Role::Input)?;
+        bind_fused(&mut bindings, plan, buffers.residual, buffers.activation_mask)?;
         bindings.vector(Role::Gamma, "gamma", Usage::Read, buffers.gamma)?;
         bindings.vector(Role::Beta, "beta", Usage::Read, buffers.beta)?;
         bindings.vector(Role::RunningMean, "running_mean", Usage::Read, Some(buffers.running_mean))?;
         bindings.vector(Role::RunningVariance, "running_variance", Usage::Read, Some(buffers.running_variance))?;
-        let dispatches = plan.inference(buffers.gamma.is_some(), buffers.beta.is_some())?;
+        let dispatches = plan.inference(InferenceOptions {
+            gamma: buffers.gamma.is_some(),
+            beta: buffers.beta.is_some(),
+            residual: buffers.residual.is_some(),
+            mask: buffers.activation_mask.is_some(),
+        })?;
         let label = self.label("inference");
         let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;
         Ok(Step { label, dispatches })
@@ -135,24 +153,37 @@ impl BatchNorm {
     /// Binds backward through training statistics, where mean and variance depend on x.
     ///
     /// ```text
-    /// dβ = Σ g      dγ = Σ g·x̂      dx = γ·r·( g − dβ/M − x̂·dγ/M )
+    /// h = g·f'(t)      dz = h      dβ = Σ h      dγ = Σ h·x̂      dx = γ·r·( h − dβ/M − x̂·dγ/M )
     /// ```
+    ///
+    /// with the pre-activation `t = γ·x̂ + β + z`; without an activation h = g.
     ///
     /// [`crate::reference::BatchNorm::backward`] is the specification. An empty batch gives dγ = dβ = 0.
     ///
     /// # Errors
-    /// As [`BatchNorm::bind_training`], and [`Error::NoGradientRequested`].
+    /// As [`BatchNorm::bind_training`], and [`Error::NoGradientRequested`], [`Error::ActivationSourceNotServed`],
+    /// [`Error::MissingResidual`], [`Error::InPlaceAccumulation`].
     pub fn bind_backward(&self, plan: &Plan, buffers: &BackwardBuffers<'_>) -> Result<Step, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);
         bindings.tensor(Role::Input, "input", Usage::Read, buffers.input)?;
         bindings.tensor(Role::OutputGradient, "output_gradient", Usage::Read, buffers.output_gradient)?;
         bindings.vector(Role::Gamma, "gamma", Usage::Read, buffers.gamma)?;
+        bindings.vector(Role::Beta, "beta", Usage::Read, buffers.beta)?;
         bindings.optional(Role::Statistics, "saved", Usage::Read, buffers.saved, plan.saved_size())?;
+        let gradients = Gradients {
+            input: buffers.input_gradient,
+            residual: buffers.residual_gradient,
+            gamma: buffers.gamma_gradient,
+            beta: buffers.beta_gradient,
+        };
         let options = BackwardOptions {
             gamma: buffers.gamma.is_some(),
+            beta: buffers.beta.is_some(),
             saved: buffers.saved.is_some(),
-            ..bind_gradients(&mut bindings, buffers.input_gradient, buffers.gamma_gradient, buffers.beta_gradient)?
+            input: true,
+            derivative: bind_activation(&mut bindings, plan, buffers.activation)?,
+            ..gradients.bind(&mut bindings)?
         };
         bindings.workspace(buffers.workspace)?;
         let dispatches = plan.backward(options)?;
@@ -161,14 +192,59 @@ impl BatchNorm {
         Ok(Step { label, dispatches })
     }
 
+    /// Binds backward through training statistics from the output, so that x need not be kept: In-Place Activated BatchNorm
+    /// (Rota Bulò, Porzi and Kontschieder, arXiv 1712.02616), with gamma as it is, of either sign.
+    ///
+    /// ```text
+    /// x̂ = (f⁻¹(y) − β)/γ      h = g·f'(t)      dβ = Σ h      dγ = Σ h·x̂      dx = γ·r·( h − dβ/M − x̂·dγ/M )
+    /// ```
+    ///
+    /// With an in-place forward this saves [`Plan::tensor_size`] bytes a layer. It serves the identity and leaky ReLU with a
+    /// slope, without a residual. x̂ carries the rounding of y divided by γ, so a γ that is small against β costs digits. Where γ
+    /// is 0, dx is 0, as it should be, but dγ is unknown and given as 0: such a channel cannot leave 0 by itself.
+    ///
+    /// [`crate::reference::BatchNorm::backward_from_output`] is the specification.
+    ///
+    /// # Errors
+    /// As [`BatchNorm::bind_backward`], and [`Error::NotInvertible`].
+    pub fn bind_backward_from_output(&self, plan: &Plan, buffers: &OutputBackwardBuffers<'_>) -> Result<Step, Error> {
+        self.check(plan)?;
+        let mut bindings = Bindings::new(plan);
+        // The kernels read y where they otherwise read x.
+        bindings.tensor(Role::Input, "output", Usage::Read, buffers.output)?;
+        bindings.tensor(Role::OutputGradient, "output_gradient", Usage::Read, buffers.output_gradient)?;
+        bindings.vector(Role::Gamma, "gamma", Usage::Read, buffers.gamma)?;
+        bindings.vector(Role::Beta, "beta", Usage::Read, buffers.beta)?;
+        bindings.optional(Role::Statistics, "saved", Usage::Read, Some(buffers.saved), plan.saved_size())?;
+        let gradients = Gradients {
+            input: buffers.input_gradient,
+            residual: None,
+            gamma: buffers.gamma_gradient,
+            beta: buffers.beta_gradient,
+        };
+        let options = BackwardOptions {
+            gamma: buffers.gamma.is_some(),
+            beta: buffers.beta.is_some(),
+            saved: true,
+            input: true,
+            derivative: Derivative::Inverted,
+            ..gradients.bind(&mut bindings)?
+        };
+        bindings.workspace(buffers.workspace)?;
+        let dispatches = plan.backward(options)?;
+        let label = self.label("backward_from_output");
+        let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;
+        Ok(Step { label, dispatches })
+    }
+
     /// Binds backward through frozen statistics, where mean and variance are constants (fine-tuning, evaluation mode).
     ///
     /// ```text
-    /// dβ = Σ g      dγ = Σ g·x̂      dx = g·γ·r      with r = 1/√(running_variance + ε)
+    /// h = g·f'(t)      dz = h      dβ = Σ h      dγ = Σ h·x̂      dx = h·γ·r      with r = 1/√(running_variance + ε)
     /// ```
     ///
-    /// [`crate::reference::BatchNorm::backward_frozen`] is the specification. The input gradient alone needs no
-    /// reduction and no second read of x. An empty batch gives dγ = dβ = 0.
+    /// [`crate::reference::BatchNorm::backward_frozen`] is the specification. The gradients of input and residual alone need no
+    /// reduction. An empty batch gives dγ = dβ = 0.
     ///
     /// # Errors
     /// As [`BatchNorm::bind_backward`], except that one sample is fine; and [`Error::MissingInput`].
@@ -178,18 +254,102 @@ impl BatchNorm {
         bindings.optional(Role::Input, "input", Usage::Read, buffers.input, plan.tensor_size())?;
         bindings.tensor(Role::OutputGradient, "output_gradient", Usage::Read, buffers.output_gradient)?;
         bindings.vector(Role::Gamma, "gamma", Usage::Read, buffers.gamma)?;
+        bindings.vector(Role::Beta, "beta", Usage::Read, buffers.beta)?;
         bindings.vector(Role::RunningMean, "running_mean", Usage::Read, Some(buffers.running_mean))?;
         bindings.vector(Role::RunningVariance, "running_variance", Usage::Read, Some(buffers.running_variance))?;
+        let gradients = Gradients {
+            input: buffers.input_gradient,
+            residual: buffers.residual_gradient,
+            gamma: buffers.gamma_gradient,
+            beta: buffers.beta_gradient,
+        };
         let options = BackwardOptions {
             gamma: buffers.gamma.is_some(),
-            ..bind_gradients(&mut bindings, buffers.input_gradient, buffers.gamma_gradient, buffers.beta_gradient)?
+            beta: buffers.beta.is_some(),
+            input: buffers.input.is_some(),
+            derivative: bind_activation(&mut bindings, plan, buffers.activation)?,
+            ..gradients.bind(&mut bindings)?
         };
         bindings.workspace(buffers.workspace)?;
-        if buffers.input.is_none() && buffers.gamma_gradient.is_some() {
-            return Err(Error::MissingInput);
-        }
         let dispatches = plan.backward_frozen(options)?;
         let label = self.label("backward_frozen");
+        let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;
+        Ok(Step { label, dispatches })
+    }
+
+    /// Binds folding inference into the convolution or linear layer before it, which then needs no batch norm:
+    ///
+    /// ```text
+    /// W' = W·γ·r      b' = (b − running_mean)·γ·r + β      with r = 1/√(running_variance + ε)
+    /// ```
+    ///
+    /// The plan is one for the weights, see [`FoldBuffers`]. The descriptor's activation stays outside.
+    /// [`crate::reference::BatchNorm::fold`] is the specification.
+    ///
+    /// # Errors
+    /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::Device`].
+    pub fn bind_fold(&self, plan: &Plan, buffers: &FoldBuffers<'_>) -> Result<Step, Error> {
+        self.check(plan)?;
+        let mut bindings = Bindings::new(plan);
+        bindings.tensor(Role::OutputGradient, "weight", Usage::Read, buffers.weight)?;
+        bindings.tensor_maybe_over(
+            Role::InputGradient,
+            "folded_weight",
+            buffers.folded_weight,
+            Role::OutputGradient,
+        )?;
+        bindings.vector(Role::LayerBias, "bias", Usage::Read, buffers.bias)?;
+        bindings.vector(Role::FoldedBias, "folded_bias", Usage::Write, Some(buffers.folded_bias))?;
+        bindings.vector(Role::Gamma, "gamma", Usage::Read, buffers.gamma)?;
+        bindings.vector(Role::Beta, "beta", Usage::Read, buffers.beta)?;
+        bindings.vector(Role::RunningMean, "running_mean", Usage::Read, Some(buffers.running_mean))?;
+        bindings.vector(Role::RunningVariance, "running_variance", Usage::Read, Some(buffers.running_variance))?;
+        let dispatches = plan.fold(FoldOptions {
+            gamma: buffers.gamma.is_some(),
+            beta: buffers.beta.is_some(),
+            bias: buffers.bias.is_some(),
+        })?;
+        let label = self.label("fold");
+        let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;
+        Ok(Step { label, dispatches })
+    }
+
+    /// Binds adding a batch to the moments of the batches before it: count, mean and M2 of each channel, merged exactly
+    /// whatever the batches' sizes. Reads the batch and nothing else of the layer; an empty batch adds nothing.
+    ///
+    /// With [`BatchNorm::bind_population`] this gives the statistics of a whole data set, where running statistics are an
+    /// average that forgets ("precise BN": Wu and Johnson, arXiv 2105.07576, section 3).
+    /// [`crate::reference::BatchNorm::accumulate`] is the specification.
+    ///
+    /// # Errors
+    /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::Device`].
+    pub fn bind_accumulate(&self, plan: &Plan, buffers: &AccumulateBuffers<'_>) -> Result<Step, Error> {
+        self.check(plan)?;
+        let mut bindings = Bindings::new(plan);
+        bindings.tensor(Role::Input, "input", Usage::Read, buffers.input)?;
+        bindings.optional(Role::Moments, "moments", Usage::Write, Some(buffers.moments), plan.moments_size())?;
+        bindings.workspace(buffers.workspace)?;
+        let dispatches = plan.accumulate_moments()?;
+        let label = self.label("accumulate");
+        let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;
+        Ok(Step { label, dispatches })
+    }
+
+    /// Binds writing accumulated moments to the running statistics: the mean, and the variance `M2/n`, or `M2/(n − 1)`
+    /// where the convention's running variance is unbiased and n > 1. Any plan of the batch norm will do.
+    ///
+    /// [`crate::reference::BatchNorm::population`] is the specification.
+    ///
+    /// # Errors
+    /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::Device`].
+    pub fn bind_population(&self, plan: &Plan, buffers: &PopulationBuffers<'_>) -> Result<Step, Error> {
+        self.check(plan)?;
+        let mut bindings = Bindings::new(plan);
+        bindings.optional(Role::Moments, "moments", Usage::Read, Some(buffers.moments), plan.moments_size())?;
+        bindings.vector(Role::RunningMean, "running_mean", Usage::Write, Some(buffers.running_mean))?;
+        bindings.vector(Role::RunningVariance, "running_variance", Usage::Write, Some(buffers.running_variance))?;
+        let dispatches = plan.population()?;
+        let label = self.label("population");
         let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;
         Ok(Step { label, dispatches })
     }
@@ -207,26 +367,75 @@ impl BatchNorm {
     }
 }
 
-fn bind_gradients<'a>(
+/// What forward fuses beside the activation.
+fn bind_fused<'a>(
     bindings: &mut Bindings<'a>,
+    plan: &Plan,
+    residual: Option<wgpu::BufferSlice<'a>>,
+    mask: Option<wgpu::BufferSlice<'a>>,
+) -> Result<(), Error> {
+    bindings.optional(Role::Companion, "residual", Usage::Read, residual, plan.tensor_size())?;
+    bindings.optional(Role::ActivationMask, "activation_mask", Usage::Write, mask, plan.mask_size())
+}
+
+/// What backward is given of forward's activation.
+fn bind_activation<'a>(
+    bindings: &mut Bindings<'a>,
+    plan: &Plan,
+    state: ActivationState<'a>,
+) -> Result<Derivative, Error> {
+    match state {
+        ActivationState::Recompute { residual: None } => Ok(Derivative::Recompute),
+        ActivationState::Recompute { residual: Some(residual) } => {
+            bindings.tensor(Role::Companion, "activation.residual", Usage::Read, residual)?;
+            Ok(Derivative::RecomputeWithResidual)
+        }
+        ActivationState::Output(output) => {
+            bindings.tensor(Role::Companion, "activation.output", Usage::Read, output)?;
+            Ok(Derivative::Output)
+        }
+        ActivationState::Mask(mask) => {
+            let size = plan.mask_size();
+            bindings.optional(Role::ActivationMask, "activation.mask", Usage::Read, Some(mask), size)?;
+            Ok(Derivative::Mask)
+        }
+    }
+}
+
+/// The gradients that are asked for.
+struct Gradients<'a> {
     input: Option<Gradient<'a>>,
+    residual: Option<Gradient<'a>>,
     gamma: Option<Gradient<'a>>,
     beta: Option<Gradient<'a>>,
-) -> Result<BackwardOptions, Error> {
-    let mode = |gradient: Option<Gradient<'_>>| match gradient {
-        None => GradientMode::Omit,
-        Some(gradient) if gradient.accumulates() => GradientMode::Accumulate,
-        Some(_) => GradientMode::Overwrite,
-    };
-    if let Some(gradient) = input {
-        bindings.tensor(Role::InputGradient, "input_gradient", Usage::Write, gradient.slice())?;
+}
+
+impl<'a> Gradients<'a> {
+    fn bind(self, bindings: &mut Bindings<'a>) -> Result<BackwardOptions, Error> {
+        let Self { input, residual, gamma, beta } = self;
+        let mode = |gradient: Option<Gradient<'_>>| match gradient {
+            None => GradientMode::Omit,
+            Some(gradient) if gradient.accumulates() => GradientMode::Accumulate,
+            Some(_) => GradientMode::Overwrite,
+        };
+        if let Some(gradient) = input {
+            let over = Role::OutputGradient;
+            bindings.tensor_maybe_over(Role::InputGradient, "input_gradient", gradient.slice(), over)?;
+            if gradient.accumulates() && bindings.coincide(Role::InputGradient, over) {
+                return Err(Error::InPlaceAccumulation);
+            }
+        }
+        if let Some(gradient) = residual {
+            bindings.tensor(Role::ResidualGradient, "residual_gradient", Usage::Write, gradient.slice())?;
+        }
+        bindings.vector(Role::GammaGradient, "gamma_gradient", Usage::Write, gamma.map(Gradient::slice))?;
+        bindings.vector(Role::BetaGradient, "beta_gradient", Usage::Write, beta.map(Gradient::slice))?;
+        Ok(BackwardOptions {
+            input_gradient: mode(input),
+            residual_gradient: mode(residual),
+            gamma_gradient: mode(gamma),
+            beta_gradient: mode(beta),
+            ..BackwardOptions::default()
+        })
     }
-    bindings.vector(Role::GammaGradient, "gamma_gradient", Usage::Write, gamma.map(Gradient::slice))?;
-    bindings.vector(Role::BetaGradient, "beta_gradient", Usage::Write, beta.map(Gradient::slice))?;
-    Ok(BackwardOptions {
-        input_gradient: mode(input),
-        gamma_gradient: mode(gamma),
-        beta_gradient: mode(beta),
-        ..BackwardOptions::default()
-    })
 }

@@ -5,9 +5,9 @@ use std::ops::Range;
 use super::kernels::{Kernels, PLACEHOLDER_SIZE, Placeholders};
 use super::scope::scoped;
 use super::step::BoundDispatch;
-use crate::Error;
-use crate::plan::{Dispatch, Params, Plan, Role};
-use crate::shader::Variant;
+use crate::plan::{Dispatch, Params, Plan, Role, Storage};
+use crate::shader::{Constants, Variant};
+use crate::{ElementType, Error};
 
 /// Whether a slice is written by any dispatch of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,13 +31,14 @@ pub(super) struct Bindings<'a> {
 }
 
 struct Named<'a> {
+    role: Option<Role>,
     name: &'static str,
     usage: Usage,
     slice: Slice<'a>,
 }
 
 /// A byte range of a buffer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Slice<'a> {
     buffer: &'a wgpu::Buffer,
     offset: u64,
@@ -63,7 +64,24 @@ impl<'a> Bindings<'a> {
         usage: Usage,
         slice: wgpu::BufferSlice<'a>,
     ) -> Result<(), Error> {
-        self.add(Some(role), name, usage, slice, Size::Exactly(self.plan.tensor_size())).map(drop)
+        self.add(Some(role), name, usage, slice, Size::Exactly(self.plan.tensor_size()), None).map(drop)
+    }
+
+    /// A tensor that is written, maybe in the place of another: over exactly the same bytes.
+    pub(super) fn tensor_maybe_over(
+        &mut self,
+        role: Role,
+        name: &'static str,
+        slice: wgpu::BufferSlice<'a>,
+        over: Role,
+    ) -> Result<(), Error> {
+        let size = Size::Exactly(self.plan.tensor_size());
+        self.add(Some(role), name, Usage::Write, slice, size, Some(over)).map(drop)
+    }
+
+    /// Whether two roles are the same bytes.
+    pub(super) fn coincide(&self, a: Role, b: Role) -> bool {
+        self.find(a).is_some_and(|slice| Some(slice) == self.find(b))
     }
 
     /// One value per channel.
@@ -86,13 +104,13 @@ impl<'a> Bindings<'a> {
         slice: Option<wgpu::BufferSlice<'a>>,
         size: u64,
     ) -> Result<(), Error> {
-        slice.map_or(Ok(()), |slice| self.add(Some(role), name, usage, slice, Size::Exactly(size)).map(drop))
+        slice.map_or(Ok(()), |slice| self.add(Some(role), name, usage, slice, Size::Exactly(size), None).map(drop))
     }
 
     /// The workspace and the roles within it. Statistics go there unless the caller has given a slice for them.
     pub(super) fn workspace(&mut self, slice: wgpu::BufferSlice<'a>) -> Result<(), Error> {
         let plan = self.plan;
-        let whole = self.add(None, "workspace", Usage::Write, slice, Size::AtLeast(plan.workspace_size()))?;
+        let whole = self.add(None, "workspace", Usage::Write, slice, Size::AtLeast(plan.workspace_size()), None)?;
         let part =
             |range: &Range<u64>| Slice { offset: whole.offset + range.start, size: range.end - range.start, ..whole };
         let layout = plan.workspace();
@@ -110,6 +128,7 @@ impl<'a> Bindings<'a> {
         usage: Usage,
         slice: wgpu::BufferSlice<'a>,
         size: Size,
+        over: Option<Role>,
     ) -> Result<Slice<'a>, Error> {
         let slice = Slice { buffer: slice.buffer(), offset: slice.offset(), size: slice.size() };
         match size {
@@ -128,12 +147,14 @@ impl<'a> Bindings<'a> {
         if !slice.offset.is_multiple_of(alignment) {
             return Err(Error::MisalignedOffset { binding: name, offset: slice.offset, alignment });
         }
-        let clash =
-            |other: &&Named<'_>| (usage == Usage::Write || other.usage == Usage::Write) && other.slice.overlaps(&slice);
+        let clash = |other: &&Named<'_>| {
+            let in_place = over.is_some() && other.role == over && other.slice == slice;
+            (usage == Usage::Write || other.usage == Usage::Write) && other.slice.overlaps(&slice) && !in_place
+        };
         if let Some(other) = self.slices.iter().find(clash) {
             return Err(Error::OverlappingBuffers { first: other.name, second: name });
         }
-        self.slices.push(Named { name, usage, slice });
+        self.slices.push(Named { role, name, usage, slice });
         if let Some(role) = role {
             self.roles.push((role, slice));
         }
@@ -184,9 +205,11 @@ impl<'a> Bindings<'a> {
         dispatch: &Dispatch,
     ) -> Result<BoundDispatch, Error> {
         let kernel = dispatch.kernel;
+        let replaced = kernel.in_place().filter(|(read, written)| self.coincide(*read, *written)).map(|(read, _)| read);
         let slices: Vec<(Role, bool, Slice<'_>)> = kernel
             .bindings()
             .into_iter()
+            .filter(|(role, _)| Some(*role) != replaced)
             .map(|(role, written)| {
                 let placeholder = || {
                     let (buffer, offset) = if written {
@@ -202,7 +225,19 @@ impl<'a> Bindings<'a> {
         let pooled = slices
             .iter()
             .any(|(_, read, a)| !read && slices.iter().any(|(_, written, b)| *written && a.buffer == b.buffer));
-        let pipeline = kernels.pipeline(Variant { kernel, pooled }, dispatch.workgroup_size)?;
+        let element = self.plan.descriptor().element;
+        let storage = match element {
+            ElementType::F16 | ElementType::Bf16 if kernel.access().is_some() => Storage::Packed,
+            _ => Storage::Single,
+        };
+        let constants = Constants {
+            workgroup_size: Some(dispatch.workgroup_size),
+            activation: Some(self.plan.activation_code()),
+            companion: Some(dispatch.companion as u32),
+            brain_float: Some(element == ElementType::Bf16),
+        };
+        let variant = Variant { kernel, storage, in_place: replaced.is_some(), pooled };
+        let pipeline = kernels.pipeline(variant, constants)?;
         let storage = slices.iter().map(|(role, _, slice)| wgpu::BindGroupEntry {
             binding: role.binding(),
             resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {

@@ -5,7 +5,11 @@
 //! Later versions may add optional parts, so prefer `TrainingBuffers { gamma: Some(gamma), ..TrainingBuffers::new(…) }` to
 //! naming every field.
 //!
-//! Slices of one pooled buffer are fine as long as nothing written overlaps anything else.
+//! Slices of one pooled buffer are fine as long as nothing written overlaps anything else, with one exception: a result may
+//! be given exactly the slice of the tensor that it replaces, `output` that of `input`, and `input_gradient` that of
+//! `output_gradient`. The operation then works in place, which saves [`Plan::tensor_size`](crate::Plan::tensor_size) bytes.
+//!
+//! Tensors (x, y, the residual and their gradients) have the descriptor's element type, everything else is `f32` or `u32`.
 
 use wgpu::BufferSlice;
 
@@ -14,8 +18,14 @@ use wgpu::BufferSlice;
 pub struct TrainingBuffers<'a> {
     /// x, M·C values, row-major in the plan's shape. Read.
     pub input: BufferSlice<'a>,
-    /// y, M·C values. Overwritten.
+    /// y, M·C values. Overwritten. May be the slice of `input`; then x is lost, and backward with it unless x is made again.
     pub output: BufferSlice<'a>,
+    /// z, M·C values, added before the activation; absent: none. Read.
+    pub residual: Option<BufferSlice<'a>>,
+    /// One bit an element, [`Plan::mask_size`](crate::Plan::mask_size) bytes: bit e % 32 of word e / 32 is set where the
+    /// pre-activation of element e is positive. For [`ActivationState::Mask`]; other ways cost less where y or x is kept
+    /// anyway. Overwritten, but for bits past the last element, which mean nothing.
+    pub activation_mask: Option<BufferSlice<'a>>,
     /// γ (weight, scale), C values; absent means 1, which is also the usual start. Read.
     #[doc(alias = "weight")]
     #[doc(alias = "scale")]
@@ -29,6 +39,8 @@ pub struct TrainingBuffers<'a> {
     /// C records of [`ChannelStatistics`](crate::ChannelStatistics) for backward. Overwritten. Absent: backward takes the
     /// statistics from the input again.
     pub saved: Option<BufferSlice<'a>>,
+    /// One [`ChannelHealth`](crate::ChannelHealth) a channel. Overwritten. Costs a small dispatch, but no pass over the tensor.
+    pub health: Option<BufferSlice<'a>>,
     /// Scratch of at least [`Plan::workspace_size`](crate::Plan::workspace_size) bytes. Holds nothing between steps, so
     /// steps that run one after the other may share it.
     pub workspace: BufferSlice<'a>,
@@ -38,7 +50,18 @@ impl<'a> TrainingBuffers<'a> {
     /// Input, output and workspace, without any optional part.
     #[must_use]
     pub const fn new(input: BufferSlice<'a>, output: BufferSlice<'a>, workspace: BufferSlice<'a>) -> Self {
-        Self { input, output, gamma: None, beta: None, running: None, saved: None, workspace }
+        Self {
+            input,
+            output,
+            residual: None,
+            activation_mask: None,
+            gamma: None,
+            beta: None,
+            running: None,
+            saved: None,
+            health: None,
+            workspace,
+        }
     }
 }
 
@@ -60,8 +83,12 @@ pub struct RunningStatistics<'a> {
 pub struct InferenceBuffers<'a> {
     /// x, M·C values. Read.
     pub input: BufferSlice<'a>,
-    /// y, M·C values. Overwritten.
+    /// y, M·C values. Overwritten. May be the slice of `input`.
     pub output: BufferSlice<'a>,
+    /// z, M·C values, added before the activation; absent: none. Read.
+    pub residual: Option<BufferSlice<'a>>,
+    /// As [`TrainingBuffers::activation_mask`], for a backward through frozen statistics.
+    pub activation_mask: Option<BufferSlice<'a>>,
     /// γ, C values; absent means 1. Read.
     pub gamma: Option<BufferSlice<'a>>,
     /// β, C values; absent means 0. Read.
@@ -81,7 +108,16 @@ impl<'a> InferenceBuffers<'a> {
         running_mean: BufferSlice<'a>,
         running_variance: BufferSlice<'a>,
     ) -> Self {
-        Self { input, output, gamma: None, beta: None, running_mean, running_variance }
+        Self {
+            input,
+            output,
+            residual: None,
+            activation_mask: None,
+            gamma: None,
+            beta: None,
+            running_mean,
+            running_variance,
+        }
     }
 }
 
@@ -106,6 +142,30 @@ impl<'a> Gradient<'a> {
     }
 }
 
+/// What backward is given of forward's activation, to take its derivative from; see
+/// [`ActivationSource`](crate::ActivationSource) and [`Plan::activation_cost`](crate::Plan::activation_cost). Without an
+/// activation it does not matter.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum ActivationState<'a> {
+    /// The derivative at a pre-activation that is computed again from x, the statistics, gamma and beta.
+    Recompute {
+        /// z, M·C values; it must be given if forward added one. Read.
+        residual: Option<BufferSlice<'a>>,
+    },
+    /// y, M·C values, for the sign of the pre-activation. Read.
+    Output(BufferSlice<'a>),
+    /// What forward wrote to `activation_mask`. Read.
+    Mask(BufferSlice<'a>),
+}
+
+impl Default for ActivationState<'_> {
+    /// Recomputed, without a residual.
+    fn default() -> Self {
+        Self::Recompute { residual: None }
+    }
+}
+
 /// What backward through training statistics reads and writes on the device.
 #[derive(Clone, Copy, Debug)]
 pub struct BackwardBuffers<'a> {
@@ -115,11 +175,17 @@ pub struct BackwardBuffers<'a> {
     pub output_gradient: BufferSlice<'a>,
     /// γ, C values; absent means 1. Read.
     pub gamma: Option<BufferSlice<'a>>,
+    /// β, C values; absent means 0. Read only where an activation is recomputed.
+    pub beta: Option<BufferSlice<'a>>,
+    /// What the activation's derivative is taken from.
+    pub activation: ActivationState<'a>,
     /// What forward saved, C records of [`ChannelStatistics`](crate::ChannelStatistics). Read. Absent: the statistics are
     /// taken from the input again, which costs one more pass over it.
     pub saved: Option<BufferSlice<'a>>,
-    /// dL/dx, M·C values.
+    /// dL/dx, M·C values. May overwrite the slice of `output_gradient`.
     pub input_gradient: Option<Gradient<'a>>,
+    /// dL/dz, M·C values: the output gradient back through the activation.
+    pub residual_gradient: Option<Gradient<'a>>,
     /// dL/dγ, C values.
     pub gamma_gradient: Option<Gradient<'a>>,
     /// dL/dβ, C values.
@@ -136,8 +202,11 @@ impl<'a> BackwardBuffers<'a> {
             input,
             output_gradient,
             gamma: None,
+            beta: None,
+            activation: ActivationState::Recompute { residual: None },
             saved: None,
             input_gradient: None,
+            residual_gradient: None,
             gamma_gradient: None,
             beta_gradient: None,
             workspace,
@@ -148,18 +217,24 @@ impl<'a> BackwardBuffers<'a> {
 /// What backward through frozen statistics reads and writes on the device.
 #[derive(Clone, Copy, Debug)]
 pub struct FrozenBackwardBuffers<'a> {
-    /// x as forward read it, M·C values; needed only if dγ is asked for. Read.
+    /// x as forward read it, M·C values; needed only if dγ is asked for or an activation recomputed. Read.
     pub input: Option<BufferSlice<'a>>,
     /// g = dL/dy, M·C values. Read.
     pub output_gradient: BufferSlice<'a>,
     /// γ, C values; absent means 1. Read.
     pub gamma: Option<BufferSlice<'a>>,
+    /// β, C values; absent means 0. Read only where an activation is recomputed.
+    pub beta: Option<BufferSlice<'a>>,
+    /// What the activation's derivative is taken from.
+    pub activation: ActivationState<'a>,
     /// The mean that forward used, C values. Read.
     pub running_mean: BufferSlice<'a>,
     /// The variance that forward used, C values. Read.
     pub running_variance: BufferSlice<'a>,
-    /// dL/dx, M·C values.
+    /// dL/dx, M·C values. May overwrite the slice of `output_gradient`.
     pub input_gradient: Option<Gradient<'a>>,
+    /// dL/dz, M·C values: the output gradient back through the activation.
+    pub residual_gradient: Option<Gradient<'a>>,
     /// dL/dγ, C values.
     pub gamma_gradient: Option<Gradient<'a>>,
     /// dL/dβ, C values.
@@ -181,8 +256,101 @@ impl<'a> FrozenBackwardBuffers<'a> {
             input: None,
             output_gradient,
             gamma: None,
+            beta: None,
+            activation: ActivationState::Recompute { residual: None },
             running_mean,
             running_variance,
+            input_gradient: None,
+            residual_gradient: None,
+            gamma_gradient: None,
+            beta_gradient: None,
+            workspace,
+        }
+    }
+}
+
+/// What folding reads and writes on the device. The plan's shape is that of the weights, with the output channel as the
+/// channel: `Shape::flat(1, O, I·kh·kw)` for weights `[O, I, kh, kw]`, `Shape::flat(kh·kw·I, O, 1)` for `[kh, kw, I, O]`.
+#[derive(Clone, Copy, Debug)]
+pub struct FoldBuffers<'a> {
+    /// W, of the descriptor's element type. Read.
+    pub weight: BufferSlice<'a>,
+    /// b, C values; absent means 0. Read.
+    pub bias: Option<BufferSlice<'a>>,
+    /// γ, C values; absent means 1. Read.
+    pub gamma: Option<BufferSlice<'a>>,
+    /// β, C values; absent means 0. Read.
+    pub beta: Option<BufferSlice<'a>>,
+    /// The recorded mean, C values. Read.
+    pub running_mean: BufferSlice<'a>,
+    /// The recorded variance, C values. Read.
+    pub running_variance: BufferSlice<'a>,
+    /// W'. Overwritten. May be the slice of `weight`.
+    pub folded_weight: BufferSlice<'a>,
+    /// b', C values. Overwritten.
+    pub folded_bias: BufferSlice<'a>,
+}
+
+/// What accumulating the statistics of a batch reads and writes on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct AccumulateBuffers<'a> {
+    /// x, M·C values. Read.
+    pub input: BufferSlice<'a>,
+    /// C records of [`ChannelMoments`](crate::ChannelMoments), zero before the first batch. Read and written.
+    pub moments: BufferSlice<'a>,
+    /// Scratch of at least [`Plan::workspace_size`](crate::Plan::workspace_size) bytes.
+    pub workspace: BufferSlice<'a>,
+}
+
+/// What taking the statistics of a population reads and writes on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct PopulationBuffers<'a> {
+    /// C records of [`ChannelMoments`](crate::ChannelMoments). Read.
+    pub moments: BufferSlice<'a>,
+    /// C values. Overwritten, but for channels without a sample.
+    pub running_mean: BufferSlice<'a>,
+    /// C values. Overwritten, but for channels without a sample.
+    pub running_variance: BufferSlice<'a>,
+}
+
+/// What backward from the output reads and writes on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct OutputBackwardBuffers<'a> {
+    /// y as forward wrote it, M·C values. Read.
+    pub output: BufferSlice<'a>,
+    /// g = dL/dy, M·C values. Read.
+    pub output_gradient: BufferSlice<'a>,
+    /// γ as forward used it, C values; absent means 1. Read.
+    pub gamma: Option<BufferSlice<'a>>,
+    /// β as forward used it, C values; absent means 0. Read.
+    pub beta: Option<BufferSlice<'a>>,
+    /// What forward saved, C records of [`ChannelStatistics`](crate::ChannelStatistics). Read.
+    pub saved: BufferSlice<'a>,
+    /// dL/dx, M·C values. May overwrite the slice of `output_gradient`.
+    pub input_gradient: Option<Gradient<'a>>,
+    /// dL/dγ, C values.
+    pub gamma_gradient: Option<Gradient<'a>>,
+    /// dL/dβ, C values.
+    pub beta_gradient: Option<Gradient<'a>>,
+    /// Scratch of at least [`Plan::workspace_size`](crate::Plan::workspace_size) bytes.
+    pub workspace: BufferSlice<'a>,
+}
+
+impl<'a> OutputBackwardBuffers<'a> {
+    /// Output, output gradient, saved statistics and workspace; no gradient is asked for yet.
+    #[must_use]
+    pub const fn new(
+        output: BufferSlice<'a>,
+        output_gradient: BufferSlice<'a>,
+        saved: BufferSlice<'a>,
+        workspace: BufferSlice<'a>,
+    ) -> Self {
+        Self {
+            output,
+            output_gradient,
+            gamma: None,
+            beta: None,
+            saved,
             input_gradient: None,
             gamma_gradient: None,
             beta_gradient: None,

@@ -8,7 +8,7 @@ use super::module;
 use super::scope::scoped;
 use crate::Error;
 use crate::plan::{AdapterClass, DeviceProfile, Params, Role};
-use crate::shader::Variant;
+use crate::shader::{Constants, Variant};
 
 /// The compiled kernels of one device.
 ///
@@ -51,7 +51,7 @@ pub enum ShaderChecks {
 
 #[derive(Default)]
 struct Store {
-    pipelines: HashMap<(Variant, u32), Pipeline>,
+    pipelines: HashMap<(Variant, Constants), Pipeline>,
     placeholders: Option<Placeholders>,
 }
 
@@ -128,13 +128,14 @@ impl Kernels {
         &self.0.device
     }
 
-    pub(super) fn pipeline(&self, variant: Variant, workgroup_size: u32) -> Result<Pipeline, Error> {
+    pub(super) fn pipeline(&self, variant: Variant, constants: Constants) -> Result<Pipeline, Error> {
+        let constants = variant.constants(constants);
         let mut store = self.0.store.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pipeline) = store.pipelines.get(&(variant, workgroup_size)) {
+        if let Some(pipeline) = store.pipelines.get(&(variant, constants)) {
             return Ok(pipeline.clone());
         }
-        let pipeline = scoped(&self.0.device, "a pipeline", || Ok(self.compile(variant, workgroup_size)))?;
-        store.pipelines.insert((variant, workgroup_size), pipeline.clone());
+        let pipeline = scoped(&self.0.device, "a pipeline", || Ok(self.compile(variant, constants)))?;
+        store.pipelines.insert((variant, constants), pipeline.clone());
         Ok(pipeline)
     }
 
@@ -169,7 +170,7 @@ impl Kernels {
         u64::from(role.binding()) * self.0.profile.slice_alignment()
     }
 
-    fn compile(&self, variant: Variant, workgroup_size: u32) -> Pipeline {
+    fn compile(&self, variant: Variant, constants: Constants) -> Pipeline {
         let device = &self.0.device;
         let label = format!("wgpu_batch_norm::{}", variant.name());
         let entry = |binding, ty, min_binding_size| wgpu::BindGroupLayoutEntry {
@@ -179,14 +180,14 @@ impl Kernels {
             count: None,
         };
         let uniform = entry(0, wgpu::BufferBindingType::Uniform, wgpu::BufferSize::new(size_of::<Params>() as u64));
-        let storage = variant.kernel.bindings().into_iter().map(|(role, written)| {
-            entry(role.binding(), wgpu::BufferBindingType::Storage { read_only: !(written || variant.pooled) }, None)
+        let storage = variant.bindings().into_iter().map(|(role, written)| {
+            entry(role.binding(), wgpu::BufferBindingType::Storage { read_only: !written }, None)
         });
         let entries: Vec<_> = variant.kernel.has_params().then_some(uniform).into_iter().chain(storage).collect();
         let layout = device
             .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
         let module = module::create(device, &label, variant.source(), self.0.checks);
-        let constants = [("WORKGROUP_SIZE", f64::from(workgroup_size))];
+        let constants = constants.list();
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(&label),
             layout: Some(&device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
@@ -197,7 +198,7 @@ impl Kernels {
             module: &module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions {
-                constants: if variant.kernel.has_params() { &constants } else { &[] },
+                constants: &constants,
                 // Every kernel writes its workgroup memory before it reads it.
                 zero_initialize_workgroup_memory: false,
             },

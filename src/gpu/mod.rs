@@ -10,7 +10,8 @@ mod step;
 
 pub use batch_norm::BatchNorm;
 pub use buffers::{
-    BackwardBuffers, FrozenBackwardBuffers, Gradient, InferenceBuffers, RunningStatistics, TrainingBuffers,
+    AccumulateBuffers, ActivationState, BackwardBuffers, FoldBuffers, FrozenBackwardBuffers, Gradient,
+    InferenceBuffers, OutputBackwardBuffers, PopulationBuffers, RunningStatistics, TrainingBuffers,
 };
 pub use kernels::{Kernels, KernelsDescriptor, ShaderChecks};
 pub use step::{Step, TrainingStep};

@@ -8,7 +8,7 @@ use super::kernel::Family;
 use super::params::Params;
 use super::profile::DeviceProfile;
 use super::workspace::RECORD_SIZE;
-use crate::{Error, Problem};
+use crate::{ElementType, Error, Problem};
 
 /// Units that an invocation takes per loop trip.
 const UNITS_PER_BLOCK: u64 = 4;
@@ -58,11 +58,16 @@ enum Purpose {
 impl Geometry {
     /// For a kernel that reduces a tensor to one partial per channel and slot; `None` where a segment of columns is wider
     /// than a workgroup, or partials do not fit a binding.
-    pub(super) fn reduction(problem: Problem, profile: &DeviceProfile, family: Family) -> Option<Self> {
+    pub(super) fn reduction(
+        problem: Problem,
+        element: ElementType,
+        profile: &DeviceProfile,
+        family: Family,
+    ) -> Option<Self> {
         match family {
-            Family::Rows => Some(Self::rows_reduction(problem, profile)),
+            Family::Rows => Some(Self::rows_reduction(problem, element, profile)),
             Family::Columns if quantum(problem) > profile.columns_workgroup_size(row_units_of_columns(problem)) => None,
-            Family::Columns => Some(Self::columns(problem, profile, Purpose::Reduction)).filter(|geometry| {
+            Family::Columns => Some(Self::columns(problem, element, profile, Purpose::Reduction)).filter(|geometry| {
                 let partials = (geometry.slots * u64::from(problem.channels) + 1) * RECORD_SIZE;
                 partials <= profile.max_storage_buffer_binding_size
             }),
@@ -70,23 +75,23 @@ impl Geometry {
     }
 
     /// The reduction that serves every problem.
-    pub(super) fn rows_reduction(problem: Problem, profile: &DeviceProfile) -> Self {
-        Self::rows(problem, profile, Purpose::Reduction)
+    pub(super) fn rows_reduction(problem: Problem, element: ElementType, profile: &DeviceProfile) -> Self {
+        Self::rows(problem, element, profile, Purpose::Reduction)
     }
 
     /// For a kernel that maps a tensor to a tensor.
-    pub(super) fn elementwise(problem: Problem, profile: &DeviceProfile, family: Family) -> Self {
+    pub(super) fn elementwise(problem: Problem, element: ElementType, profile: &DeviceProfile, family: Family) -> Self {
         match family {
-            Family::Rows => Self::rows(problem, profile, Purpose::Elementwise),
-            Family::Columns => Self::columns(problem, profile, Purpose::Elementwise),
+            Family::Rows => Self::rows(problem, element, profile, Purpose::Elementwise),
+            Family::Columns => Self::columns(problem, element, profile, Purpose::Elementwise),
         }
     }
 
     /// For a kernel that merges the slots of a reduction and maps a tensor to a tensor.
-    pub(super) fn second(problem: Problem, profile: &DeviceProfile, family: Family) -> Self {
+    pub(super) fn second(problem: Problem, element: ElementType, profile: &DeviceProfile, family: Family) -> Self {
         match family {
-            Family::Rows => Self::rows(problem, profile, Purpose::Second),
-            Family::Columns => Self::columns(problem, profile, Purpose::Second),
+            Family::Rows => Self::rows(problem, element, profile, Purpose::Second),
+            Family::Columns => Self::columns(problem, element, profile, Purpose::Second),
         }
     }
 
@@ -171,7 +176,7 @@ impl Geometry {
         }
     }
 
-    fn rows(problem: Problem, profile: &DeviceProfile, purpose: Purpose) -> Self {
+    fn rows(problem: Problem, element: ElementType, profile: &DeviceProfile, purpose: Purpose) -> Self {
         let row_units = row_units(problem);
         let extent = problem.outer * row_units;
         let size = profile.rows_workgroup_size();
@@ -192,12 +197,12 @@ impl Geometry {
             repeats: 1,
             slots: 0,
         };
-        geometry.split(problem, profile, purpose);
+        geometry.split(problem, element, profile, purpose);
         geometry.slots = geometry.splits;
         geometry
     }
 
-    fn columns(problem: Problem, profile: &DeviceProfile, purpose: Purpose) -> Self {
+    fn columns(problem: Problem, element: ElementType, profile: &DeviceProfile, purpose: Purpose) -> Self {
         let repeats = repeats(problem);
         let extent = problem.outer.div_ceil(repeats);
         let row_units = row_units_of_columns(problem);
@@ -232,19 +237,21 @@ impl Geometry {
             repeats,
             slots: 0,
         };
-        geometry.split(problem, profile, purpose);
+        geometry.split(problem, element, profile, purpose);
         geometry.slots = geometry.splits * repeats;
         geometry
     }
 
     /// Cuts the extent.
-    fn split(&mut self, problem: Problem, profile: &DeviceProfile, purpose: Purpose) {
+    fn split(&mut self, problem: Problem, element: ElementType, profile: &DeviceProfile, purpose: Purpose) {
         let tuning = profile.tuning();
         let trip = self.positions * UNITS_PER_BLOCK;
         let blocks = self.extent.div_ceil(trip);
         let wanted = tuning.workgroups.div_ceil(self.tiles);
         let splits = match purpose {
-            Purpose::Reduction => wanted.min(blocks / tuning.least_blocks).min(max_slots(problem) / self.repeats),
+            Purpose::Reduction => {
+                wanted.min(blocks / tuning.least_blocks).min(max_slots(problem, element) / self.repeats)
+            }
             Purpose::Elementwise => {
                 wanted.max(blocks.div_ceil(tuning.elementwise_blocks[self.family as usize])).min(blocks)
             }
@@ -369,11 +376,12 @@ fn quantum(problem: Problem) -> u64 {
 }
 
 /// Slots that keep the workspace within 1 % of the tensor, or within 64 bytes a channel and 64 KiB.
-fn max_slots(problem: Problem) -> u64 {
+fn max_slots(problem: Problem, element: ElementType) -> u64 {
     let channels = u64::from(problem.channels);
-    let budget = (problem.elements() * 4 / 100).max(64 * channels + (64 << 10));
-    // What the workspace holds besides partials: records, merged partials, batch counts, and the alignment of its regions.
-    let partials = budget.saturating_sub(2 * 16 * channels + 1024);
+    let budget = (element.tensor_size(problem.elements()) / 100).max(64 * channels + (64 << 10));
+    // What the workspace holds besides partials: records, merged partials, parameters, batch counts, and the alignment of
+    // its regions.
+    let partials = budget.saturating_sub(3 * 16 * channels + 1024);
     (partials / (RECORD_SIZE * channels)).min(MAX_SLOTS)
 }
 

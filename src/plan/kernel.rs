@@ -32,14 +32,50 @@ pub enum Normalizer {
     Running,
 }
 
+/// What an operation binds and computes for a residual and an activation. Which activation it is makes no kernel: it is a
+/// constant of the pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fusion {
+    /// No tensor more. Forward: any activation. Backward: none, h = g.
+    None,
+    /// Backward only: the derivative of the activation at a pre-activation that is computed again from x.
+    Activation,
+    /// With a companion tensor. Forward: the residual. Backward: the residual, for the pre-activation, or the output, for
+    /// its sign; and the residual's gradient.
+    Companion,
+    /// With a mask of one bit an element. Forward: written, and maybe a residual. Backward: read, and the residual's
+    /// gradient.
+    Mask,
+    /// Backward through training statistics only: x̂ comes from the output, which takes the place of the input.
+    Inverted,
+}
+
+impl Fusion {
+    /// What forward may be.
+    pub const FORWARD: [Self; 3] = [Self::None, Self::Companion, Self::Mask];
+    /// What backward may be.
+    pub const BACKWARD: [Self; 5] = [Self::None, Self::Activation, Self::Companion, Self::Mask, Self::Inverted];
+    /// What backward through frozen statistics may be.
+    pub const FROZEN: [Self; 4] = [Self::None, Self::Activation, Self::Companion, Self::Mask];
+
+    /// Whether a tensor is bound more than without fusion. Those operations are carried out by [`Strategy::Split`] only,
+    /// whose kernels have bindings to spare.
+    ///
+    /// [`Strategy::Split`]: super::Strategy::Split
+    pub(crate) const fn binds_more(self) -> bool {
+        matches!(self, Self::Companion | Self::Mask)
+    }
+}
+
 /// What a reduction computes per channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reduction {
     /// Count, mean and M2 of the input.
     Statistics,
-    /// Σg and Σg·x̂.
-    GradientSums(Normalizer),
+    /// Σh and Σh·x̂, with h the gradient before the activation.
+    GradientSums(Normalizer, Fusion),
 }
 
 /// What an elementwise kernel computes from known statistics.
@@ -47,9 +83,9 @@ pub enum Reduction {
 #[non_exhaustive]
 pub enum Elementwise {
     /// y from x.
-    Normalize,
+    Normalize(Fusion),
     /// dx from g.
-    FrozenInputGradient,
+    FrozenInputGradient(Fusion),
 }
 
 /// What reduces a tensor and then maps it with the result.
@@ -70,11 +106,21 @@ impl Operation {
 
     /// The reduction that the operation begins with.
     #[must_use]
-    pub const fn reduction(self) -> Reduction {
+    pub const fn reduction(self, fusion: Fusion) -> Reduction {
         match self {
             Self::Training => Reduction::Statistics,
-            Self::Backward => Reduction::GradientSums(Normalizer::Saved),
-            Self::FrozenBackward => Reduction::GradientSums(Normalizer::Running),
+            Self::Backward => Reduction::GradientSums(Normalizer::Saved, fusion),
+            Self::FrozenBackward => Reduction::GradientSums(Normalizer::Running, fusion),
+        }
+    }
+
+    /// What may be fused into the operation.
+    #[must_use]
+    pub const fn fusions(self) -> &'static [Fusion] {
+        match self {
+            Self::Training => &Fusion::FORWARD,
+            Self::Backward => &Fusion::BACKWARD,
+            Self::FrozenBackward => &Fusion::FROZEN,
         }
     }
 }
@@ -104,6 +150,16 @@ impl Trips {
     }
 }
 
+/// How many bytes an element takes where tensors are stored. Which 16-bit type it is makes no kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Storage {
+    /// 32 bits an element.
+    Single,
+    /// 16 bits an element, two a word.
+    Packed,
+}
+
 /// One structural specialisation; sizes, epsilon and momentum are data and make no kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -119,11 +175,21 @@ pub enum Kernel {
     /// Tensor to tensor, with statistics that are known.
     Apply(Elementwise, Family, Access),
     /// Partials and tensor to tensor, and what follows from the partials.
-    MergeAndApply(Operation, Family, Access),
+    MergeAndApply(Operation, Fusion, Family, Access),
     /// The whole operation in one dispatch that reads the tensor twice.
-    ChannelLoop(Operation, Family, Access),
+    ChannelLoop(Operation, Fusion, Family, Access),
     /// The whole operation in one dispatch that holds the tensor in registers.
-    Resident(Operation, Family, Access, Trips),
+    Resident(Operation, Fusion, Family, Access, Trips),
+    /// The parameters of frozen statistics, for an [`Kernel::Apply`] that has no bindings left for them.
+    Prepare,
+    /// Records to health.
+    ReportHealth,
+    /// Frozen statistics to the bias of the layer before.
+    FoldBias,
+    /// Partial statistics into moments of many batches.
+    AccumulateMoments,
+    /// Moments of many batches to running statistics.
+    Population,
     /// Increments the batch counter.
     CountBatch,
 }
@@ -159,11 +225,25 @@ pub enum Role {
     BetaGradient = 12,
     /// The batch counter.
     BatchesTracked = 13,
+    /// z, the residual; in backward also y.
+    Companion = 14,
+    /// One bit an element.
+    ActivationMask = 15,
+    /// dz.
+    ResidualGradient = 16,
+    /// Flags of [`ChannelHealth`](crate::ChannelHealth).
+    Health = 17,
+    /// The bias of the layer that batch norm is folded into.
+    LayerBias = 18,
+    /// The bias that comes of it.
+    FoldedBias = 19,
+    /// Records of [`ChannelMoments`](crate::ChannelMoments).
+    Moments = 20,
 }
 
 impl Role {
     /// The role with the highest number.
-    pub(crate) const LAST: Self = Self::BatchesTracked;
+    pub(crate) const LAST: Self = Self::Moments;
 
     /// The binding number.
     #[must_use]
@@ -190,71 +270,216 @@ impl Kernel {
         ];
         walks
             .into_iter()
-            .flat_map(|(family, access)| {
-                let elementwise = [Elementwise::Normalize, Elementwise::FrozenInputGradient];
-                let maps = elementwise.map(|map| Self::Apply(map, family, access));
-                let operations = Operation::ALL.into_iter().flat_map(move |operation| {
-                    let split = [
-                        Self::Reduce(operation.reduction(), family, access),
-                        Self::MergeAndApply(operation, family, access),
-                        Self::ChannelLoop(operation, family, access),
-                    ];
-                    let resident = Trips::ALL.map(|trips| Self::Resident(operation, family, access, trips));
-                    split.into_iter().chain(resident)
-                });
-                maps.into_iter().chain(operations)
-            })
-            .chain([Reduction::Statistics, Reduction::GradientSums(Normalizer::Saved)].map(Self::MergePartials))
-            .chain([Self::FinalizeStatistics, Self::FinalizeGradients, Self::CountBatch])
+            .flat_map(|(family, access)| over_tensor(family, access))
+            .chain(
+                [Reduction::Statistics, Reduction::GradientSums(Normalizer::Saved, Fusion::None)]
+                    .map(Self::MergePartials),
+            )
+            .chain([Self::FinalizeStatistics, Self::FinalizeGradients, Self::AccumulateMoments, Self::Population])
+            .chain([Self::Prepare, Self::ReportHealth, Self::FoldBias, Self::CountBatch])
     }
 
     /// The bindings, in the order of their numbers.
     pub(crate) fn bindings(self) -> Vec<Binding> {
         let mut bindings = match self {
-            Self::Reduce(Reduction::Statistics, ..) => {
-                vec![(Role::Input, READ), (Role::Partials, WRITE), (Role::BatchesTracked, WRITE)]
-            }
-            Self::Reduce(Reduction::GradientSums(source), ..) => {
-                [vec![(Role::Input, READ), (Role::OutputGradient, READ), (Role::Partials, WRITE)], normalizer(source)]
-                    .concat()
-            }
+            Self::Reduce(Reduction::Statistics, ..) => vec![
+                (Role::Input, READ),
+                (Role::Gamma, READ),
+                (Role::Beta, READ),
+                (Role::Partials, WRITE),
+                (Role::BatchesTracked, WRITE),
+            ],
+            Self::Reduce(Reduction::GradientSums(source, fusion), ..) => [
+                vec![(Role::Input, READ), (Role::OutputGradient, READ), (Role::Partials, WRITE)],
+                parameters(fusion),
+                normalizer(source),
+                derivative(fusion),
+            ]
+            .concat(),
             Self::MergePartials(_) => vec![(Role::Partials, WRITE)],
             Self::FinalizeStatistics => vec![(Role::Partials, WRITE), (Role::Statistics, WRITE)],
             Self::FinalizeGradients => [vec![(Role::Partials, WRITE)], commits(Operation::Backward)].concat(),
-            Self::Apply(Elementwise::Normalize, ..) => [
-                vec![(Role::Input, READ), (Role::Output, WRITE), (Role::Gamma, READ), (Role::Beta, READ)],
+            Self::Apply(Elementwise::Normalize(fusion), ..) => [
+                tensors(Operation::Training, fusion),
+                vec![(Role::Gamma, READ), (Role::Beta, READ)],
                 normalizer(Normalizer::Running),
             ]
             .concat(),
-            Self::Apply(Elementwise::FrozenInputGradient, ..) => [
-                vec![(Role::OutputGradient, READ), (Role::InputGradient, WRITE), (Role::Gamma, READ)],
+            Self::Apply(Elementwise::FrozenInputGradient(fusion), ..) => {
+                let mut bindings = tensors(Operation::FrozenBackward, fusion);
+                if fusion.binds_more() {
+                    bindings.push((Role::Partials, WRITE));
+                } else {
+                    bindings.extend([parameters(fusion), normalizer(Normalizer::Running)].concat());
+                }
+                bindings
+            }
+            Self::MergeAndApply(operation, fusion, ..) => {
+                [vec![(Role::Partials, WRITE)], tensors(operation, fusion), commits(operation)].concat()
+            }
+            Self::ChannelLoop(operation, fusion, ..) | Self::Resident(operation, fusion, ..) => {
+                let mut bindings = [tensors(operation, fusion), commits(operation)].concat();
+                match operation {
+                    Operation::Training => {
+                        bindings.extend([(Role::Gamma, READ), (Role::Beta, READ), (Role::BatchesTracked, WRITE)]);
+                    }
+                    Operation::Backward => {
+                        bindings.extend([parameters(fusion), normalizer(Normalizer::Saved)].concat());
+                    }
+                    Operation::FrozenBackward => {
+                        bindings.extend([parameters(fusion), normalizer(Normalizer::Running)].concat());
+                        // The reduction reads it, whether or not the map does.
+                        bindings.push((Role::Input, READ));
+                    }
+                }
+                bindings
+            }
+            Self::Prepare => [
+                vec![(Role::Partials, WRITE), (Role::Gamma, READ), (Role::Beta, READ)],
                 normalizer(Normalizer::Running),
             ]
             .concat(),
-            Self::MergeAndApply(operation, ..) => {
-                let mut bindings = [vec![(Role::Partials, WRITE)], maps(operation), commits(operation)].concat();
-                if operation == Operation::FrozenBackward {
-                    bindings.retain(|(role, _)| *role != Role::Input);
-                }
-                bindings
+            Self::AccumulateMoments => vec![(Role::Partials, WRITE), (Role::Moments, WRITE)],
+            Self::Population => {
+                vec![(Role::Moments, READ), (Role::RunningMean, WRITE), (Role::RunningVariance, WRITE)]
             }
-            Self::ChannelLoop(operation, ..) | Self::Resident(operation, ..) => {
-                let mut bindings = [maps(operation), commits(operation)].concat();
-                if operation == Operation::Training {
-                    bindings.push((Role::BatchesTracked, WRITE));
-                }
-                bindings
-            }
+            Self::FoldBias => [
+                vec![(Role::Gamma, READ), (Role::Beta, READ), (Role::LayerBias, READ), (Role::FoldedBias, WRITE)],
+                normalizer(Normalizer::Running),
+            ]
+            .concat(),
+            Self::ReportHealth => vec![(Role::Statistics, READ), (Role::Health, WRITE)],
             Self::CountBatch => vec![(Role::BatchesTracked, WRITE)],
         };
         bindings.sort_unstable();
+        bindings.dedup();
         bindings
+    }
+
+    /// The tensor that the kernel reads and the one that it writes in its place, if they are one; `None` where no tensor is
+    /// mapped.
+    pub(crate) const fn in_place(self) -> Option<(Role, Role)> {
+        match self {
+            Self::Apply(Elementwise::Normalize(_), ..)
+            | Self::MergeAndApply(Operation::Training, ..)
+            | Self::ChannelLoop(Operation::Training, ..)
+            | Self::Resident(Operation::Training, ..) => Some((Role::Input, Role::Output)),
+            Self::Apply(Elementwise::FrozenInputGradient(_), ..)
+            | Self::MergeAndApply(..)
+            | Self::ChannelLoop(..)
+            | Self::Resident(..) => Some((Role::OutputGradient, Role::InputGradient)),
+            Self::Reduce(..)
+            | Self::MergePartials(_)
+            | Self::FinalizeStatistics
+            | Self::FinalizeGradients
+            | Self::Prepare
+            | Self::ReportHealth
+            | Self::FoldBias
+            | Self::AccumulateMoments
+            | Self::Population
+            | Self::CountBatch => None,
+        }
+    }
+
+    /// How the kernel reads and writes tensors; `None` where it does neither.
+    pub(crate) const fn access(self) -> Option<Access> {
+        match self {
+            Self::Reduce(.., access)
+            | Self::Apply(.., access)
+            | Self::MergeAndApply(.., access)
+            | Self::ChannelLoop(.., access)
+            | Self::Resident(.., access, _) => Some(access),
+            _ => None,
+        }
+    }
+
+    /// Whether the kernel is there for tensors of this storage. Neighbours that share a unit may share a word of 16-bit
+    /// elements, and none of them can write its half alone: unaligned rows are not mapped then.
+    pub(crate) const fn serves(self, storage: Storage) -> bool {
+        match (storage, self) {
+            (Storage::Single, _) => true,
+            (
+                Storage::Packed,
+                Self::Apply(_, family, access)
+                | Self::MergeAndApply(_, _, family, access)
+                | Self::ChannelLoop(_, _, family, access)
+                | Self::Resident(_, _, family, access, _),
+            ) => matches!((family, access), (Family::Columns, _) | (Family::Rows, Access::Whole)),
+            (Storage::Packed, _) => self.access().is_some(),
+        }
+    }
+
+    /// What is fused into the kernel, and whether it is a forward one; `None` where nothing can be.
+    const fn fused(self) -> Option<(Fusion, bool)> {
+        match self {
+            Self::Reduce(Reduction::GradientSums(_, fusion), ..)
+            | Self::Apply(Elementwise::FrozenInputGradient(fusion), ..) => Some((fusion, false)),
+            Self::Apply(Elementwise::Normalize(fusion), ..) => Some((fusion, true)),
+            Self::MergeAndApply(operation, fusion, ..)
+            | Self::ChannelLoop(operation, fusion, ..)
+            | Self::Resident(operation, fusion, ..) => Some((fusion, matches!(operation, Operation::Training))),
+            Self::Reduce(Reduction::Statistics, ..)
+            | Self::MergePartials(_)
+            | Self::FinalizeStatistics
+            | Self::FinalizeGradients
+            | Self::Prepare
+            | Self::ReportHealth
+            | Self::FoldBias
+            | Self::AccumulateMoments
+            | Self::Population
+            | Self::CountBatch => None,
+        }
+    }
+
+    /// Whether the activation is a constant of the kernel.
+    pub(crate) const fn activates(self) -> bool {
+        match self.fused() {
+            Some((fusion, forward)) => forward || !matches!(fusion, Fusion::None),
+            None => false,
+        }
+    }
+
+    /// Whether what the companion tensor is, is a constant of the kernel.
+    pub(crate) const fn has_companion(self) -> bool {
+        match self.fused() {
+            Some((fusion, forward)) => match fusion {
+                Fusion::Companion => true,
+                Fusion::Mask => forward,
+                Fusion::None | Fusion::Activation | Fusion::Inverted => false,
+            },
+            None => false,
+        }
     }
 
     /// Whether the kernel reads the uniform block and sizes its workgroup by the device.
     pub(crate) const fn has_params(self) -> bool {
         !matches!(self, Self::CountBatch)
     }
+}
+
+/// The kernels of one walk over a tensor.
+fn over_tensor(family: Family, access: Access) -> Vec<Kernel> {
+    let mut kernels = vec![Kernel::Reduce(Reduction::Statistics, family, access)];
+    for fusion in Fusion::FORWARD {
+        kernels.push(Kernel::Apply(Elementwise::Normalize(fusion), family, access));
+    }
+    for fusion in Fusion::FROZEN {
+        kernels.push(Kernel::Apply(Elementwise::FrozenInputGradient(fusion), family, access));
+        kernels.push(Kernel::Reduce(Reduction::GradientSums(Normalizer::Running, fusion), family, access));
+    }
+    for fusion in Fusion::BACKWARD {
+        kernels.push(Kernel::Reduce(Reduction::GradientSums(Normalizer::Saved, fusion), family, access));
+    }
+    for operation in Operation::ALL {
+        for &fusion in operation.fusions() {
+            kernels.push(Kernel::MergeAndApply(operation, fusion, family, access));
+            if !fusion.binds_more() {
+                kernels.push(Kernel::ChannelLoop(operation, fusion, family, access));
+                kernels.extend(Trips::ALL.map(|trips| Kernel::Resident(operation, fusion, family, access, trips)));
+            }
+        }
+    }
+    kernels
 }
 
 fn normalizer(source: Normalizer) -> Vec<Binding> {
@@ -264,16 +489,47 @@ fn normalizer(source: Normalizer) -> Vec<Binding> {
     }
 }
 
-/// What mapping the tensor binds.
-fn maps(operation: Operation) -> Vec<Binding> {
-    let gradients =
-        [(Role::Input, READ), (Role::OutputGradient, READ), (Role::InputGradient, WRITE), (Role::Gamma, READ)];
+/// The parameters that backward depends on.
+fn parameters(fusion: Fusion) -> Vec<Binding> {
+    match fusion {
+        Fusion::None | Fusion::Mask => vec![(Role::Gamma, READ)],
+        Fusion::Activation | Fusion::Companion | Fusion::Inverted => vec![(Role::Gamma, READ), (Role::Beta, READ)],
+    }
+}
+
+/// The tensor that backward reads for the activation's derivative.
+fn derivative(fusion: Fusion) -> Vec<Binding> {
+    match fusion {
+        Fusion::None | Fusion::Activation | Fusion::Inverted => Vec::new(),
+        Fusion::Companion => vec![(Role::Companion, READ)],
+        Fusion::Mask => vec![(Role::ActivationMask, READ)],
+    }
+}
+
+/// The tensors that are mapped.
+fn tensors(operation: Operation, fusion: Fusion) -> Vec<Binding> {
     match operation {
         Operation::Training => {
-            vec![(Role::Input, READ), (Role::Output, WRITE), (Role::Gamma, READ), (Role::Beta, READ)]
+            let mut bindings = vec![(Role::Input, READ), (Role::Output, WRITE)];
+            if fusion.binds_more() {
+                bindings.push((Role::Companion, READ));
+            }
+            if fusion == Fusion::Mask {
+                bindings.push((Role::ActivationMask, WRITE));
+            }
+            bindings
         }
-        Operation::Backward => [gradients.to_vec(), normalizer(Normalizer::Saved)].concat(),
-        Operation::FrozenBackward => [gradients.to_vec(), normalizer(Normalizer::Running)].concat(),
+        Operation::Backward | Operation::FrozenBackward => {
+            let mut bindings = vec![(Role::OutputGradient, READ), (Role::InputGradient, WRITE)];
+            // The input gradient through frozen statistics does not depend on the input.
+            if operation == Operation::Backward || fusion != Fusion::None {
+                bindings.push((Role::Input, READ));
+            }
+            if fusion.binds_more() {
+                bindings.push((Role::ResidualGradient, WRITE));
+            }
+            [bindings, derivative(fusion)].concat()
+        }
     }
 }
 

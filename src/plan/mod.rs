@@ -14,19 +14,21 @@ mod workspace;
 #[cfg(test)]
 mod tests;
 
-pub use kernel::{Access, Elementwise, Family, Kernel, Normalizer, Operation, Reduction, Role, Trips};
-pub(crate) use operation::{BackwardOptions, GradientMode, TrainingOptions};
+pub use kernel::{Access, Elementwise, Family, Fusion, Kernel, Normalizer, Operation, Reduction, Role, Storage, Trips};
+pub(crate) use operation::{
+    BackwardOptions, CompanionUse, Derivative, FoldOptions, GradientMode, InferenceOptions, TrainingOptions,
+};
 pub(crate) use params::Params;
 pub use profile::{AdapterClass, DeviceProfile};
 pub use strategy::{Strategies, Strategy};
 pub(crate) use workspace::Workspace;
 
-use crate::{BatchNormDescriptor, Error, Problem, Shape};
+use crate::{Activation, ActivationCost, ActivationSource, BatchNormDescriptor, ElementType, Error, Problem, Shape};
 use geometry::Geometry;
 use strategy::Choice;
 
 /// What the kernels' 32-bit element indices serve, with room for the last, overhanging loop trip.
-const MAX_TENSOR_BYTES: u64 = 4 << 31;
+const MAX_ELEMENTS: u64 = 1 << 31;
 
 /// One batch norm on one shape: sizes of all buffers and, inside, the dispatches of every operation.
 ///
@@ -55,9 +57,13 @@ pub struct Plan {
 struct Geometries {
     training: Choice,
     backward: Choice,
+    /// The choices where only a split has bindings to spare.
+    training_split: Choice,
+    backward_split: Choice,
     inference: Geometry,
     /// For reductions that no map follows.
     reduction: Geometry,
+    pinned: Strategies,
 }
 
 impl Plan {
@@ -87,8 +93,12 @@ impl Plan {
     ) -> Result<Self, Error> {
         descriptor.validate()?;
         let problem = descriptor.problem(shape)?;
-        check_limits(problem, profile)?;
-        let geometries = if problem.count() > 0 { Some(Geometries::new(problem, profile, strategies)?) } else { None };
+        check_limits(problem, descriptor.element, profile)?;
+        let geometries = if problem.count() > 0 {
+            Some(Geometries::new((problem, descriptor.element), profile, strategies)?)
+        } else {
+            None
+        };
         let slots = geometries.as_ref().map_or(0, Geometries::slots);
         let merges_apart = geometries.as_ref().is_some_and(Geometries::merge_apart);
         let workspace = Workspace::new(problem.channels, slots, merges_apart, profile)?;
@@ -127,10 +137,53 @@ impl Plan {
         self.problem
     }
 
-    /// Bytes of x, y and their gradients: `M·C·4`.
+    /// Bytes of x, y, the residual and their gradients: `M·C` elements, rounded up to a multiple of 4 bytes.
     #[must_use]
     pub const fn tensor_size(&self) -> u64 {
-        self.problem.elements() * 4
+        self.descriptor.element.tensor_size(self.problem.elements())
+    }
+
+    /// Bytes of an activation mask: one bit an element, in whole words of 32.
+    #[must_use]
+    pub const fn mask_size(&self) -> u64 {
+        self.problem.elements().div_ceil(32) * 4
+    }
+
+    /// Bytes of moments of many batches: `C·16`, one [`ChannelMoments`](crate::ChannelMoments) a channel.
+    #[must_use]
+    pub const fn moments_size(&self) -> u64 {
+        self.problem.channels as u64 * 16
+    }
+
+    /// Bytes of a health report: `C·4`, one [`ChannelHealth`](crate::ChannelHealth) a channel.
+    #[must_use]
+    pub const fn health_size(&self) -> u64 {
+        self.vector_size()
+    }
+
+    /// What it costs to give backward the activation's derivative from a source, where forward added a residual or not.
+    ///
+    /// Without an activation, backward needs none of them and nothing is kept.
+    ///
+    /// ```
+    /// use wgpu_batch_norm::{Activation, ActivationSource, AdapterClass, BatchNormDescriptor, DeviceProfile, Plan, Shape};
+    /// let descriptor = BatchNormDescriptor { channels: 8, activation: Activation::Relu, ..Default::default() };
+    /// let plan = Plan::new(&descriptor, &Shape::new(&[4, 8, 16, 16])?, &DeviceProfile::webgpu(AdapterClass::Discrete))?;
+    /// assert_eq!(plan.activation_cost(ActivationSource::Recompute, false).kept, 0);
+    /// assert_eq!(plan.activation_cost(ActivationSource::Recompute, true).kept, plan.tensor_size());
+    /// assert_eq!(plan.activation_cost(ActivationSource::Mask, true).kept, plan.tensor_size() / 32);
+    /// # Ok::<(), wgpu_batch_norm::Error>(())
+    /// ```
+    #[must_use]
+    pub fn activation_cost(&self, source: ActivationSource, residual: bool) -> ActivationCost {
+        let (tensor, mask) = (self.tensor_size(), self.mask_size());
+        match source {
+            _ if self.descriptor.activation == Activation::Identity => ActivationCost::default(),
+            ActivationSource::Recompute if residual => ActivationCost { kept: tensor, written: 0, read: tensor },
+            ActivationSource::Recompute => ActivationCost::default(),
+            ActivationSource::Output => ActivationCost { kept: tensor, written: 0, read: tensor },
+            ActivationSource::Mask => ActivationCost { kept: mask, written: mask, read: mask },
+        }
     }
 
     /// Bytes of gamma, beta, their gradients, running mean and running variance: `C·4` each.
@@ -152,7 +205,9 @@ impl Plan {
         self.workspace.size
     }
 
-    /// How an operation is carried out; `None` for an empty batch.
+    /// How an operation is carried out; `None` for an empty batch. With a residual, a mask, or an output that tells the
+    /// activation's derivative it is always a [`Strategy::Split`], and so is a backward through frozen statistics that
+    /// recomputes an activation where the device has no more bindings than WebGPU guarantees.
     #[must_use]
     pub fn strategy(&self, operation: Operation) -> Option<Strategy> {
         self.geometries.as_ref().map(|geometries| geometries.choice(operation).strategy())
@@ -168,6 +223,18 @@ impl Plan {
         &self.descriptor
     }
 
+    /// The activation's number in the shaders.
+    pub(crate) const fn activation_code(&self) -> u32 {
+        match self.descriptor.activation {
+            Activation::Identity => 0,
+            Activation::LeakyRelu { slope } if slope > 0.0 => 2,
+            Activation::Relu | Activation::LeakyRelu { .. } => 1,
+            Activation::Silu => 3,
+            Activation::Gelu => 4,
+            Activation::GeluTanh => 5,
+        }
+    }
+
     pub(crate) const fn profile(&self) -> &DeviceProfile {
         &self.profile
     }
@@ -178,20 +245,40 @@ impl Plan {
 }
 
 impl Geometries {
-    fn new(problem: Problem, profile: &DeviceProfile, strategies: Strategies) -> Result<Self, Error> {
-        let choice = |operation, pinned: Option<Strategy>| {
-            let choice = match pinned {
-                Some(strategy) => Choice::new(strategy, operation, problem, profile),
-                None => selection::select(operation, problem, profile),
-            };
-            choice.ok_or(Error::StrategyNotServed { strategy: pinned.unwrap_or(selection::FALLBACK) })
+    fn new(
+        (problem, element): (Problem, ElementType),
+        profile: &DeviceProfile,
+        strategies: Strategies,
+    ) -> Result<Self, Error> {
+        let any = |_| true;
+        let split = |strategy| matches!(strategy, Strategy::Split { .. });
+        let fallback = Error::StrategyNotServed { strategy: selection::FALLBACK };
+        let choice = |operation, pinned: Option<Strategy>| match pinned {
+            Some(strategy) => Choice::new(strategy, operation, (problem, element), profile)
+                .ok_or(Error::StrategyNotServed { strategy }),
+            None => selection::select(operation, (problem, element), profile, any).ok_or_else(|| fallback.clone()),
         };
-        let family = strategies.inference.unwrap_or_else(|| selection::select_inference(problem));
+        let split_choice = |operation, chosen: &Choice| match chosen {
+            Choice::Split { .. } => Ok(*chosen),
+            Choice::ChannelLoop(_) | Choice::Resident(..) => {
+                selection::select(operation, (problem, element), profile, split).ok_or_else(|| fallback.clone())
+            }
+        };
+        let family = strategies.inference.unwrap_or_else(|| selection::select_inference(problem, element));
+        if !strategy::maps(family, problem, element) {
+            let strategy = Strategy::Split { reduction: family, elementwise: family };
+            return Err(Error::StrategyNotServed { strategy });
+        }
+        let training = choice(Operation::Training, strategies.training)?;
+        let backward = choice(Operation::Backward, strategies.backward)?;
         let geometries = Self {
-            training: choice(Operation::Training, strategies.training)?,
-            backward: choice(Operation::Backward, strategies.backward)?,
-            inference: Geometry::elementwise(problem, profile, family),
-            reduction: selection::select_reduction(problem, profile),
+            training,
+            backward,
+            training_split: split_choice(Operation::Training, &training)?,
+            backward_split: split_choice(Operation::Backward, &backward)?,
+            inference: Geometry::elementwise(problem, element, profile, family),
+            reduction: selection::select_reduction(problem, element, profile),
+            pinned: strategies,
         };
         for geometry in geometries.all() {
             geometry.workgroups(profile)?;
@@ -206,17 +293,31 @@ impl Geometries {
         }
     }
 
+    /// The choice for kernels that bind more than those of one dispatch can.
+    fn split_choice(&self, operation: Operation) -> Result<&Choice, Error> {
+        let (pinned, choice) = match operation {
+            Operation::Training => (self.pinned.training, &self.training_split),
+            Operation::Backward | Operation::FrozenBackward => (self.pinned.backward, &self.backward_split),
+        };
+        match pinned {
+            Some(strategy) if choice.strategy() != strategy => Err(Error::StrategyNotServed { strategy }),
+            _ => Ok(choice),
+        }
+    }
+
+    fn choices(&self) -> [&Choice; 4] {
+        [&self.training, &self.backward, &self.training_split, &self.backward_split]
+    }
+
     fn all(&self) -> impl Iterator<Item = &Geometry> {
-        [&self.inference, &self.reduction]
-            .into_iter()
-            .chain(self.training.geometries())
-            .chain(self.backward.geometries())
+        let chosen = self.choices().into_iter().flat_map(Choice::geometries);
+        [&self.inference, &self.reduction].into_iter().chain(chosen)
     }
 
     /// Whether the workspace must hold merged partials.
     fn merge_apart(&self) -> bool {
         let apart = |choice: &Choice| matches!(choice, Choice::Split { merges_apart: true, .. });
-        apart(&self.training) || apart(&self.backward)
+        self.choices().into_iter().any(apart)
     }
 
     /// The slots that the workspace must hold.
@@ -225,7 +326,7 @@ impl Geometries {
             Choice::Split { reduction, .. } => reduction.slots,
             Choice::ChannelLoop(_) | Choice::Resident(..) => 0,
         };
-        self.reduction.slots.max(of(&self.training)).max(of(&self.backward))
+        self.choices().into_iter().map(of).fold(self.reduction.slots, u64::max)
     }
 }
 
@@ -233,17 +334,18 @@ impl Geometries {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Dispatch {
     pub kernel: Kernel,
+    pub companion: CompanionUse,
     pub workgroup_size: u32,
     pub workgroups: [u32; 3],
     pub params: Params,
 }
 
-fn check_limits(problem: Problem, profile: &DeviceProfile) -> Result<(), Error> {
+fn check_limits(problem: Problem, element: ElementType, profile: &DeviceProfile) -> Result<(), Error> {
     let needs = [
         (
             "max_storage_buffer_binding_size",
-            problem.elements().saturating_mul(4),
-            profile.max_storage_buffer_binding_size.min(MAX_TENSOR_BYTES),
+            element.tensor_size(problem.elements()),
+            profile.max_storage_buffer_binding_size.min(MAX_ELEMENTS * element.size()),
         ),
         ("max_storage_buffer_binding_size", u64::from(problem.channels) * 16, profile.max_storage_buffer_binding_size),
         ("max_storage_buffers_per_shader_stage", 8, u64::from(profile.max_storage_buffers_per_shader_stage)),

@@ -33,8 +33,10 @@ pub(crate) struct Params {
     pub slot_merge_groups: u32,
     pub partials_base: u32,
     pub trips_in_step: u32,
+    pub records_base: u32,
+    pub slope: f32,
     /// Uniform blocks are multiples of 16 bytes.
-    pub padding: [u32; 3],
+    pub padding: u32,
 }
 
 impl Params {
@@ -49,4 +51,11 @@ impl Params {
     pub(crate) const ACCUMULATES_GAMMA_GRADIENT: u32 = 256;
     pub(crate) const ACCUMULATES_BETA_GRADIENT: u32 = 512;
     pub(crate) const ACCUMULATES_INPUT_GRADIENT: u32 = 1024;
+    pub(crate) const RECORDS_PARAMETERS: u32 = 2048;
+    pub(crate) const WANTS_INPUT_GRADIENT: u32 = 4096;
+    pub(crate) const WANTS_RESIDUAL_GRADIENT: u32 = 8192;
+    pub(crate) const ACCUMULATES_RESIDUAL_GRADIENT: u32 = 16384;
+    pub(crate) const GUARDS_RUNNING: u32 = 32768;
+    pub(crate) const HAS_LAYER_BIAS: u32 = 65536;
+    pub(crate) const UNBIASED: u32 = 131_072;
 }

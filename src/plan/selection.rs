@@ -8,8 +8,8 @@ use std::ops::RangeInclusive;
 use super::geometry::{Geometry, repeats};
 use super::kernel::{Family, Operation};
 use super::profile::{AdapterClass, DeviceProfile};
-use super::strategy::{Choice, Strategy};
-use crate::Problem;
+use super::strategy::{Choice, Strategy, maps};
+use crate::{ElementType, Problem};
 
 /// Where a strategy is the one to take. The first rule that matches, and whose strategy serves the problem, decides.
 #[derive(Clone, Debug)]
@@ -99,32 +99,39 @@ pub(super) const fn table(class: AdapterClass, operation: Operation) -> &'static
     }
 }
 
-/// The strategy of the first rule that matches and serves.
-pub(super) fn select(operation: Operation, problem: Problem, profile: &DeviceProfile) -> Option<Choice> {
+/// The strategy of the first rule that matches and serves; `among` says which may be taken.
+pub(super) fn select(
+    operation: Operation,
+    (problem, element): (Problem, ElementType),
+    profile: &DeviceProfile,
+    among: impl Fn(Strategy) -> bool,
+) -> Option<Choice> {
     let small = problem.elements() <= SMALL;
     table(profile.class, operation)
         .iter()
+        .filter(|rule| among(rule.strategy))
         .filter(|rule| rule.inner.contains(&problem.inner) && rule.super_rows.contains(&super_rows(problem)))
         .filter(|rule| !rule.aligned || problem.inner.is_multiple_of(4))
         .find_map(|rule| {
-            let choice = Choice::new(rule.strategy, operation, problem, profile)?;
+            let choice = Choice::new(rule.strategy, operation, (problem, element), profile)?;
             let enough = choice.geometries().all(|geometry| geometry.groups() >= rule.least_groups);
             (enough || small).then_some(choice)
         })
-        .or_else(|| Choice::new(FALLBACK, operation, problem, profile))
+        .or_else(|| Choice::new(FALLBACK, operation, (problem, element), profile))
 }
 
-pub(super) fn select_inference(problem: Problem) -> Family {
+pub(super) fn select_inference(problem: Problem, element: ElementType) -> Family {
     INFERENCE
         .iter()
+        .filter(|(.., family)| maps(*family, problem, element))
         .find(|(inner, rows, _)| inner.contains(&problem.inner) && rows.contains(&super_rows(problem)))
         .map_or(COLUMNS, |(_, _, family)| *family)
 }
 
 /// For a reduction that no map follows.
-pub(super) fn select_reduction(problem: Problem, profile: &DeviceProfile) -> Geometry {
-    let columns = if problem.inner < 16 { Geometry::reduction(problem, profile, COLUMNS) } else { None };
-    columns.unwrap_or_else(|| Geometry::rows_reduction(problem, profile))
+pub(super) fn select_reduction(problem: Problem, element: ElementType, profile: &DeviceProfile) -> Geometry {
+    let columns = if problem.inner < 16 { Geometry::reduction(problem, element, profile, COLUMNS) } else { None };
+    columns.unwrap_or_else(|| Geometry::rows_reduction(problem, element, profile))
 }
 
 pub(super) fn super_rows(problem: Problem) -> u64 {

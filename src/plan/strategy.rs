@@ -5,7 +5,7 @@ use std::fmt;
 use super::geometry::Geometry;
 use super::kernel::{Family, Operation, Trips};
 use super::profile::DeviceProfile;
-use crate::Problem;
+use crate::{ElementType, Problem};
 
 /// How an operation that reduces and then maps a tensor is carried out.
 ///
@@ -92,13 +92,20 @@ impl Choice {
     pub(super) fn new(
         strategy: Strategy,
         operation: Operation,
-        problem: Problem,
+        (problem, element): (Problem, ElementType),
         profile: &DeviceProfile,
     ) -> Option<Self> {
+        let mapped = match strategy {
+            Strategy::Split { elementwise, .. } => elementwise,
+            Strategy::ChannelLoop(family) | Strategy::Resident(family) => family,
+        };
+        if !maps(mapped, problem, element) {
+            return None;
+        }
         match strategy {
             Strategy::Split { reduction, elementwise } => {
-                let reduction = Geometry::reduction(problem, profile, reduction)?;
-                let elementwise = Geometry::second(problem, profile, elementwise);
+                let reduction = Geometry::reduction(problem, element, profile, reduction)?;
+                let elementwise = Geometry::second(problem, element, profile, elementwise);
                 let merges_apart = elementwise.merges_apart(reduction.slots);
                 Some(Self::Split { reduction, elementwise, merges_apart })
             }
@@ -133,5 +140,14 @@ impl Choice {
             Self::ChannelLoop(geometry) | Self::Resident(geometry, _) => (geometry, None),
         };
         [Some(first), second].into_iter().flatten()
+    }
+}
+
+/// Whether a family can write a tensor of this type: not where neighbouring rows, which different workgroups write, share
+/// a word.
+pub(super) const fn maps(family: Family, problem: Problem, element: ElementType) -> bool {
+    match (family, element) {
+        (Family::Rows, ElementType::F16 | ElementType::Bf16) => problem.inner.is_multiple_of(4),
+        (Family::Rows, ElementType::F32) | (Family::Columns, _) => true,
     }
 }

@@ -7,14 +7,18 @@ use proptest::prelude::{
 };
 
 use super::{
-    AdapterClass, BackwardOptions, DeviceProfile, Dispatch, Family, GradientMode, Kernel, Operation, Params, Plan,
-    Strategies, Strategy, TrainingOptions,
+    AdapterClass, BackwardOptions, Derivative, DeviceProfile, Dispatch, Family, FoldOptions, GradientMode,
+    InferenceOptions, Kernel, Operation, Params, Plan, Reduction, Strategies, Strategy, TrainingOptions,
 };
-use crate::{BatchNormDescriptor, Convention, Error, Momentum, OneSamplePolicy, Shape};
+use crate::{Activation, BatchNormDescriptor, Convention, ElementType, Error, Momentum, OneSamplePolicy, Shape};
 
 const EVERYTHING: BackwardOptions = BackwardOptions {
     gamma: true,
+    beta: true,
     saved: false,
+    input: true,
+    derivative: Derivative::Recompute,
+    residual_gradient: GradientMode::Omit,
     input_gradient: GradientMode::Overwrite,
     gamma_gradient: GradientMode::Overwrite,
     beta_gradient: GradientMode::Accumulate,
@@ -27,7 +31,24 @@ fn plan(outer: usize, channels: u32, inner: usize, profile: &DeviceProfile) -> R
 
 /// A plan for every strategy that serves the shape, the planner's choice first.
 fn plans(outer: usize, channels: u32, inner: usize, profile: &DeviceProfile) -> Result<Vec<Plan>, Error> {
-    let descriptor = BatchNormDescriptor { channels, convention: Convention::onnx(), ..Default::default() };
+    let of = |element| plans_of(element, outer, channels, inner, profile);
+    Ok([of(ElementType::F32)?, of(ElementType::F16)?].concat())
+}
+
+fn plans_of(
+    element: ElementType,
+    outer: usize,
+    channels: u32,
+    inner: usize,
+    profile: &DeviceProfile,
+) -> Result<Vec<Plan>, Error> {
+    let descriptor = BatchNormDescriptor {
+        channels,
+        element,
+        convention: Convention::onnx(),
+        activation: Activation::Relu,
+        ..Default::default()
+    };
     let shape = Shape::flat(outer, channels as usize, inner);
     let mut plans = vec![Plan::new(&descriptor, &shape, profile)?];
     for operation in [Operation::Training, Operation::Backward] {
@@ -40,7 +61,8 @@ fn plans(outer: usize, channels: u32, inner: usize, profile: &DeviceProfile) -> 
                 Operation::Training => Strategies { training: Some(strategy), ..Default::default() },
                 _ => Strategies { backward: Some(strategy), ..Default::default() },
             };
-            let pinned = Strategies { inference: Some(family), ..pinned };
+            let inference = (element == ElementType::F32).then_some(family);
+            let pinned = Strategies { inference, ..pinned };
             let plan = Plan::with_strategies(&descriptor, &shape, profile, pinned)?;
             assert_eq!(plan.strategy(operation), Some(strategy));
             plans.push(plan);
@@ -49,17 +71,43 @@ fn plans(outer: usize, channels: u32, inner: usize, profile: &DeviceProfile) -> 
     Ok(plans)
 }
 
+/// The dispatches of every operation, with everything that can be fused; a pin may rule some of it out.
 fn all_dispatches(plan: &Plan) -> Vec<Dispatch> {
-    let options = TrainingOptions { gamma: true, beta: true, saved: true, running: true, batches_tracked: true };
-    let sums_only = BackwardOptions { input_gradient: GradientMode::Omit, ..EVERYTHING };
-    let input_only =
-        BackwardOptions { gamma_gradient: GradientMode::Omit, beta_gradient: GradientMode::Omit, ..EVERYTHING };
+    let options = TrainingOptions { gamma: true, beta: true, saved: true, running: true, ..TrainingOptions::default() };
+    let options = TrainingOptions { batches_tracked: true, health: true, ..options };
     let mut all = plan.training(options).unwrap();
-    all.extend(plan.inference(true, true).unwrap());
-    all.extend(plan.backward(EVERYTHING).unwrap());
-    all.extend(plan.backward_frozen(EVERYTHING).unwrap());
-    all.extend(plan.backward(sums_only).unwrap());
-    all.extend(plan.backward_frozen(input_only).unwrap());
+    all.extend(plan.inference(InferenceOptions::default()).unwrap());
+    for (residual, mask) in [(true, false), (false, true), (true, true)] {
+        let training = plan.training(TrainingOptions { residual, mask, ..options });
+        assert!(!matches!(training, Err(ref error) if !matches!(error, Error::StrategyNotServed { .. })));
+        all.extend(training.unwrap_or_default());
+        all.extend(plan.inference(InferenceOptions { residual, mask, ..InferenceOptions::default() }).unwrap());
+    }
+    all.extend(plan.fold(FoldOptions { gamma: true, beta: true, bias: true }).unwrap());
+    all.extend(plan.accumulate_moments().unwrap());
+    all.extend(plan.population().unwrap());
+    let omit = GradientMode::Omit;
+    let partly = [
+        EVERYTHING,
+        BackwardOptions { input_gradient: omit, ..EVERYTHING },
+        BackwardOptions { gamma_gradient: omit, beta_gradient: omit, ..EVERYTHING },
+    ];
+    let derivatives = [
+        (Derivative::Recompute, omit),
+        (Derivative::RecomputeWithResidual, GradientMode::Overwrite),
+        (Derivative::Output, omit),
+        (Derivative::Mask, GradientMode::Accumulate),
+    ];
+    for options in partly {
+        for (derivative, residual_gradient) in derivatives {
+            let options = BackwardOptions { derivative, residual_gradient, ..options };
+            for dispatches in [plan.backward(options), plan.backward_frozen(options)] {
+                assert!(!matches!(dispatches, Err(ref error) if !matches!(error, Error::StrategyNotServed { .. })));
+                all.extend(dispatches.unwrap_or_default());
+            }
+        }
+    }
+    all.dedup();
     all
 }
 
@@ -68,10 +116,18 @@ fn walk_of(kernel: Kernel) -> Option<(Family, bool)> {
     match kernel {
         Kernel::Reduce(_, family, _) => Some((family, true)),
         Kernel::Apply(_, family, _)
-        | Kernel::MergeAndApply(_, family, _)
-        | Kernel::ChannelLoop(_, family, _)
-        | Kernel::Resident(_, family, _, _) => Some((family, false)),
-        Kernel::MergePartials(_) | Kernel::FinalizeStatistics | Kernel::FinalizeGradients | Kernel::CountBatch => None,
+        | Kernel::MergeAndApply(_, _, family, _)
+        | Kernel::ChannelLoop(_, _, family, _)
+        | Kernel::Resident(_, _, family, _, _) => Some((family, false)),
+        Kernel::MergePartials(_)
+        | Kernel::FinalizeStatistics
+        | Kernel::FinalizeGradients
+        | Kernel::Prepare
+        | Kernel::ReportHealth
+        | Kernel::FoldBias
+        | Kernel::AccumulateMoments
+        | Kernel::Population
+        | Kernel::CountBatch => None,
     }
 }
 
@@ -128,10 +184,21 @@ fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, u32, Option<(u32, u32)>)
 /// Every element is taken once, by its own channel; every slot that finalize reads has data.
 fn check_coverage(plan: &Plan) -> Result<(), TestCaseError> {
     let problem = plan.problem();
+    let mut checked: Vec<Dispatch> = Vec::new();
     for dispatch in all_dispatches(plan) {
-        if walk_of(dispatch.kernel).is_none() {
+        // What is fused, and which optional parts there are, does not change the walk.
+        let same_walk = |other: &Dispatch| {
+            let walked =
+                |dispatch: &Dispatch| Params { flags: 0, records_base: 0, partials_base: 0, ..dispatch.params };
+            let alone = |kernel| matches!(kernel, Kernel::ChannelLoop(..) | Kernel::Resident(..));
+            walk_of(other.kernel) == walk_of(dispatch.kernel)
+                && alone(other.kernel) == alone(dispatch.kernel)
+                && walked(other) == walked(&dispatch)
+        };
+        if walk_of(dispatch.kernel).is_none() || checked.iter().any(same_walk) {
             continue;
         }
+        checked.push(dispatch);
         let alone = matches!(dispatch.kernel, Kernel::ChannelLoop(..) | Kernel::Resident(..));
         let mut owners: HashMap<u32, u32> = HashMap::new();
         let mut seen = vec![0_u8; problem.elements() as usize];
@@ -170,7 +237,7 @@ fn check_coverage(plan: &Plan) -> Result<(), TestCaseError> {
 
 fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseError> {
     for dispatch in all_dispatches(plan) {
-        let Dispatch { kernel, workgroup_size, workgroups, params } = dispatch;
+        let Dispatch { kernel, workgroup_size, workgroups, params, .. } = dispatch;
         let grid = profile.max_compute_workgroups_per_dimension;
         prop_assert!(workgroups.iter().all(|&count| (1..=grid).contains(&count)), "{workgroups:?}");
         prop_assert!(workgroup_size <= profile.max_compute_invocations_per_workgroup);
@@ -209,7 +276,7 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
             Kernel::Reduce(..) => blocks + two_steps(positions, merge_groups),
             Kernel::Apply(..) => blocks,
             Kernel::MergeAndApply(..) => over_slots + blocks,
-            Kernel::ChannelLoop(_, family, _) | Kernel::Resident(_, family, _, _) => {
+            Kernel::ChannelLoop(_, _, family, _) | Kernel::Resident(_, _, family, _, _) => {
                 // `gather_channels` gives an invocation two channels at most.
                 let direct = family == Family::Rows || (params.inner == 1 && params.repeats == 1);
                 let gathered = params.channels.min(4 * lanes / params.inner);
@@ -221,11 +288,14 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
                 };
                 2 * blocks + two_steps(positions, merge_groups) + u64::from(gathers)
             }
-            Kernel::MergePartials(_) | Kernel::FinalizeStatistics | Kernel::FinalizeGradients => over_slots,
-            Kernel::CountBatch => 0,
+            Kernel::MergePartials(_)
+            | Kernel::FinalizeStatistics
+            | Kernel::FinalizeGradients
+            | Kernel::AccumulateMoments => over_slots,
+            Kernel::Prepare | Kernel::ReportHealth | Kernel::FoldBias | Kernel::Population | Kernel::CountBatch => 0,
         };
         prop_assert!(iterations + 16 < 65_535, "{kernel:?} {params:?}");
-        if let Kernel::Resident(_, _, _, trips) = kernel {
+        if let Kernel::Resident(.., trips) = kernel {
             prop_assert!(blocks <= trips.count(), "{params:?}");
         }
     }
@@ -240,6 +310,17 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
         if let Kernel::Reduce(..) | Kernel::MergeAndApply(..) = kernel {
             let records = u64::from(params.partials_base) + u64::from(params.slots) * u64::from(params.channels) + 1;
             prop_assert!(records * 16 <= workspace.partials.end - workspace.partials.start);
+            // The channels' parameters lie past them, one whole record each or three of half the size.
+            let (size, each) = match kernel {
+                Kernel::Reduce(Reduction::Statistics, ..) | Kernel::MergeAndApply(Operation::Training, ..) => (16, 1),
+                _ => (8, 3),
+            };
+            let base = u64::from(params.records_base);
+            if params.flags & Params::RECORDS_PARAMETERS != 0 || matches!(kernel, Kernel::MergeAndApply(..)) {
+                prop_assert!(base >= records, "{params:?}");
+                let end = (base + each * u64::from(params.channels)) * size;
+                prop_assert!(end <= workspace.partials.end - workspace.partials.start, "{params:?}");
+            }
         }
     }
     Ok(())
@@ -384,7 +465,7 @@ fn limits_below_what_webgpu_guarantees_are_named() {
         (no_memory, "max_compute_workgroup_storage_size"),
         (no_groups, "max_compute_workgroups_per_dimension"),
     ] {
-        let result = plan(4, 4, 4, &profile).and_then(|plan| plan.inference(false, false));
+        let result = plan(4, 4, 4, &profile).and_then(|plan| plan.inference(InferenceOptions::default()));
         assert!(matches!(result, Err(Error::LimitExceeded { limit, .. }) if limit == name), "{result:?}");
     }
 }
@@ -399,14 +480,16 @@ fn optional_parts_decide_the_dispatches() {
     let only = |options: BackwardOptions| {
         (plan.backward(options).unwrap().len(), plan.backward_frozen(options).unwrap().len())
     };
-    let input = BackwardOptions { saved: true, input_gradient: GradientMode::Overwrite, ..Default::default() };
+    let input =
+        BackwardOptions { saved: true, input: true, input_gradient: GradientMode::Overwrite, ..Default::default() };
     assert_eq!(only(input), (2, 1), "the frozen input gradient needs no reduction");
     assert_eq!(
         only(BackwardOptions { saved: false, ..input }),
         (4, 1),
         "without saved statistics they are taken again"
     );
-    let gamma = BackwardOptions { saved: true, gamma_gradient: GradientMode::Accumulate, ..Default::default() };
+    let gamma =
+        BackwardOptions { saved: true, input: true, gamma_gradient: GradientMode::Accumulate, ..Default::default() };
     assert_eq!(only(gamma), (2, 2), "no input gradient, no elementwise kernel");
     assert_eq!(plan.backward(BackwardOptions::default()), Err(Error::NoGradientRequested));
     let counted = TrainingOptions { running: true, batches_tracked: true, ..Default::default() };
@@ -450,7 +533,7 @@ fn policies_decide_about_one_sample_and_none() {
     let torch = with(Convention::pytorch());
     assert_eq!(torch(1).training(training), Err(Error::OneSample));
     assert_eq!(torch(1).backward(EVERYTHING), Err(Error::OneSample));
-    assert!(torch(1).inference(true, true).is_ok() && torch(1).backward_frozen(EVERYTHING).is_ok());
+    assert!(torch(1).inference(InferenceOptions::default()).is_ok() && torch(1).backward_frozen(EVERYTHING).is_ok());
     let empty = torch(0);
     assert_eq!(empty.training(training), Ok(Vec::new()));
     assert_eq!(empty.backward(EVERYTHING).unwrap().len(), 1, "zero dgamma and dbeta");

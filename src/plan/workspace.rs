@@ -8,8 +8,9 @@ use crate::Error;
 /// Byte ranges within the workspace. Every operation uses the same ones; nothing survives a step.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Workspace {
-    /// Partials of either reduction: `channels × slots` records and one for the batch count; and the same again for one slot
-    /// where slots are merged by a dispatch of its own.
+    /// Partials of either reduction: `channels × slots` records and one for the batch count; the same again for one slot
+    /// where slots are merged by a dispatch of its own; and the channels' parameters, one record each beside partial
+    /// statistics, three of half the size beside partial gradient sums.
     pub partials: Range<u64>,
     /// Statistics records of steps that are not given a `saved` slice.
     pub statistics: Range<u64>,
@@ -22,7 +23,7 @@ pub(super) const RECORD_SIZE: u64 = 16;
 impl Workspace {
     pub(crate) fn new(channels: u32, slots: u64, merges_apart: bool, profile: &DeviceProfile) -> Result<Self, Error> {
         let channels = u64::from(channels);
-        let limit = profile.max_storage_buffer_binding_size.min(super::MAX_TENSOR_BYTES);
+        let limit = profile.max_storage_buffer_binding_size.min(4 * super::MAX_ELEMENTS);
         let mut end = 0;
         let mut region = |size: u64| {
             if size > limit {
@@ -38,7 +39,7 @@ impl Workspace {
         };
         // An empty batch has no partials, but a binding needs bytes.
         let merged = if merges_apart { channels + 1 } else { 0 };
-        let partials = region((slots.max(1) * channels + 1 + merged) * RECORD_SIZE)?;
+        let partials = region((slots.max(1) * channels + 1 + merged + channels) * RECORD_SIZE)?;
         let statistics = region(channels * 16)?;
         Ok(Self { partials, statistics, size: end })
     }

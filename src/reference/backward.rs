@@ -1,9 +1,12 @@
 //! Backward through training statistics and through frozen statistics.
 
 use super::training::moments;
-use super::{BatchNorm, Element, Plan, channel_indices, check_length, check_optional, inverse_deviation, parameter};
+use super::{
+    ActivationState, BatchNorm, Element, Plan, channel_indices, check_length, check_optional, inverse_deviation,
+    parameter,
+};
 use crate::convention::{EmptyBatchPolicy, OneSamplePolicy};
-use crate::{ChannelStatistics, Error, Problem};
+use crate::{Activation, ChannelStatistics, Error, Problem};
 
 /// A gradient to be written, and how.
 #[derive(Debug)]
@@ -15,13 +18,13 @@ pub enum Gradient<'a, P> {
 }
 
 impl<P: Element> Gradient<'_, P> {
-    fn values(&self) -> &[P] {
+    pub(super) fn values(&self) -> &[P] {
         match self {
             Self::Overwrite(values) | Self::Accumulate(values) => values,
         }
     }
 
-    fn write(&mut self, index: usize, gradient: f64) {
+    pub(super) fn write(&mut self, index: usize, gradient: f64) {
         match self {
             Self::Overwrite(values) => values[index] = P::from_f64(gradient),
             Self::Accumulate(values) => values[index] = P::from_f64(values[index].to_f64() + gradient),
@@ -30,6 +33,8 @@ impl<P: Element> Gradient<'_, P> {
 }
 
 /// What backward through training statistics reads and writes. Tensors are row-major in the plan's shape.
+///
+/// Default: empty slices, nothing optional, and an activation that is recomputed without a residual.
 #[derive(Debug)]
 pub struct BackwardBuffers<'a, T: Element> {
     /// x as forward read it, M·C elements.
@@ -38,53 +43,125 @@ pub struct BackwardBuffers<'a, T: Element> {
     pub output_gradient: &'a [T],
     /// γ, C values; absent means 1.
     pub gamma: Option<&'a [T::Parameter]>,
+    /// β, C values; absent means 0. Read only where the activation is recomputed.
+    pub beta: Option<&'a [T::Parameter]>,
     /// What forward saved, C records; absent: the statistics are taken from the input again.
     pub saved: Option<&'a [ChannelStatistics]>,
+    /// What the activation's derivative is taken from; not read without an activation.
+    pub activation: ActivationState<'a, T>,
     /// dL/dx, M·C elements.
     pub input_gradient: Option<Gradient<'a, T>>,
     /// dL/dγ, C values.
     pub gamma_gradient: Option<Gradient<'a, T::Parameter>>,
     /// dL/dβ, C values.
     pub beta_gradient: Option<Gradient<'a, T::Parameter>>,
+    /// dL/dz, M·C elements.
+    pub residual_gradient: Option<Gradient<'a, T>>,
+}
+
+impl<T: Element> Default for BackwardBuffers<'_, T> {
+    fn default() -> Self {
+        Self {
+            input: &[],
+            output_gradient: &[],
+            gamma: None,
+            beta: None,
+            saved: None,
+            activation: ActivationState::default(),
+            input_gradient: None,
+            gamma_gradient: None,
+            beta_gradient: None,
+            residual_gradient: None,
+        }
+    }
 }
 
 /// What backward through frozen statistics reads and writes. Tensors are row-major in the plan's shape.
+///
+/// Default: empty slices, nothing optional, and an activation that is recomputed without a residual.
 #[derive(Debug)]
 pub struct FrozenBackwardBuffers<'a, T: Element> {
-    /// x as forward read it, M·C elements; needed only for dγ.
+    /// x as forward read it, M·C elements; needed only for dγ and for an activation that is recomputed.
     pub input: Option<&'a [T]>,
     /// g = dL/dy, M·C elements.
     pub output_gradient: &'a [T],
     /// γ, C values; absent means 1.
     pub gamma: Option<&'a [T::Parameter]>,
+    /// β, C values; absent means 0. Read only where the activation is recomputed.
+    pub beta: Option<&'a [T::Parameter]>,
     /// The mean that forward used, C values.
     pub running_mean: &'a [T::Parameter],
     /// The variance that forward used, C values.
     pub running_variance: &'a [T::Parameter],
+    /// What the activation's derivative is taken from; not read without an activation.
+    pub activation: ActivationState<'a, T>,
     /// dL/dx, M·C elements.
     pub input_gradient: Option<Gradient<'a, T>>,
     /// dL/dγ, C values.
     pub gamma_gradient: Option<Gradient<'a, T::Parameter>>,
     /// dL/dβ, C values.
     pub beta_gradient: Option<Gradient<'a, T::Parameter>>,
+    /// dL/dz, M·C elements.
+    pub residual_gradient: Option<Gradient<'a, T>>,
 }
 
-/// The three optional results, checked.
+impl<T: Element> Default for FrozenBackwardBuffers<'_, T> {
+    fn default() -> Self {
+        Self {
+            input: None,
+            output_gradient: &[],
+            gamma: None,
+            beta: None,
+            running_mean: &[],
+            running_variance: &[],
+            activation: ActivationState::default(),
+            input_gradient: None,
+            gamma_gradient: None,
+            beta_gradient: None,
+            residual_gradient: None,
+        }
+    }
+}
+
+/// The four optional results, checked.
 struct Results<'a, T: Element> {
     input: Option<Gradient<'a, T>>,
     gamma: Option<Gradient<'a, T::Parameter>>,
     beta: Option<Gradient<'a, T::Parameter>>,
+    residual: Option<Gradient<'a, T>>,
 }
 
 impl<T: Element> Results<'_, T> {
     fn check(&self, problem: Problem) -> Result<(), Error> {
-        if self.input.is_none() && self.gamma.is_none() && self.beta.is_none() {
+        if self.input.is_none() && self.gamma.is_none() && self.beta.is_none() && self.residual.is_none() {
             return Err(Error::NoGradientRequested);
         }
         let channels = u64::from(problem.channels);
         check_optional("input_gradient", self.input.as_ref().map(Gradient::values), problem.elements())?;
         check_optional("gamma_gradient", self.gamma.as_ref().map(Gradient::values), channels)?;
-        check_optional("beta_gradient", self.beta.as_ref().map(Gradient::values), channels)
+        check_optional("beta_gradient", self.beta.as_ref().map(Gradient::values), channels)?;
+        check_optional("residual_gradient", self.residual.as_ref().map(Gradient::values), problem.elements())
+    }
+}
+
+/// What both backwards read.
+struct Sources<'a, T: Element> {
+    activation: Activation,
+    state: ActivationState<'a, T>,
+    input: Option<&'a [T]>,
+    output_gradient: &'a [T],
+    gamma: Option<&'a [T::Parameter]>,
+    beta: Option<&'a [T::Parameter]>,
+}
+
+impl<T: Element> Sources<'_, T> {
+    fn check(&self, problem: Problem) -> Result<(), Error> {
+        let channels = u64::from(problem.channels);
+        check_optional("input", self.input, problem.elements())?;
+        check_length("output_gradient", self.output_gradient, problem.elements())?;
+        check_optional("gamma", self.gamma, channels)?;
+        check_optional("beta", self.beta, channels)?;
+        self.state.check(problem, self.activation)
     }
 }
 
@@ -101,19 +178,27 @@ struct Normalizer {
 fn channel_backward<T: Element>(
     problem: Problem,
     channel: usize,
-    (input, output_gradient): (Option<&[T]>, &[T]),
-    gamma: f64,
+    sources: &Sources<'_, T>,
     normalizer: Normalizer,
     results: &mut Results<'_, T>,
 ) {
     let Normalizer { mean, inverse, through_statistics } = normalizer;
+    let (gamma, beta) = (parameter(sources.gamma, channel, 1.0), parameter(sources.beta, channel, 0.0));
     // Without an input nothing that depends on it is written.
-    let normalised = |index: usize| input.map_or(0.0, |input| (input[index].to_f64() - mean) * inverse);
+    let normalised = |index: usize| sources.input.map_or(0.0, |input| (input[index].to_f64() - mean) * inverse);
+    // h, the gradient through the activation.
+    let gradient = |index: usize| {
+        let t = gamma * normalised(index) + beta;
+        sources.state.gradient(sources.activation, index, t, sources.output_gradient[index].to_f64())
+    };
     let (mut sum, mut product_sum) = (0.0, 0.0);
     for index in channel_indices(problem, channel) {
-        let gradient = output_gradient[index].to_f64();
+        let gradient = gradient(index);
         sum += gradient;
         product_sum += gradient * normalised(index);
+        if let Some(target) = &mut results.residual {
+            target.write(index, gradient);
+        }
     }
     if let Some(target) = &mut results.gamma {
         target.write(channel, product_sum);
@@ -124,11 +209,10 @@ fn channel_backward<T: Element>(
     if let Some(target) = &mut results.input {
         let count = problem.count() as f64;
         for index in channel_indices(problem, channel) {
-            let gradient = output_gradient[index].to_f64();
             let centred = if through_statistics {
-                gradient - sum / count - normalised(index) * (product_sum / count)
+                gradient(index) - sum / count - normalised(index) * (product_sum / count)
             } else {
-                gradient
+                gradient(index)
             };
             target.write(index, gamma * inverse * centred);
         }
@@ -139,26 +223,45 @@ impl BatchNorm {
     /// Backward through training statistics, where mean and variance depend on x.
     ///
     /// ```text
-    /// dβ = Σ g
-    /// dγ = Σ g·x̂
-    /// dx = γ·r·( g − dβ/M − x̂·dγ/M )
+    /// h  = g·f'(t)        t = γ·x̂ + β + z
+    /// dz = h
+    /// dβ = Σ h
+    /// dγ = Σ h·x̂
+    /// dx = γ·r·( h − dβ/M − x̂·dγ/M )
     /// ```
+    ///
+    /// Without an activation h = g. f'(t) comes from what `activation` gives; where the activation is piecewise linear,
+    /// h is selected between g and slope·g (0 for `Relu`, whatever g is). x̂, and t where it is recomputed, come from
+    /// `saved`, or else from the statistics of the input.
     ///
     /// The paper's section 3 gives the chain rule; this is its closed form (as in PyTorch and XLA's `BatchNormGrad`).
     ///
     /// # Errors
-    /// [`Error::WrongLength`], [`Error::NoGradientRequested`], [`Error::OneSample`] and [`Error::EmptyBatch`] by policy.
-    /// Nothing is written then. An empty batch gives dγ = dβ = 0.
+    /// [`Error::WrongLength`], [`Error::ActivationSourceNotServed`], [`Error::NoGradientRequested`],
+    /// [`Error::OneSample`] and [`Error::EmptyBatch`] by policy. Nothing is written then.
+    ///
+    /// An empty batch gives dγ = dβ = 0.
     pub fn backward<T: Element>(&self, plan: &Plan, buffers: BackwardBuffers<'_, T>) -> Result<(), Error> {
         self.check(plan)?;
         let (problem, convention) = (plan.problem, self.descriptor.convention);
-        let BackwardBuffers { input, output_gradient, gamma, saved, input_gradient, gamma_gradient, beta_gradient } =
-            buffers;
-        check_length("input", input, problem.elements())?;
-        check_length("output_gradient", output_gradient, problem.elements())?;
-        check_optional("gamma", gamma, u64::from(problem.channels))?;
+        let BackwardBuffers {
+            input,
+            output_gradient,
+            gamma,
+            beta,
+            saved,
+            activation: state,
+            input_gradient,
+            gamma_gradient,
+            beta_gradient,
+            residual_gradient,
+        } = buffers;
+        let activation = self.descriptor.activation;
+        let sources = Sources { activation, state, input: Some(input), output_gradient, gamma, beta };
+        sources.check(problem)?;
         check_optional("saved", saved, u64::from(problem.channels))?;
-        let mut results = Results { input: input_gradient, gamma: gamma_gradient, beta: beta_gradient };
+        let mut results =
+            Results { input: input_gradient, gamma: gamma_gradient, beta: beta_gradient, residual: residual_gradient };
         results.check(problem)?;
         match (problem.count(), convention.empty_batch, convention.one_sample) {
             (0, EmptyBatchPolicy::Error, _) => return Err(Error::EmptyBatch),
@@ -177,8 +280,7 @@ impl BatchNorm {
                 }
             };
             let normalizer = Normalizer { mean, inverse, through_statistics: true };
-            let gamma = parameter(gamma, channel, 1.0);
-            channel_backward(problem, channel, (Some(input), output_gradient), gamma, normalizer, &mut results);
+            channel_backward(problem, channel, &sources, normalizer, &mut results);
         }
         Ok(())
     }
@@ -188,13 +290,17 @@ impl BatchNorm {
     /// With `r = 1/√(running_variance + ε)` and `x̂ = (x − running_mean)·r`:
     ///
     /// ```text
-    /// dβ = Σ g        dγ = Σ g·x̂        dx = g·γ·r
+    /// h = g·f'(t)        t = γ·x̂ + β + z
+    /// dz = h        dβ = Σ h        dγ = Σ h·x̂        dx = h·γ·r
     /// ```
     ///
-    /// As PyTorch's `native_batch_norm_backward(train=False)` and oneDNN's `use_global_stats`.
+    /// Without an activation h = g. As PyTorch's `native_batch_norm_backward(train=False)` and oneDNN's
+    /// `use_global_stats`.
     ///
     /// # Errors
-    /// [`Error::WrongLength`], [`Error::NoGradientRequested`], [`Error::MissingInput`], [`Error::EmptyBatch`] by policy. Nothing is written then.
+    /// [`Error::WrongLength`], [`Error::ActivationSourceNotServed`], [`Error::NoGradientRequested`],
+    /// [`Error::EmptyBatch`] by policy, and [`Error::MissingInput`] where dγ, or an activation that is recomputed,
+    /// needs x. Nothing is written then.
     pub fn backward_frozen<T: Element>(&self, plan: &Plan, buffers: FrozenBackwardBuffers<'_, T>) -> Result<(), Error> {
         self.check(plan)?;
         let (problem, convention) = (plan.problem, self.descriptor.convention);
@@ -203,20 +309,24 @@ impl BatchNorm {
             input,
             output_gradient,
             gamma,
+            beta,
             running_mean,
             running_variance,
+            activation: state,
             input_gradient,
             gamma_gradient,
             beta_gradient,
+            residual_gradient,
         } = buffers;
-        check_optional("input", input, problem.elements())?;
-        check_length("output_gradient", output_gradient, problem.elements())?;
-        check_optional("gamma", gamma, channels)?;
+        let activation = self.descriptor.activation;
+        let sources = Sources { activation, state, input, output_gradient, gamma, beta };
+        sources.check(problem)?;
         check_length("running_mean", running_mean, channels)?;
         check_length("running_variance", running_variance, channels)?;
-        let mut results = Results { input: input_gradient, gamma: gamma_gradient, beta: beta_gradient };
+        let mut results =
+            Results { input: input_gradient, gamma: gamma_gradient, beta: beta_gradient, residual: residual_gradient };
         results.check(problem)?;
-        if input.is_none() && results.gamma.is_some() {
+        if input.is_none() && (results.gamma.is_some() || state.reads_input(activation)) {
             return Err(Error::MissingInput);
         }
         if problem.count() == 0 && convention.empty_batch == EmptyBatchPolicy::Error {
@@ -228,8 +338,7 @@ impl BatchNorm {
                 inverse: inverse_deviation(running_variance[channel].to_f64(), convention.epsilon),
                 through_statistics: false,
             };
-            let gamma = parameter(gamma, channel, 1.0);
-            channel_backward(problem, channel, (input, output_gradient), gamma, normalizer, &mut results);
+            channel_backward(problem, channel, &sources, normalizer, &mut results);
         }
         Ok(())
     }

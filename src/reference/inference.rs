@@ -1,9 +1,12 @@
 //! Inference from running statistics.
 
-use super::{BatchNorm, Element, Plan, channel_indices, check_length, check_optional, inverse_deviation, parameter};
+use super::forward::Forward;
+use super::{BatchNorm, Element, Plan, check_length, inverse_deviation};
 use crate::Error;
 
 /// What inference reads and writes. Tensors are row-major in the plan's shape, vectors have C values.
+///
+/// Default: empty slices, and nothing optional.
 #[derive(Debug)]
 pub struct InferenceBuffers<'a, T: Element> {
     /// x, M·C elements.
@@ -18,32 +21,53 @@ pub struct InferenceBuffers<'a, T: Element> {
     pub running_mean: &'a [T::Parameter],
     /// The recorded variance, C values.
     pub running_variance: &'a [T::Parameter],
+    /// z, M·C elements, added before the activation.
+    pub residual: Option<&'a [T]>,
+    /// ⌈M·C/32⌉ words, overwritten when given: bit `e % 32` of word `e / 32` is 1 where t > 0 for element `e`, and 0
+    /// past the last element. For activations that are piecewise linear only.
+    pub activation_mask: Option<&'a mut [u32]>,
+}
+
+impl<T: Element> Default for InferenceBuffers<'_, T> {
+    fn default() -> Self {
+        Self {
+            input: &[],
+            output: &mut [],
+            gamma: None,
+            beta: None,
+            running_mean: &[],
+            running_variance: &[],
+            residual: None,
+            activation_mask: None,
+        }
+    }
 }
 
 impl BatchNorm {
-    /// Inference: `y = γ·(x − running_mean)/√(running_variance + ε) + β` (the paper's algorithm 2, line 11).
+    /// Inference (the paper's algorithm 2, line 11), then the residual and the activation f.
+    ///
+    /// ```text
+    /// y = f( γ·(x − running_mean)/√(running_variance + ε) + β + z )
+    /// ```
     ///
     /// # Errors
-    /// [`Error::WrongLength`] for a slice of another length. Nothing is written then.
+    /// [`Error::WrongLength`] for a slice of another length, [`Error::UselessActivationMask`]. Nothing is written then.
     pub fn inference<T: Element>(&self, plan: &Plan, buffers: InferenceBuffers<'_, T>) -> Result<(), Error> {
         self.check(plan)?;
         let problem = plan.problem;
         let channels = u64::from(problem.channels);
-        let InferenceBuffers { input, output, gamma, beta, running_mean, running_variance } = buffers;
-        check_length("input", input, problem.elements())?;
-        check_length("output", output, problem.elements())?;
-        check_optional("gamma", gamma, channels)?;
-        check_optional("beta", beta, channels)?;
+        let InferenceBuffers { input, output, gamma, beta, running_mean, running_variance, residual, activation_mask } =
+            buffers;
+        let activation = self.descriptor.activation;
+        let mut forward = Forward { activation, input, output, gamma, beta, residual, activation_mask };
+        forward.check(problem)?;
         check_length("running_mean", running_mean, channels)?;
         check_length("running_variance", running_variance, channels)?;
+        forward.clear_mask();
         for channel in 0..problem.channels as usize {
             let mean = running_mean[channel].to_f64();
             let inverse = inverse_deviation(running_variance[channel].to_f64(), self.descriptor.convention.epsilon);
-            let (gamma, beta) = (parameter(gamma, channel, 1.0), parameter(beta, channel, 0.0));
-            for index in channel_indices(problem, channel) {
-                let normalised = (input[index].to_f64() - mean) * inverse;
-                output[index] = T::from_f64(gamma * normalised + beta);
-            }
+            forward.channel(problem, channel, mean, inverse);
         }
         Ok(())
     }

@@ -3,9 +3,15 @@
 //! Each kernel is verified against these functions, and a program without an adapter can run on them. Names, fields and
 //! conventions are those of the device path; slices of host memory take the place of buffer slices.
 //!
-//! Notation, per channel: `M` elements, mean `μ`, population variance `v`, `r = 1/√(v + ε)`, `x̂ = (x − μ)·r`, incoming
-//! gradient `g`. Sources: Ioffe and Szegedy, *Batch Normalization*, 2015 (arXiv 1502.03167), section 3, for the training
-//! forward and backward; PyTorch and ONNX for what the paper leaves open (see [`crate::Convention`]).
+//! Notation, per channel: `M` elements, mean `μ`, population variance `v`, `r = 1/√(v + ε)`, `x̂ = (x − μ)·r`, residual
+//! `z` (0 if there is none), pre-activation `t = γ·x̂ + β + z`, output `y = f(t)`, incoming gradient `g = dL/dy`,
+//! gradient through the activation `h = g·f'(t)`. [`Activation::value`](crate::Activation::value) is f,
+//! [`Activation::derivative`](crate::Activation::derivative) is f'. Sources: Ioffe and Szegedy, *Batch Normalization*,
+//! 2015 (arXiv 1502.03167), section 3, for the training forward and backward; PyTorch and ONNX for what the paper
+//! leaves open (see [`crate::Convention`]).
+//!
+//! Slices have their element type from Rust ([`Element`]); that of the descriptor is not looked at. They are read
+//! exactly into f64, and every result is rounded once, when it is written.
 //!
 //! ```
 //! use wgpu_batch_norm::{BatchNormDescriptor, Shape, reference};
@@ -17,14 +23,23 @@
 //! # Ok::<(), wgpu_batch_norm::Error>(())
 //! ```
 
+mod activation;
+mod activation_state;
 mod backward;
 mod element;
+mod fold;
+mod forward;
 mod inference;
+mod output_backward;
+mod population;
 mod training;
 
+pub use activation_state::ActivationState;
 pub use backward::{BackwardBuffers, FrozenBackwardBuffers, Gradient};
 pub use element::Element;
+pub use fold::FoldBuffers;
 pub use inference::InferenceBuffers;
+pub use output_backward::OutputBackwardBuffers;
 pub use training::{RunningStatistics, TrainingBuffers};
 
 use crate::{BatchNormDescriptor, Error, Problem, Shape};
@@ -94,6 +109,11 @@ fn channel_indices(problem: Problem, channel: usize) -> impl Iterator<Item = usi
         let start = (outer * channels + channel) * inner;
         start..start + inner
     })
+}
+
+/// The words of a mask of one bit an element.
+fn mask_words(problem: Problem) -> u64 {
+    problem.elements().div_ceil(32)
 }
 
 /// Reads a per-channel parameter that may be absent.

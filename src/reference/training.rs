@@ -1,10 +1,13 @@
-//! Training forward: batch statistics, normalise, scale-shift, running statistics.
+//! Training forward: batch statistics, outputs, running statistics, health.
 
-use super::{BatchNorm, Element, Plan, channel_indices, check_length, check_optional, inverse_deviation, parameter};
-use crate::convention::{EmptyBatchPolicy, OneSamplePolicy};
-use crate::{ChannelStatistics, Error, Problem};
+use super::forward::Forward;
+use super::{BatchNorm, Element, Plan, channel_indices, check_length, check_optional, inverse_deviation};
+use crate::convention::{EmptyBatchPolicy, NonFinitePolicy, OneSamplePolicy};
+use crate::{ChannelHealth, ChannelStatistics, Error, Problem};
 
 /// What training forward reads and writes. Tensors are row-major in the plan's shape, vectors have C values.
+///
+/// Default: empty slices, and nothing optional.
 #[derive(Debug)]
 pub struct TrainingBuffers<'a, T: Element> {
     /// x, M·C elements.
@@ -19,11 +22,28 @@ pub struct TrainingBuffers<'a, T: Element> {
     pub running: Option<RunningStatistics<'a, T::Parameter>>,
     /// C records for backward, overwritten when given.
     pub saved: Option<&'a mut [ChannelStatistics]>,
+    /// z, M·C elements, added before the activation.
+    pub residual: Option<&'a [T]>,
+    /// ⌈M·C/32⌉ words, overwritten when given: bit `e % 32` of word `e / 32` is 1 where t > 0 for element `e`, and 0
+    /// past the last element. For activations that are piecewise linear only.
+    pub activation_mask: Option<&'a mut [u32]>,
+    /// C reports, overwritten when given; an empty batch leaves them as they are.
+    pub health: Option<&'a mut [ChannelHealth]>,
 }
 
 impl<T: Element> Default for TrainingBuffers<'_, T> {
     fn default() -> Self {
-        Self { input: &[], output: &mut [], gamma: None, beta: None, running: None, saved: None }
+        Self {
+            input: &[],
+            output: &mut [],
+            gamma: None,
+            beta: None,
+            running: None,
+            saved: None,
+            residual: None,
+            activation_mask: None,
+            health: None,
+        }
     }
 }
 
@@ -61,30 +81,52 @@ pub(super) fn moments<T: Element>(problem: Problem, input: &[T], channel: usize)
     Moments { mean, variance }
 }
 
+/// What the statistics, as a device has them in f32, say of a channel.
+fn channel_health(mean: f64, variance: f64) -> ChannelHealth {
+    let (mean, variance) = (f32::from_f64(mean), f32::from_f64(variance));
+    let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+    ChannelHealth(
+        flag(!(mean.is_finite() && variance.is_finite()), ChannelHealth::NON_FINITE)
+            | flag(variance == 0.0, ChannelHealth::ZERO_VARIANCE),
+    )
+}
+
 impl BatchNorm {
     /// Training forward.
     ///
     /// ```text
-    /// y = γ·(x − μ)·r + β
+    /// y = f( γ·(x − μ)·r + β + z )
     /// running_mean     ← (1 − a)·running_mean     + a·μ
     /// running_variance ← (1 − a)·running_variance + a·v·k      k = M/(M − 1) or 1, by convention
     /// ```
     ///
-    /// `a` is the momentum as the weight of the new batch ([`crate::Momentum::weight_of_new`]).
+    /// `a` is the momentum as the weight of the new batch ([`crate::Momentum::weight_of_new`]). It is μ and v as
+    /// rounded to f32 that [`ChannelHealth`] tells of, and that must be finite under
+    /// [`NonFinitePolicy::SkipRunningUpdate`].
     ///
     /// # Errors
     /// [`Error::WrongLength`] for a slice of another length, [`Error::OneSample`] and [`Error::EmptyBatch`] by policy,
-    /// [`Error::MissingBatchesTracked`]. Nothing is written then.
+    /// [`Error::MissingBatchesTracked`], [`Error::UselessActivationMask`]. Nothing is written then.
     pub fn training<T: Element>(&self, plan: &Plan, buffers: TrainingBuffers<'_, T>) -> Result<(), Error> {
         self.check(plan)?;
         let (problem, convention) = (plan.problem, self.descriptor.convention);
         let channels = u64::from(problem.channels);
-        let TrainingBuffers { input, output, gamma, beta, mut running, mut saved } = buffers;
-        check_length("input", input, problem.elements())?;
-        check_length("output", output, problem.elements())?;
-        check_optional("gamma", gamma, channels)?;
-        check_optional("beta", beta, channels)?;
+        let TrainingBuffers {
+            input,
+            output,
+            gamma,
+            beta,
+            mut running,
+            mut saved,
+            residual,
+            activation_mask,
+            mut health,
+        } = buffers;
+        let activation = self.descriptor.activation;
+        let mut forward = Forward { activation, input, output, gamma, beta, residual, activation_mask };
+        forward.check(problem)?;
         check_optional("saved", saved.as_deref(), channels)?;
+        check_optional("health", health.as_deref(), channels)?;
         if let Some(running) = &running {
             check_length("running.mean", running.mean, channels)?;
             check_length("running.variance", running.variance, channels)?;
@@ -103,19 +145,21 @@ impl BatchNorm {
         let weight = convention.momentum.weight_of_new(u64::from(tracked.unwrap_or(0)));
         let factor = convention.running_variance.factor(problem.count());
 
+        forward.clear_mask();
         for channel in 0..problem.channels as usize {
             let Moments { mean, variance } = moments(problem, input, channel);
             let inverse = inverse_deviation(variance, convention.epsilon);
-            let (gamma, beta) = (parameter(gamma, channel, 1.0), parameter(beta, channel, 0.0));
-            for index in channel_indices(problem, channel) {
-                let normalised = (input[index].to_f64() - mean) * inverse;
-                output[index] = T::from_f64(gamma * normalised + beta);
-            }
-            if let Some(running) = &mut running {
+            forward.channel(problem, channel, mean, inverse);
+            let report = channel_health(mean, variance);
+            let skip = convention.non_finite == NonFinitePolicy::SkipRunningUpdate && !report.is_finite();
+            if let Some(running) = running.as_mut().filter(|_| !skip) {
                 let blend =
                     |old: T::Parameter, new: f64| T::Parameter::from_f64((1.0 - weight) * old.to_f64() + weight * new);
                 running.mean[channel] = blend(running.mean[channel], mean);
                 running.variance[channel] = blend(running.variance[channel], variance * factor);
+            }
+            if let Some(health) = &mut health {
+                health[channel] = report;
             }
             if let Some(saved) = &mut saved {
                 let pivot = f32::from_f64(mean);

@@ -6,74 +6,158 @@
 #[cfg(test)]
 mod tests;
 
-use crate::plan::{Access, Elementwise, Family, Kernel, Normalizer, Operation, Reduction, Trips};
+use crate::plan::{
+    Access, Elementwise, Family, Fusion, Kernel, Normalizer, Operation, Reduction, Role, Storage, Trips,
+};
 
 /// A kernel as it is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// The kernel.
     pub kernel: Kernel,
+    /// How tensors are stored; single for kernels without tensors.
+    pub storage: Storage,
+    /// Writes the result over the tensor that it replaces (y over x, dx over g), through one binding.
+    pub in_place: bool,
     /// Declares every storage binding `read_write`, for steps in which one buffer is read and written through different
     /// slices: WebGPU tracks usage by whole buffers and refuses `read` beside `read_write`.
     pub pooled: bool,
 }
 
+/// What a pipeline fixes, where its kernel has a use for it: the values of the `override` declarations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Constants {
+    pub workgroup_size: Option<u32>,
+    pub activation: Option<u32>,
+    pub companion: Option<u32>,
+    pub brain_float: Option<bool>,
+}
+
+impl Constants {
+    /// The names in WGSL, with their values.
+    pub(crate) fn list(self) -> Vec<(&'static str, f64)> {
+        [
+            ("WORKGROUP_SIZE", self.workgroup_size.map(f64::from)),
+            ("ACTIVATION", self.activation.map(f64::from)),
+            ("COMPANION", self.companion.map(f64::from)),
+            ("BRAIN_FLOAT", self.brain_float.map(|set| f64::from(u8::from(set)))),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+    }
+}
+
 impl Variant {
     /// Every variant there is.
     pub fn all() -> impl Iterator<Item = Self> {
-        Kernel::all().flat_map(|kernel| [false, true].map(|pooled| Self { kernel, pooled }))
+        Kernel::all().flat_map(|kernel| {
+            let storages =
+                [Storage::Single, Storage::Packed].into_iter().filter(move |storage| kernel.serves(*storage));
+            let placements: &[bool] = if kernel.in_place().is_some() { &[false, true] } else { &[false] };
+            storages.flat_map(move |storage| {
+                placements
+                    .iter()
+                    .flat_map(move |&in_place| [false, true].map(|pooled| Self { kernel, storage, in_place, pooled }))
+            })
+        })
     }
 
     /// A name that tells the variant, for labels and reports.
     #[must_use]
     pub fn name(self) -> String {
-        let family = |family| match family {
-            Family::Rows => "rows",
-            Family::Columns => "columns",
+        let walk = |family, access| {
+            let family = match family {
+                Family::Rows => "rows",
+                Family::Columns => "columns",
+            };
+            let access = match access {
+                Access::Whole => "whole",
+                Access::Shared => "shared",
+                Access::Scalar => "scalar",
+            };
+            format!("{family}::{access}")
         };
-        let access = |access| match access {
-            Access::Whole => "whole",
-            Access::Shared => "shared",
-            Access::Scalar => "scalar",
+        let fused = |fusion| match fusion {
+            Fusion::None => "",
+            Fusion::Activation => "::activation",
+            Fusion::Companion => "::companion",
+            Fusion::Mask => "::mask",
+            Fusion::Inverted => "::inverted",
         };
-        let operation = |operation| match operation {
-            Operation::Training => "training",
-            Operation::Backward => "backward",
-            Operation::FrozenBackward => "backward_frozen",
+        let operation = |operation, fusion| {
+            let operation = match operation {
+                Operation::Training => "training",
+                Operation::Backward => "backward",
+                Operation::FrozenBackward => "backward_frozen",
+            };
+            format!("{operation}{}", fused(fusion))
         };
-        let kernel = match self.kernel {
-            Kernel::Reduce(Reduction::Statistics, f, a) => format!("statistics::{}::{}", family(f), access(a)),
-            Kernel::Reduce(Reduction::GradientSums(Normalizer::Saved), f, a) => {
-                format!("gradient_sums::{}::{}", family(f), access(a))
+        let mut name = match self.kernel {
+            Kernel::Reduce(Reduction::Statistics, f, a) => format!("statistics::{}", walk(f, a)),
+            Kernel::Reduce(Reduction::GradientSums(Normalizer::Saved, fusion), f, a) => {
+                format!("gradient_sums{}::{}", fused(fusion), walk(f, a))
             }
-            Kernel::Reduce(Reduction::GradientSums(Normalizer::Running), f, a) => {
-                format!("frozen_gradient_sums::{}::{}", family(f), access(a))
+            Kernel::Reduce(Reduction::GradientSums(Normalizer::Running, fusion), f, a) => {
+                format!("frozen_gradient_sums{}::{}", fused(fusion), walk(f, a))
             }
-            Kernel::Apply(Elementwise::Normalize, f, a) => format!("inference::{}::{}", family(f), access(a)),
-            Kernel::Apply(Elementwise::FrozenInputGradient, f, a) => {
-                format!("frozen_input_gradient::{}::{}", family(f), access(a))
+            Kernel::Apply(Elementwise::Normalize(fusion), f, a) => {
+                format!("inference{}::{}", fused(fusion), walk(f, a))
             }
-            Kernel::MergeAndApply(o, f, a) => {
-                format!("{}::merge_and_apply::{}::{}", operation(o), family(f), access(a))
+            Kernel::Apply(Elementwise::FrozenInputGradient(fusion), f, a) => {
+                format!("frozen_input_gradient{}::{}", fused(fusion), walk(f, a))
             }
-            Kernel::ChannelLoop(o, f, a) => format!("{}::channel_loop::{}::{}", operation(o), family(f), access(a)),
-            Kernel::Resident(o, f, a, trips) => {
-                format!("{}::resident_{}::{}::{}", operation(o), trips.count(), family(f), access(a))
+            Kernel::MergeAndApply(o, fusion, f, a) => {
+                format!("{}::merge_and_apply::{}", operation(o, fusion), walk(f, a))
+            }
+            Kernel::ChannelLoop(o, fusion, f, a) => format!("{}::channel_loop::{}", operation(o, fusion), walk(f, a)),
+            Kernel::Resident(o, fusion, f, a, trips) => {
+                format!("{}::resident_{}::{}", operation(o, fusion), trips.count(), walk(f, a))
             }
             Kernel::MergePartials(Reduction::Statistics) => "merge_partial_statistics".into(),
-            Kernel::MergePartials(Reduction::GradientSums(_)) => "merge_partial_gradient_sums".into(),
+            Kernel::MergePartials(Reduction::GradientSums(..)) => "merge_partial_gradient_sums".into(),
             Kernel::FinalizeStatistics => "finalize_statistics".into(),
             Kernel::FinalizeGradients => "finalize_gradients".into(),
+            Kernel::Prepare => "prepare".into(),
+            Kernel::ReportHealth => "report_health".into(),
+            Kernel::FoldBias => "fold_bias".into(),
+            Kernel::AccumulateMoments => "accumulate_moments".into(),
+            Kernel::Population => "population".into(),
             Kernel::CountBatch => "count_batch".into(),
         };
-        if self.pooled { format!("{kernel}::pooled") } else { kernel }
+        for (set, suffix) in
+            [(self.storage == Storage::Packed, "::packed"), (self.in_place, "::in_place"), (self.pooled, "::pooled")]
+        {
+            if set {
+                name.push_str(suffix);
+            }
+        }
+        name
     }
 
     /// The WGSL source; its one entry point is `main`.
     #[must_use]
     pub fn source(self) -> String {
-        let text = files(self.kernel).join("\n");
+        let text = Files { storage: self.storage, in_place: self.in_place }.of(self.kernel).join("\n");
         if self.pooled { text.replace("var<storage, read>", "var<storage, read_write>") } else { text }
+    }
+
+    /// The roles that are bound and whether each is declared as written, in the order of their numbers.
+    pub(crate) fn bindings(self) -> Vec<(Role, bool)> {
+        let replaced = if self.in_place { self.kernel.in_place().map(|(read, _)| read) } else { None };
+        let bindings = self.kernel.bindings().into_iter().filter(|(role, _)| Some(*role) != replaced);
+        bindings.map(|(role, written)| (role, written || self.pooled)).collect()
+    }
+
+    /// Of the values that a pipeline may be given, those that this variant has a use for.
+    pub(crate) fn constants(self, given: Constants) -> Constants {
+        let kernel = self.kernel;
+        Constants {
+            workgroup_size: given.workgroup_size.filter(|_| kernel.has_params()),
+            activation: given.activation.filter(|_| kernel.activates()),
+            companion: given.companion.filter(|_| kernel.has_companion()),
+            brain_float: given.brain_float.filter(|_| self.storage == Storage::Packed),
+        }
     }
 }
 
@@ -83,125 +167,399 @@ macro_rules! wgsl {
     };
 }
 
-/// The files of a kernel; an entry point uses what the files before it define.
-fn files(kernel: Kernel) -> Vec<&'static str> {
-    match kernel {
-        Kernel::Reduce(reduction, family, access) => [
-            vec![wgsl!("common/params.wgsl")],
+/// The four files of one tensor, by storage and access.
+macro_rules! tensor {
+    ($name:literal) => {
+        [
+            include_str!(concat!("../../shaders/tensor/vector/", $name)),
+            include_str!(concat!("../../shaders/tensor/scalar/", $name)),
+            include_str!(concat!("../../shaders/tensor/packed/", $name)),
+            include_str!(concat!("../../shaders/tensor/packed_scalar/", $name)),
+        ]
+    };
+}
+
+/// Chooses the files of a kernel; an entry point uses what the files before it define.
+#[derive(Clone, Copy)]
+struct Files {
+    storage: Storage,
+    in_place: bool,
+}
+
+impl Files {
+    fn of(self, kernel: Kernel) -> Vec<&'static str> {
+        let codec = match (self.storage, kernel.access()) {
+            (Storage::Packed, Some(_)) => vec![wgsl!("tensor/packed/codec.wgsl")],
+            _ => Vec::new(),
+        };
+        let files = match kernel {
+            Kernel::Reduce(reduction, family, access) => self.reduce(reduction, family, access),
+            Kernel::MergePartials(reduction) => {
+                let conclusion = vec![wgsl!("conclusion/partial.wgsl")];
+                [quads(), accumulator(reduction), merges(reduction, Family::Columns), conclusion, finalize()].concat()
+            }
+            Kernel::FinalizeStatistics => [
+                quads(),
+                vec![wgsl!("common/inverse_deviation.wgsl")],
+                accumulator(Reduction::Statistics),
+                merges(Reduction::Statistics, Family::Columns),
+                vec![wgsl!("conclusion/record.wgsl")],
+                finalize(),
+            ]
+            .concat(),
+            Kernel::AccumulateMoments => [
+                quads(),
+                accumulator(Reduction::Statistics),
+                merges(Reduction::Statistics, Family::Columns),
+                vec![wgsl!("conclusion/accumulate_moments.wgsl")],
+                finalize(),
+            ]
+            .concat(),
+            Kernel::Population => [quads(), vec![wgsl!("conclusion/population.wgsl")], each_channel()].concat(),
+            Kernel::FinalizeGradients => {
+                let reduction = Operation::Backward.reduction(Fusion::None);
+                let commits = commits(Operation::Backward);
+                [quads(), accumulator(reduction), merges(reduction, Family::Columns), commits, finalize()].concat()
+            }
+            Kernel::Apply(map, family, access) => self.apply(map, family, access),
+            Kernel::MergeAndApply(operation, fusion, family, access) => {
+                self.merge_and_apply(operation, fusion, family, access)
+            }
+            Kernel::ChannelLoop(operation, fusion, family, access) => [
+                self.whole_channels(operation, fusion, family, access),
+                vec![wgsl!("reduction/loop.wgsl"), loop_of(access), wgsl!("entry/channel_loop.wgsl")],
+            ]
+            .concat(),
+            Kernel::Resident(operation, fusion, family, access, trips) => [
+                self.whole_channels(operation, fusion, family, access),
+                vec![match trips {
+                    Trips::One => wgsl!("entry/resident_1.wgsl"),
+                    Trips::Two => wgsl!("entry/resident_2.wgsl"),
+                    Trips::Four => wgsl!("entry/resident_4.wgsl"),
+                }],
+            ]
+            .concat(),
+            Kernel::Prepare => [
+                quads(),
+                vec![wgsl!("partials/record_of_sums.wgsl"), wgsl!("partials/buffer.wgsl")],
+                direct(Normalizer::Running),
+                vec![wgsl!("parameter/gamma.wgsl"), wgsl!("parameter/beta.wgsl")],
+                vec![wgsl!("parameter/record_gradients.wgsl"), wgsl!("conclusion/prepare.wgsl")],
+                each_channel(),
+            ]
+            .concat(),
+            Kernel::ReportHealth => [
+                quads(),
+                vec![wgsl!("normalizer/saved.wgsl"), wgsl!("common/finite.wgsl"), wgsl!("conclusion/health.wgsl")],
+                each_channel(),
+            ]
+            .concat(),
+            Kernel::FoldBias => [
+                quads(),
+                direct(Normalizer::Running),
+                vec![wgsl!("parameter/gamma.wgsl"), wgsl!("parameter/beta.wgsl"), wgsl!("conclusion/fold_bias.wgsl")],
+                each_channel(),
+            ]
+            .concat(),
+            Kernel::CountBatch => return vec![wgsl!("entry/count_batch.wgsl")],
+        };
+        [vec![wgsl!("common/params.wgsl")], codec, files].concat()
+    }
+
+    fn reduce(self, reduction: Reduction, family: Family, access: Access) -> Vec<&'static str> {
+        // A reduction writes no tensor, so nothing takes the place of what it reads.
+        let files = Self { in_place: false, ..self };
+        [
             walk(family, access),
-            reads(reduction, access),
+            files.reads(reduction, access),
             accumulator(reduction),
-            reduces(reduction, family),
-            vec![wgsl!("reduction/loop.wgsl"), wgsl!("partials/buffer.wgsl")],
+            vec![wgsl!("partials/buffer.wgsl")],
             match reduction {
-                Reduction::Statistics => vec![wgsl!("counter/record.wgsl")],
-                Reduction::GradientSums(source) => [vec![wgsl!("counter/none.wgsl")], normalizer(source)].concat(),
+                Reduction::Statistics => vec![
+                    wgsl!("counter/record.wgsl"),
+                    wgsl!("parameter/gamma.wgsl"),
+                    wgsl!("parameter/beta.wgsl"),
+                    wgsl!("parameter/record_statistics.wgsl"),
+                ],
+                Reduction::GradientSums(source, fusion) => [
+                    vec![wgsl!("counter/none.wgsl")],
+                    direct(source),
+                    parameters(fusion),
+                    vec![wgsl!("parameter/record_gradients.wgsl")],
+                    derivative(fusion, true),
+                ]
+                .concat(),
             },
+            reduces(reduction, family),
+            vec![wgsl!("reduction/loop.wgsl")],
             match family {
                 Family::Rows => vec![wgsl!("entry/reduce_rows.wgsl")],
                 Family::Columns => vec![wgsl!("accumulator/segment.wgsl"), wgsl!("entry/reduce_columns.wgsl")],
             },
         ]
-        .concat(),
-        Kernel::MergePartials(reduction) => [
-            vec![wgsl!("common/params.wgsl"), wgsl!("walk/quads.wgsl")],
-            accumulator(reduction),
-            merges(reduction, Family::Columns),
-            vec![wgsl!("conclusion/partial.wgsl"), wgsl!("entry/finalize.wgsl")],
-        ]
-        .concat(),
-        Kernel::FinalizeStatistics => [
-            vec![wgsl!("common/params.wgsl"), wgsl!("common/inverse_deviation.wgsl"), wgsl!("walk/quads.wgsl")],
-            accumulator(Reduction::Statistics),
-            merges(Reduction::Statistics, Family::Columns),
-            vec![wgsl!("conclusion/record.wgsl"), wgsl!("entry/finalize.wgsl")],
-        ]
-        .concat(),
-        Kernel::FinalizeGradients => [
-            vec![wgsl!("common/params.wgsl"), wgsl!("walk/quads.wgsl")],
-            accumulator(Operation::Backward.reduction()),
-            merges(Operation::Backward.reduction(), Family::Columns),
-            commits(Operation::Backward),
-            vec![wgsl!("entry/finalize.wgsl")],
-        ]
-        .concat(),
-        Kernel::Apply(map, family, access) => [
-            vec![wgsl!("common/params.wgsl")],
+        .concat()
+    }
+
+    fn apply(self, map: Elementwise, family: Family, access: Access) -> Vec<&'static str> {
+        [
             walk(family, access),
             match map {
-                Elementwise::Normalize => {
-                    [vec![input(access), wgsl!("block/input.wgsl"), wgsl!("block/block.wgsl")], normalizes(access)]
-                        .concat()
-                }
-                Elementwise::FrozenInputGradient => [
-                    vec![output_gradient(access), wgsl!("block/output_gradient.wgsl"), wgsl!("block/block.wgsl")],
-                    frozen(access),
+                Elementwise::Normalize(fusion) => [
+                    self.forward_reads(fusion, access),
+                    direct(Normalizer::Running),
+                    vec![wgsl!("parameter/gamma.wgsl"), wgsl!("parameter/beta.wgsl")],
+                    self.maps(Operation::Training, fusion, access),
+                    vec![wgsl!("conclusion/known_normalize.wgsl")],
+                ]
+                .concat(),
+                Elementwise::FrozenInputGradient(fusion) => [
+                    self.backward_reads(fusion, access, fusion != Fusion::None),
+                    if fusion.binds_more() {
+                        vec![
+                            wgsl!("partials/record_of_sums.wgsl"),
+                            wgsl!("partials/buffer.wgsl"),
+                            wgsl!("parameter/recorded_gradients.wgsl"),
+                            wgsl!("normalizer/normalizer.wgsl"),
+                            wgsl!("normalizer/channels.wgsl"),
+                        ]
+                    } else {
+                        [direct(Normalizer::Running), parameters(fusion)].concat()
+                    },
+                    derivative(fusion, fusion != Fusion::None),
+                    self.maps(Operation::FrozenBackward, fusion, access),
+                    vec![wgsl!("conclusion/known_input_gradient.wgsl")],
                 ]
                 .concat(),
             },
-            normalizer(Normalizer::Running),
-            vec![stores(access), loop_of(access), wgsl!("entry/apply.wgsl")],
+            vec![loop_of(access), wgsl!("entry/apply.wgsl")],
         ]
-        .concat(),
-        Kernel::MergeAndApply(operation, family, access) => [
-            vec![wgsl!("common/params.wgsl")],
+        .concat()
+    }
+
+    fn merge_and_apply(
+        self,
+        operation: Operation,
+        fusion: Fusion,
+        family: Family,
+        access: Access,
+    ) -> Vec<&'static str> {
+        let reduction = operation.reduction(fusion);
+        [
             walk(family, access),
             match operation {
-                // The input gradient through frozen statistics does not depend on the input.
-                Operation::FrozenBackward => {
-                    vec![output_gradient(access), wgsl!("block/output_gradient.wgsl"), wgsl!("block/block.wgsl")]
-                }
-                Operation::Training | Operation::Backward => reads(operation.reduction(), access),
+                Operation::Training => self.forward_reads(fusion, access),
+                Operation::Backward => self.backward_reads(fusion, access, true),
+                // The input gradient through frozen statistics does not depend on the input, but for an activation.
+                Operation::FrozenBackward => self.backward_reads(fusion, access, fusion != Fusion::None),
             },
-            accumulator(operation.reduction()),
-            merges(operation.reduction(), family),
+            accumulator(reduction),
+            merges(reduction, family),
             match operation {
-                Operation::Training => vec![wgsl!("counter/recorded.wgsl")],
-                Operation::Backward | Operation::FrozenBackward => Vec::new(),
+                Operation::Training => {
+                    vec![wgsl!("counter/recorded.wgsl"), wgsl!("parameter/recorded_statistics.wgsl")]
+                }
+                Operation::Backward | Operation::FrozenBackward => {
+                    vec![wgsl!("parameter/recorded_gradients.wgsl"), wgsl!("normalizer/channels.wgsl")]
+                }
+            },
+            vec![wgsl!("normalizer/normalizer.wgsl")],
+            commits(operation),
+            match operation {
+                Operation::Training => Vec::new(),
+                Operation::Backward | Operation::FrozenBackward => {
+                    derivative(fusion, operation == Operation::Backward || fusion != Fusion::None)
+                }
+            },
+            self.maps(operation, fusion, access),
+            vec![conclusion(operation), loop_of(access), wgsl!("entry/merge_and_apply.wgsl")],
+        ]
+        .concat()
+    }
+
+    /// What the kernels of one dispatch share.
+    fn whole_channels(self, operation: Operation, fusion: Fusion, family: Family, access: Access) -> Vec<&'static str> {
+        let reduction = operation.reduction(fusion);
+        [
+            walk(family, access),
+            match operation {
+                Operation::Training => self.forward_reads(fusion, access),
+                Operation::Backward | Operation::FrozenBackward => self.backward_reads(fusion, access, true),
+            },
+            accumulator(reduction),
+            match operation {
+                Operation::Training => vec![
+                    wgsl!("counter/direct.wgsl"),
+                    wgsl!("parameter/gamma.wgsl"),
+                    wgsl!("parameter/beta.wgsl"),
+                    wgsl!("normalizer/normalizer.wgsl"),
+                ],
+                Operation::Backward => {
+                    [vec![wgsl!("counter/none.wgsl")], direct(Normalizer::Saved), parameters(fusion)].concat()
+                }
+                Operation::FrozenBackward => {
+                    [vec![wgsl!("counter/none.wgsl")], direct(Normalizer::Running), parameters(fusion)].concat()
+                }
+            },
+            match operation {
+                Operation::Training => Vec::new(),
+                Operation::Backward | Operation::FrozenBackward => derivative(fusion, true),
+            },
+            reduces(reduction, family),
+            match family {
+                Family::Rows => vec![wgsl!("channel/rows.wgsl")],
+                Family::Columns => vec![wgsl!("accumulator/segment.wgsl"), wgsl!("channel/columns.wgsl")],
             },
             commits(operation),
-            maps(operation, access),
-            vec![loop_of(access), wgsl!("entry/merge_and_apply.wgsl")],
+            self.maps(operation, fusion, access),
+            vec![conclusion(operation)],
         ]
-        .concat(),
-        Kernel::ChannelLoop(operation, family, access) => [
-            whole_channels(operation, family, access),
-            vec![wgsl!("reduction/loop.wgsl"), loop_of(access), wgsl!("entry/channel_loop.wgsl")],
-        ]
-        .concat(),
-        Kernel::Resident(operation, family, access, trips) => [
-            whole_channels(operation, family, access),
-            vec![match trips {
-                Trips::One => wgsl!("entry/resident_1.wgsl"),
-                Trips::Two => wgsl!("entry/resident_2.wgsl"),
-                Trips::Four => wgsl!("entry/resident_4.wgsl"),
-            }],
-        ]
-        .concat(),
-        Kernel::CountBatch => vec![wgsl!("entry/count_batch.wgsl")],
+        .concat()
+    }
+
+    /// The tensors that a reduction reads.
+    fn reads(self, reduction: Reduction, access: Access) -> Vec<&'static str> {
+        match reduction {
+            Reduction::Statistics => self.forward_reads(Fusion::None, access),
+            Reduction::GradientSums(_, fusion) => self.backward_reads(fusion, access, true),
+        }
+    }
+
+    fn forward_reads(self, fusion: Fusion, access: Access) -> Vec<&'static str> {
+        let mut files = vec![self.input(access)];
+        if fusion.binds_more() {
+            files.extend([
+                self.load(access, tensor!("companion.wgsl")),
+                wgsl!("common/companion.wgsl"),
+                wgsl!("block/input_companion.wgsl"),
+            ]);
+        } else {
+            files.push(wgsl!("block/input.wgsl"));
+        }
+        files.push(wgsl!("block/block.wgsl"));
+        files
+    }
+
+    fn backward_reads(self, fusion: Fusion, access: Access, input: bool) -> Vec<&'static str> {
+        let mut files = vec![if self.in_place {
+            self.store(access, tensor!("output_gradient_in_place.wgsl"))
+        } else {
+            self.load(access, tensor!("output_gradient.wgsl"))
+        }];
+        if input {
+            files.push(self.load(access, tensor!("input.wgsl")));
+        }
+        files.extend(match fusion {
+            Fusion::None | Fusion::Activation | Fusion::Inverted if input => vec![wgsl!("block/both.wgsl")],
+            Fusion::None | Fusion::Activation | Fusion::Inverted => vec![wgsl!("block/output_gradient.wgsl")],
+            Fusion::Companion => vec![
+                self.load(access, tensor!("companion.wgsl")),
+                wgsl!("common/companion.wgsl"),
+                wgsl!("block/both_companion.wgsl"),
+            ],
+            Fusion::Mask => vec![wgsl!("activation_mask/load.wgsl"), wgsl!("block/both_mask.wgsl")],
+        });
+        files.push(wgsl!("block/block.wgsl"));
+        files
+    }
+
+    /// The map of an operation and the stores of its results.
+    fn maps(self, operation: Operation, fusion: Fusion, access: Access) -> Vec<&'static str> {
+        let whole = access == Access::Whole;
+        let mut files = match (operation, fusion.binds_more()) {
+            (Operation::Training, more) => {
+                let output = self.store(access, tensor!("output.wgsl"));
+                let residual = if more { wgsl!("residual/companion.wgsl") } else { wgsl!("residual/none.wgsl") };
+                let results = match (fusion, whole) {
+                    (Fusion::Mask, true) => [
+                        wgsl!("activation_mask/store.wgsl"),
+                        wgsl!("result/output_and_mask.wgsl"),
+                        wgsl!("result/store_output_and_mask_whole.wgsl"),
+                    ]
+                    .to_vec(),
+                    (Fusion::Mask, false) => [
+                        wgsl!("activation_mask/store.wgsl"),
+                        wgsl!("result/output_and_mask.wgsl"),
+                        wgsl!("result/store_output_and_mask_shared.wgsl"),
+                    ]
+                    .to_vec(),
+                    (_, true) => vec![wgsl!("result/output.wgsl"), wgsl!("result/store_output_whole.wgsl")],
+                    (_, false) => vec![wgsl!("result/output.wgsl"), wgsl!("result/store_output_shared.wgsl")],
+                };
+                [vec![output, wgsl!("common/activation.wgsl"), residual], results].concat()
+            }
+            (Operation::Backward | Operation::FrozenBackward, true) => {
+                let store = if whole {
+                    wgsl!("result/store_gradients_whole.wgsl")
+                } else {
+                    wgsl!("result/store_gradients_shared.wgsl")
+                };
+                vec![
+                    self.store(access, tensor!("input_gradient.wgsl")),
+                    self.store(access, tensor!("residual_gradient.wgsl")),
+                    wgsl!("result/gradients.wgsl"),
+                    store,
+                ]
+            }
+            (Operation::Backward | Operation::FrozenBackward, false) => {
+                let store = if whole {
+                    wgsl!("result/store_input_gradient_whole.wgsl")
+                } else {
+                    wgsl!("result/store_input_gradient_shared.wgsl")
+                };
+                let input_gradient = self.store(access, tensor!("input_gradient.wgsl"));
+                vec![input_gradient, wgsl!("result/input_gradient.wgsl"), store]
+            }
+        };
+        files.push(match operation {
+            Operation::Training => wgsl!("elementwise/normalize.wgsl"),
+            Operation::Backward => wgsl!("elementwise/input_gradient.wgsl"),
+            Operation::FrozenBackward => wgsl!("elementwise/frozen_input_gradient.wgsl"),
+        });
+        files.push(if whole { wgsl!("elementwise/trip_whole.wgsl") } else { wgsl!("elementwise/trip_shared.wgsl") });
+        files
+    }
+
+    fn input(self, access: Access) -> &'static str {
+        if self.in_place {
+            self.store(access, tensor!("input_in_place.wgsl"))
+        } else {
+            self.load(access, tensor!("input.wgsl"))
+        }
+    }
+
+    /// The file of a tensor that is read: units shared with neighbours can be loaded whole.
+    fn load(self, access: Access, files: [&'static str; 4]) -> &'static str {
+        let [vector, scalar, packed, packed_scalar] = files;
+        match (self.storage, access) {
+            (Storage::Single, Access::Whole | Access::Shared) => vector,
+            (Storage::Single, Access::Scalar) => scalar,
+            (Storage::Packed, Access::Whole | Access::Shared) => packed,
+            (Storage::Packed, Access::Scalar) => packed_scalar,
+        }
+    }
+
+    /// The file of a tensor that is written, and of one that is read from its place.
+    fn store(self, access: Access, files: [&'static str; 4]) -> &'static str {
+        let [vector, scalar, packed, packed_scalar] = files;
+        match (self.storage, access) {
+            (Storage::Single, Access::Whole) => vector,
+            (Storage::Single, Access::Shared | Access::Scalar) => scalar,
+            (Storage::Packed, Access::Whole) => packed,
+            (Storage::Packed, Access::Shared | Access::Scalar) => packed_scalar,
+        }
     }
 }
 
-/// What the kernels of one dispatch share.
-fn whole_channels(operation: Operation, family: Family, access: Access) -> Vec<&'static str> {
-    [
-        vec![wgsl!("common/params.wgsl")],
-        walk(family, access),
-        reads(operation.reduction(), access),
-        accumulator(operation.reduction()),
-        reduces(operation.reduction(), family),
-        match family {
-            Family::Rows => vec![wgsl!("channel/rows.wgsl")],
-            Family::Columns => vec![wgsl!("accumulator/segment.wgsl"), wgsl!("channel/columns.wgsl")],
-        },
-        vec![match operation {
-            Operation::Training => wgsl!("counter/direct.wgsl"),
-            Operation::Backward | Operation::FrozenBackward => wgsl!("counter/none.wgsl"),
-        }],
-        commits(operation),
-        maps(operation, access),
-    ]
-    .concat()
+fn quads() -> Vec<&'static str> {
+    vec![wgsl!("walk/quads.wgsl")]
+}
+
+fn each_channel() -> Vec<&'static str> {
+    vec![wgsl!("entry/each_channel.wgsl")]
+}
+
+fn finalize() -> Vec<&'static str> {
+    vec![wgsl!("entry/finalize.wgsl")]
 }
 
 fn walk(family: Family, access: Access) -> Vec<&'static str> {
@@ -216,22 +574,12 @@ fn walk(family: Family, access: Access) -> Vec<&'static str> {
     vec![wgsl!("walk/extent.wgsl"), trip, walk]
 }
 
-/// The tensors that a reduction reads.
-fn reads(reduction: Reduction, access: Access) -> Vec<&'static str> {
-    match reduction {
-        Reduction::Statistics => vec![input(access), wgsl!("block/input.wgsl"), wgsl!("block/block.wgsl")],
-        Reduction::GradientSums(_) => {
-            vec![input(access), output_gradient(access), wgsl!("block/both.wgsl"), wgsl!("block/block.wgsl")]
-        }
-    }
-}
-
 fn accumulator(reduction: Reduction) -> Vec<&'static str> {
-    let accumulator = match reduction {
-        Reduction::Statistics => wgsl!("accumulator/moments.wgsl"),
-        Reduction::GradientSums(_) => wgsl!("accumulator/sums.wgsl"),
+    let (record, accumulator) = match reduction {
+        Reduction::Statistics => (wgsl!("partials/record_of_moments.wgsl"), wgsl!("accumulator/moments.wgsl")),
+        Reduction::GradientSums(..) => (wgsl!("partials/record_of_sums.wgsl"), wgsl!("accumulator/sums.wgsl")),
     };
-    vec![accumulator, wgsl!("accumulator/positions.wgsl")]
+    vec![record, accumulator, wgsl!("accumulator/positions.wgsl")]
 }
 
 fn reduces(reduction: Reduction, family: Family) -> Vec<&'static str> {
@@ -242,7 +590,7 @@ fn reduces(reduction: Reduction, family: Family) -> Vec<&'static str> {
         (Reduction::Statistics, Family::Columns) => {
             vec![wgsl!("reduction/samples_columns.wgsl"), wgsl!("reduction/statistics.wgsl")]
         }
-        (Reduction::GradientSums(_), _) => vec![wgsl!("reduction/gradient_sums.wgsl")],
+        (Reduction::GradientSums(..), _) => vec![wgsl!("reduction/gradient_sums.wgsl")],
     }
 }
 
@@ -252,40 +600,32 @@ fn merges(reduction: Reduction, family: Family) -> Vec<&'static str> {
         Family::Rows => wgsl!("partials/slots_rows.wgsl"),
         Family::Columns => wgsl!("partials/slots_channels.wgsl"),
     };
-    let mut files = vec![wgsl!("partials/buffer.wgsl"), slots, wgsl!("partials/share_slots.wgsl")];
-    files.extend(match reduction {
-        Reduction::Statistics => vec![wgsl!("partials/merge_statistics.wgsl")],
-        Reduction::GradientSums(_) => vec![wgsl!("partials/merge_gradients.wgsl")],
-    });
-    files
+    let merge = match reduction {
+        Reduction::Statistics => wgsl!("partials/merge_statistics.wgsl"),
+        Reduction::GradientSums(..) => wgsl!("partials/merge_gradients.wgsl"),
+    };
+    vec![wgsl!("partials/buffer.wgsl"), slots, wgsl!("partials/share_slots.wgsl"), merge]
 }
 
 /// What the results of a channel are written to.
 fn commits(operation: Operation) -> Vec<&'static str> {
     match operation {
-        Operation::Training => vec![wgsl!("conclusion/statistics.wgsl")],
+        Operation::Training => vec![
+            wgsl!("common/inverse_deviation.wgsl"),
+            wgsl!("common/finite.wgsl"),
+            wgsl!("conclusion/statistics.wgsl"),
+        ],
         Operation::Backward | Operation::FrozenBackward => vec![wgsl!("conclusion/gradients.wgsl")],
     }
 }
 
-/// The map of an operation, the statistics it maps with, and the way there from what was reduced.
-fn maps(operation: Operation, access: Access) -> Vec<&'static str> {
-    let files = match operation {
-        Operation::Training => [
-            vec![wgsl!("common/inverse_deviation.wgsl"), wgsl!("normalizer/normalizer.wgsl")],
-            normalizes(access),
-            vec![wgsl!("conclusion/normalize.wgsl")],
-        ],
-        Operation::Backward => [
-            normalizer(Normalizer::Saved),
-            vec![input_gradient(access), wgsl!("parameter/gamma.wgsl"), wgsl!("elementwise/input_gradient.wgsl")],
-            vec![wgsl!("conclusion/input_gradient.wgsl")],
-        ],
-        Operation::FrozenBackward => {
-            [normalizer(Normalizer::Running), frozen(access), vec![wgsl!("conclusion/frozen_input_gradient.wgsl")]]
-        }
-    };
-    [files.concat(), vec![stores(access)]].concat()
+/// The way from what was reduced to what the map needs.
+fn conclusion(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Training => wgsl!("conclusion/normalize.wgsl"),
+        Operation::Backward => wgsl!("conclusion/input_gradient.wgsl"),
+        Operation::FrozenBackward => wgsl!("conclusion/frozen_input_gradient.wgsl"),
+    }
 }
 
 fn loop_of(access: Access) -> &'static str {
@@ -295,26 +635,8 @@ fn loop_of(access: Access) -> &'static str {
     }
 }
 
-fn stores(access: Access) -> &'static str {
-    match access {
-        Access::Whole => wgsl!("elementwise/trip_whole.wgsl"),
-        Access::Shared | Access::Scalar => wgsl!("elementwise/trip_shared.wgsl"),
-    }
-}
-
-fn normalizes(access: Access) -> Vec<&'static str> {
-    let output = match access {
-        Access::Whole => wgsl!("tensor/vector/output.wgsl"),
-        Access::Shared | Access::Scalar => wgsl!("tensor/scalar/output.wgsl"),
-    };
-    vec![output, wgsl!("parameter/gamma.wgsl"), wgsl!("parameter/beta.wgsl"), wgsl!("elementwise/normalize.wgsl")]
-}
-
-fn frozen(access: Access) -> Vec<&'static str> {
-    vec![input_gradient(access), wgsl!("parameter/gamma.wgsl"), wgsl!("elementwise/frozen_input_gradient.wgsl")]
-}
-
-fn normalizer(source: Normalizer) -> Vec<&'static str> {
+/// The statistics to normalise with, from bindings of their own.
+fn direct(source: Normalizer) -> Vec<&'static str> {
     let mut files = match source {
         Normalizer::Saved => vec![wgsl!("normalizer/saved.wgsl")],
         Normalizer::Running => vec![wgsl!("common/inverse_deviation.wgsl"), wgsl!("normalizer/running.wgsl")],
@@ -323,23 +645,30 @@ fn normalizer(source: Normalizer) -> Vec<&'static str> {
     files
 }
 
-fn input(access: Access) -> &'static str {
-    match access {
-        Access::Whole | Access::Shared => wgsl!("tensor/vector/input.wgsl"),
-        Access::Scalar => wgsl!("tensor/scalar/input.wgsl"),
-    }
+/// The parameters that backward depends on, from bindings of their own.
+fn parameters(fusion: Fusion) -> Vec<&'static str> {
+    let beta = match fusion {
+        Fusion::None | Fusion::Mask => wgsl!("parameter/no_beta.wgsl"),
+        Fusion::Activation | Fusion::Companion | Fusion::Inverted => wgsl!("parameter/beta.wgsl"),
+    };
+    vec![wgsl!("parameter/gamma.wgsl"), beta]
 }
 
-fn output_gradient(access: Access) -> &'static str {
-    match access {
-        Access::Whole | Access::Shared => wgsl!("tensor/vector/output_gradient.wgsl"),
-        Access::Scalar => wgsl!("tensor/scalar/output_gradient.wgsl"),
+/// The gradient before the activation, and x̂ where `input` is read.
+fn derivative(fusion: Fusion, input: bool) -> Vec<&'static str> {
+    let mut files = vec![wgsl!("gradient/basis.wgsl")];
+    if fusion != Fusion::None {
+        files.push(wgsl!("common/activation.wgsl"));
     }
-}
-
-fn input_gradient(access: Access) -> &'static str {
-    match access {
-        Access::Whole => wgsl!("tensor/vector/input_gradient.wgsl"),
-        Access::Shared | Access::Scalar => wgsl!("tensor/scalar/input_gradient.wgsl"),
+    files.push(match fusion {
+        Fusion::None => wgsl!("gradient/plain.wgsl"),
+        Fusion::Activation => wgsl!("gradient/recomputed.wgsl"),
+        Fusion::Companion => wgsl!("gradient/companion.wgsl"),
+        Fusion::Mask => wgsl!("gradient/masked.wgsl"),
+        Fusion::Inverted => wgsl!("gradient/inverted.wgsl"),
+    });
+    if input && fusion != Fusion::Inverted {
+        files.push(wgsl!("gradient/from_input.wgsl"));
     }
+    files
 }

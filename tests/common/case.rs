@@ -4,14 +4,29 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 use wgpu_batch_norm::{
-    BackwardBuffers, BatchNorm, BatchNormDescriptor, ChannelStatistics, Convention, Error, FrozenBackwardBuffers,
-    Gradient, InferenceBuffers, Layout, RunningStatistics, Shape, Strategies, TrainingBuffers, reference,
+    Activation, ActivationSource, ActivationState, BackwardBuffers, BatchNorm, BatchNormDescriptor, ChannelHealth,
+    ChannelStatistics, Convention, ElementType, Error, FrozenBackwardBuffers, Gradient, InferenceBuffers, Layout,
+    RunningStatistics, Shape, Strategies, TrainingBuffers, reference, wgpu,
 };
 
 use super::Target;
 
 /// What is written into every output before a run, so that an element nobody wrote is seen.
 pub const POISON: f32 = f32::from_bits(0x7FC0_BAD1);
+
+/// Pre-activations nearer to 0 than this, might have another sign on a device or
+/// round to 0 in the element type.
+const NEAR_KINK: f64 = 1e-3;
+
+/// Every activation.
+pub const ACTIVATIONS: [Activation; 6] = [
+    Activation::Identity,
+    Activation::Relu,
+    Activation::LeakyRelu { slope: 0.1 },
+    Activation::Silu,
+    Activation::Gelu,
+    Activation::GeluTanh,
+];
 
 /// Inputs of all operations on one shape.
 #[derive(Clone, Debug)]
@@ -30,6 +45,17 @@ pub struct Case {
     /// Whether gradients are added to what the buffers hold.
     pub accumulates: bool,
     pub batches_tracked: Option<u32>,
+    /// How tensors are stored on the device; those of the case hold values of this type.
+    pub element: ElementType,
+    pub activation: Activation,
+    /// What forward adds before the activation.
+    pub residual: Option<Vec<f32>>,
+    /// What backward takes the activation's derivative from.
+    pub source: ActivationSource,
+    pub returns_residual_gradient: bool,
+    pub reports_health: bool,
+    /// Results take the place of inputs; then gradients do not accumulate.
+    pub in_place: bool,
 }
 
 /// Results of all operations; the gradients once more for frozen statistics.
@@ -40,11 +66,18 @@ pub struct Results {
     pub running_variance: Vec<f32>,
     pub batches_tracked: Option<u32>,
     pub saved: Vec<ChannelStatistics>,
+    pub health: Vec<ChannelHealth>,
     pub inference: Vec<f32>,
+    /// Empty unless the source is the mask.
+    pub mask: Vec<u32>,
+    pub inference_mask: Vec<u32>,
     pub input_gradient: Vec<f32>,
+    /// Empty unless asked for, as is that of frozen statistics.
+    pub residual_gradient: Vec<f32>,
     pub gamma_gradient: Vec<f32>,
     pub beta_gradient: Vec<f32>,
     pub frozen_input_gradient: Vec<f32>,
+    pub frozen_residual_gradient: Vec<f32>,
     pub frozen_gamma_gradient: Vec<f32>,
     pub frozen_beta_gradient: Vec<f32>,
 }
@@ -76,7 +109,80 @@ impl Case {
             saves: true,
             accumulates: false,
             batches_tracked: None,
+            element: ElementType::F32,
+            activation: Activation::Identity,
+            residual: None,
+            source: ActivationSource::Recompute,
+            returns_residual_gradient: false,
+            reports_health: false,
+            in_place: false,
         }
+    }
+
+    /// The same case with tensors of an element type, their values rounded to it.
+    pub fn stored_as(mut self, element: ElementType) -> Self {
+        self.element = element;
+        for tensor in [Some(&mut self.input), Some(&mut self.output_gradient), self.residual.as_mut()] {
+            tensor.into_iter().flatten().for_each(|value| *value = rounded(element, *value));
+        }
+        self
+    }
+
+    /// The same case with an activation, and a residual before it or not.
+    ///
+    /// Where the pre-activation is too near a kink to know on which side of it a device will be, the gradient is 0.
+    pub fn fused(mut self, activation: Activation, residual: bool, source: ActivationSource) -> Self {
+        let mut rng = StdRng::seed_from_u64(self.input.len() as u64 ^ 0xf5ed);
+        let values = (0..self.input.len()).map(|_| {
+            let sample: f32 = StandardNormal.sample(&mut rng);
+            rounded(self.element, 0.7 * sample)
+        });
+        self.residual = residual.then(|| values.collect());
+        self.activation = activation;
+        self.source = source;
+        for preactivations in [self.preactivations(false), self.preactivations(true)] {
+            for (gradient, t) in self.output_gradient.iter_mut().zip(preactivations) {
+                if t.abs() < NEAR_KINK {
+                    *gradient = 0.0;
+                }
+            }
+        }
+        self
+    }
+
+    /// γ·x̂ + β + z, through the statistics of the batch or through frozen ones.
+    pub fn preactivations(&self, frozen: bool) -> Vec<f64> {
+        let channels = self.channels();
+        let mut moments = vec![(0.0, 0.0, 0.0); channels];
+        let channel = |index: usize| self.channel(index);
+        for (index, &x) in self.input.iter().enumerate() {
+            let (count, sum, _) = &mut moments[channel(index)];
+            *count += 1.0;
+            *sum += f64::from(x);
+        }
+        for (index, &x) in self.input.iter().enumerate() {
+            let (count, sum, squares) = &mut moments[channel(index)];
+            *squares += (f64::from(x) - *sum / *count).powi(2);
+        }
+        let epsilon = self.convention.epsilon;
+        let value = |values: &Option<Vec<f32>>, index: usize, otherwise: f64| {
+            values.as_ref().map_or(otherwise, |values| f64::from(values[index]))
+        };
+        (0..self.input.len())
+            .map(|index| {
+                let channel = channel(index);
+                let (mean, variance) = if frozen {
+                    (f64::from(self.running_mean[channel]), f64::from(self.running_variance[channel]))
+                } else {
+                    let (count, sum, squares) = moments[channel];
+                    (sum / count, squares / count)
+                };
+                let normalised = (f64::from(self.input[index]) - mean) / (variance + epsilon).sqrt();
+                value(&self.gamma, channel, 1.0) * normalised
+                    + value(&self.beta, channel, 0.0)
+                    + value(&self.residual, index, 0.0)
+            })
+            .collect()
     }
 
     /// A case whose optional parts come from the seed too.
@@ -100,6 +206,20 @@ impl Case {
             }
             _ => Convention::pytorch(),
         };
+        let element = ElementType::ALL[rng.random_range(0..3)];
+        let activation = ACTIVATIONS[rng.random_range(0..ACTIVATIONS.len())];
+        let source = match rng.random_range(0..3) {
+            0 if activation.is_piecewise_linear() => ActivationSource::Output,
+            1 if activation.is_piecewise_linear() => ActivationSource::Mask,
+            _ => ActivationSource::Recompute,
+        };
+        case = case.stored_as(element).fused(activation, rng.random_bool(0.4), source);
+        let known =
+            activation == Activation::Identity || case.residual.is_some() || source != ActivationSource::Recompute;
+        case.returns_residual_gradient = known && rng.random_bool(0.5);
+        case.reports_health = rng.random_bool(0.3);
+        case.in_place = rng.random_bool(0.3);
+        case.accumulates &= !case.in_place;
         case
     }
 
@@ -112,6 +232,8 @@ impl Case {
             channels: self.channels() as u32,
             layout: self.layout,
             convention: self.convention,
+            element: self.element,
+            activation: self.activation,
             ..Default::default()
         }
     }
@@ -127,6 +249,16 @@ impl Case {
         if self.accumulates { (0..count).map(|i| (i % 7) as f32 - 3.0).collect() } else { vec![POISON; count] }
     }
 
+    fn residual_seed(&self) -> Vec<f32> {
+        if self.returns_residual_gradient { self.gradient_seed(self.input.len()) } else { Vec::new() }
+    }
+
+    /// What a mask holds before it is written.
+    fn mask(&self) -> Vec<u32> {
+        let written = self.source == ActivationSource::Mask && self.activation.is_piecewise_linear();
+        vec![0x5a5a_5a5a; if written { self.input.len().div_ceil(32) } else { 0 }]
+    }
+
     /// Every operation on the reference.
     pub fn run_reference(&self) -> Result<Results, Error> {
         let bn = reference::BatchNorm::new(&self.descriptor())?;
@@ -139,25 +271,38 @@ impl Case {
             batches_tracked: self.batches_tracked,
             saved: vec![ChannelStatistics::default(); channels],
             inference: vec![POISON; elements],
+            health: vec![ChannelHealth::default(); channels],
+            mask: self.mask(),
+            inference_mask: self.mask(),
             input_gradient: self.gradient_seed(elements),
+            residual_gradient: self.residual_seed(),
+            frozen_residual_gradient: self.residual_seed(),
             gamma_gradient: self.gradient_seed(channels),
             beta_gradient: self.gradient_seed(channels),
             frozen_input_gradient: self.gradient_seed(elements),
             frozen_gamma_gradient: self.gradient_seed(channels),
             frozen_beta_gradient: self.gradient_seed(channels),
         };
-        let gradient = |values| {
-            Some(if self.accumulates {
+        fn some<T>(values: &mut [T]) -> Option<&mut [T]> {
+            (!values.is_empty()).then_some(values)
+        }
+        fn gradient<'a>(accumulates: bool, values: &'a mut [f32]) -> Option<reference::Gradient<'a, f32>> {
+            Some(if accumulates {
                 reference::Gradient::Accumulate(values)
             } else {
                 reference::Gradient::Overwrite(values)
             })
-        };
+        }
+        let gradient = |values| gradient(self.accumulates, values);
+        // The truth does not depend on what the derivative is taken from.
+        let state = || reference::ActivationState::Recompute { residual: self.residual.as_deref() };
         bn.training(
             &plan,
             reference::TrainingBuffers {
                 input: &self.input,
                 output: &mut results.output,
+                residual: self.residual.as_deref(),
+                activation_mask: some(&mut results.mask),
                 gamma: self.gamma.as_deref(),
                 beta: self.beta.as_deref(),
                 running: Some(reference::RunningStatistics {
@@ -166,6 +311,7 @@ impl Case {
                     batches_tracked: results.batches_tracked.as_mut(),
                 }),
                 saved: Some(&mut results.saved),
+                health: Some(&mut results.health),
             },
         )?;
         bn.inference(
@@ -173,6 +319,8 @@ impl Case {
             reference::InferenceBuffers {
                 input: &self.input,
                 output: &mut results.inference,
+                residual: self.residual.as_deref(),
+                activation_mask: some(&mut results.inference_mask),
                 gamma: self.gamma.as_deref(),
                 beta: self.beta.as_deref(),
                 running_mean: &self.running_mean,
@@ -185,6 +333,9 @@ impl Case {
                 input: &self.input,
                 output_gradient: &self.output_gradient,
                 gamma: self.gamma.as_deref(),
+                beta: self.beta.as_deref(),
+                activation: state(),
+                residual_gradient: some(&mut results.residual_gradient).and_then(gradient),
                 // The truth: statistics in f64, not the records rounded to f32.
                 saved: None,
                 input_gradient: gradient(&mut results.input_gradient),
@@ -198,6 +349,9 @@ impl Case {
                 input: Some(&self.input),
                 output_gradient: &self.output_gradient,
                 gamma: self.gamma.as_deref(),
+                beta: self.beta.as_deref(),
+                activation: state(),
+                residual_gradient: some(&mut results.frozen_residual_gradient).and_then(gradient),
                 running_mean: &self.running_mean,
                 running_variance: &self.running_variance,
                 input_gradient: gradient(&mut results.frozen_input_gradient),
@@ -219,84 +373,120 @@ impl Case {
         let bn = BatchNorm::with_kernels(&target.kernels, &self.descriptor())?;
         let plan = bn.plan_with(&Shape::new(&self.shape)?, strategies)?;
         let (elements, channels) = (self.input.len(), self.channels());
-        let tensor = |label, values: &[f32]| gpu.upload(label, values);
+        let tensor = |label, values: &[f32]| gpu.upload(label, &stored(self.element, values));
+        let vector = |label, values: &[f32]| gpu.upload(label, values);
+        // What a result takes the place of, or what shows that nobody wrote it.
+        let result = |label, replaced: &[f32], otherwise: &[f32]| {
+            tensor(label, if self.in_place { replaced } else { otherwise })
+        };
+        let poison = vec![POISON; elements];
         let input = tensor("input", &self.input);
         let output_gradient = tensor("output_gradient", &self.output_gradient);
-        let gamma = self.gamma.as_deref().map(|values| tensor("gamma", values));
-        let beta = self.beta.as_deref().map(|values| tensor("beta", values));
-        let running_mean = tensor("running_mean", &self.running_mean);
-        let running_variance = tensor("running_variance", &self.running_variance);
-        let updated_mean = tensor("updated_mean", &self.running_mean);
-        let updated_variance = tensor("updated_variance", &self.running_variance);
+        let residual = self.residual.as_deref().map(|values| tensor("residual", values));
+        let gamma = self.gamma.as_deref().map(|values| vector("gamma", values));
+        let beta = self.beta.as_deref().map(|values| vector("beta", values));
+        let running_mean = vector("running_mean", &self.running_mean);
+        let running_variance = vector("running_variance", &self.running_variance);
+        let updated_mean = vector("updated_mean", &self.running_mean);
+        let updated_variance = vector("updated_variance", &self.running_variance);
         let tracked = self.batches_tracked.map(|count| gpu.upload("batches_tracked", &[count]));
-        let output = tensor("output", &vec![POISON; elements]);
-        let inference = tensor("inference", &vec![POISON; elements]);
-        let saved = tensor("saved", &vec![POISON; 4 * channels]);
-        let workspace = tensor("workspace", &vec![POISON; plan.workspace_size() as usize / 4]);
-        let gradients: Vec<_> = [elements, channels, channels, elements, channels, channels]
-            .into_iter()
-            .map(|count| (tensor("gradient", &self.gradient_seed(count)), count))
-            .collect();
+        let output = result("output", &self.input, &poison);
+        let inference = result("inference", &self.input, &poison);
+        let [mask, inference_mask] = ["mask", "inference_mask"].map(|label| gpu.upload(label, &self.mask()));
+        let saved = vector("saved", &vec![POISON; 4 * channels]);
+        let health = gpu.upload("health", &vec![!0_u32; channels]);
+        let workspace = vector("workspace", &vec![POISON; plan.workspace_size() as usize / 4]);
+        let seed = self.gradient_seed(elements);
+        let [input_gradient, frozen_input_gradient] =
+            ["input_gradient", "frozen_input_gradient"].map(|label| result(label, &self.output_gradient, &seed));
+        let [residual_gradient, frozen_residual_gradient] =
+            ["residual_gradient", "frozen_residual_gradient"].map(|label| tensor(label, &seed));
+        let vectors = [(); 4].map(|()| vector("gradient", &self.gradient_seed(channels)));
 
         let whole = ..plan.tensor_size();
-        let vector = ..plan.vector_size();
-        let gradient = |index: usize| {
-            let (buffer, count) = &gradients[index];
-            let slice = buffer.slice(..4 * *count as u64);
-            Some(if self.accumulates { Gradient::Accumulate(slice) } else { Gradient::Overwrite(slice) })
-        };
+        let (gamma, beta) = (slice(gamma.as_ref(), plan.vector_size()), slice(beta.as_ref(), plan.vector_size()));
+        let added = slice(residual.as_ref(), plan.tensor_size());
+        let mask_size = if self.mask().is_empty() { 0 } else { plan.mask_size() };
+        let written = |buffer| slice(Some(buffer).filter(|_| mask_size > 0), mask_size);
+        let replaced = |source, result| if self.in_place { result } else { source };
         let training = bn.bind_training(
             &plan,
             &TrainingBuffers {
-                input: input.slice(whole),
-                output: output.slice(whole),
-                gamma: gamma.as_ref().map(|buffer| buffer.slice(vector)),
-                beta: beta.as_ref().map(|buffer| buffer.slice(vector)),
+                residual: added,
+                activation_mask: written(&mask),
+                gamma,
+                beta,
                 running: Some(RunningStatistics {
-                    mean: updated_mean.slice(vector),
-                    variance: updated_variance.slice(vector),
-                    batches_tracked: tracked.as_ref().map(|buffer| buffer.slice(..4)),
+                    mean: updated_mean.slice(..plan.vector_size()),
+                    variance: updated_variance.slice(..plan.vector_size()),
+                    batches_tracked: slice(tracked.as_ref(), 4),
                 }),
                 saved: self.saves.then(|| saved.slice(..plan.saved_size())),
-                workspace: workspace.slice(..),
+                health: self.reports_health.then(|| health.slice(..plan.health_size())),
+                ..TrainingBuffers::new(replaced(&input, &output).slice(whole), output.slice(whole), workspace.slice(..))
             },
         )?;
         let inference_step = bn.bind_inference(
             &plan,
             &InferenceBuffers {
-                input: input.slice(whole),
-                output: inference.slice(whole),
-                gamma: gamma.as_ref().map(|buffer| buffer.slice(vector)),
-                beta: beta.as_ref().map(|buffer| buffer.slice(vector)),
-                running_mean: running_mean.slice(vector),
-                running_variance: running_variance.slice(vector),
+                residual: added,
+                activation_mask: written(&inference_mask),
+                gamma,
+                beta,
+                ..InferenceBuffers::new(
+                    replaced(&input, &inference).slice(whole),
+                    inference.slice(whole),
+                    running_mean.slice(..plan.vector_size()),
+                    running_variance.slice(..plan.vector_size()),
+                )
             },
         )?;
+        let state = |output, mask| match self.source {
+            ActivationSource::Output => ActivationState::Output(wgpu::Buffer::slice(output, whole)),
+            ActivationSource::Mask if mask_size > 0 => ActivationState::Mask(wgpu::Buffer::slice(mask, ..mask_size)),
+            _ => ActivationState::Recompute { residual: added },
+        };
+        let gradient = |buffer, size| {
+            let slice = wgpu::Buffer::slice(buffer, ..size);
+            Some(if self.accumulates { Gradient::Accumulate(slice) } else { Gradient::Overwrite(slice) })
+        };
+        let returned =
+            |buffer| if self.returns_residual_gradient { gradient(buffer, plan.tensor_size()) } else { None };
         let backward = bn.bind_backward(
             &plan,
             &BackwardBuffers {
-                input: input.slice(whole),
-                output_gradient: output_gradient.slice(whole),
-                gamma: gamma.as_ref().map(|buffer| buffer.slice(vector)),
+                gamma,
+                beta,
+                activation: state(&output, &mask),
                 saved: self.saves.then(|| saved.slice(..plan.saved_size())),
-                input_gradient: gradient(0),
-                gamma_gradient: gradient(1),
-                beta_gradient: gradient(2),
-                workspace: workspace.slice(..),
+                input_gradient: gradient(&input_gradient, plan.tensor_size()),
+                residual_gradient: returned(&residual_gradient),
+                gamma_gradient: gradient(&vectors[0], plan.vector_size()),
+                beta_gradient: gradient(&vectors[1], plan.vector_size()),
+                ..BackwardBuffers::new(
+                    input.slice(whole),
+                    replaced(&output_gradient, &input_gradient).slice(whole),
+                    workspace.slice(..),
+                )
             },
         )?;
         let frozen = bn.bind_backward_frozen(
             &plan,
             &FrozenBackwardBuffers {
                 input: Some(input.slice(whole)),
-                output_gradient: output_gradient.slice(whole),
-                gamma: gamma.as_ref().map(|buffer| buffer.slice(vector)),
-                running_mean: running_mean.slice(vector),
-                running_variance: running_variance.slice(vector),
-                input_gradient: gradient(3),
-                gamma_gradient: gradient(4),
-                beta_gradient: gradient(5),
-                workspace: workspace.slice(..),
+                gamma,
+                beta,
+                activation: state(&inference, &inference_mask),
+                input_gradient: gradient(&frozen_input_gradient, plan.tensor_size()),
+                residual_gradient: returned(&frozen_residual_gradient),
+                gamma_gradient: gradient(&vectors[2], plan.vector_size()),
+                beta_gradient: gradient(&vectors[3], plan.vector_size()),
+                ..FrozenBackwardBuffers::new(
+                    replaced(&output_gradient, &frozen_input_gradient).slice(whole),
+                    running_mean.slice(..plan.vector_size()),
+                    running_variance.slice(..plan.vector_size()),
+                    workspace.slice(..),
+                )
             },
         )?;
         gpu.submit(|pass| {
@@ -305,20 +495,69 @@ impl Case {
             backward.record(pass);
             frozen.record(pass);
         });
-        let read_gradient = |index: usize| gpu.read(&gradients[index].0, gradients[index].1);
+        let read = |buffer| loaded(self.element, &gpu.read::<u32>(buffer, plan.tensor_size() as usize / 4), elements);
+        let read_returned = |buffer| if self.returns_residual_gradient { read(buffer) } else { Vec::new() };
         Ok(Results {
-            output: gpu.read(&output, elements),
+            output: read(&output),
             running_mean: gpu.read(&updated_mean, channels),
             running_variance: gpu.read(&updated_variance, channels),
             batches_tracked: tracked.map(|buffer| gpu.read(&buffer, 1)[0]),
             saved: if self.saves { gpu.read(&saved, channels) } else { Vec::new() },
-            inference: gpu.read(&inference, elements),
-            input_gradient: read_gradient(0),
-            gamma_gradient: read_gradient(1),
-            beta_gradient: read_gradient(2),
-            frozen_input_gradient: read_gradient(3),
-            frozen_gamma_gradient: read_gradient(4),
-            frozen_beta_gradient: read_gradient(5),
+            health: if self.reports_health { gpu.read(&health, channels) } else { Vec::new() },
+            inference: read(&inference),
+            mask: gpu.read(&mask, mask_size as usize / 4),
+            inference_mask: gpu.read(&inference_mask, mask_size as usize / 4),
+            input_gradient: read(&input_gradient),
+            residual_gradient: read_returned(&residual_gradient),
+            gamma_gradient: gpu.read(&vectors[0], channels),
+            beta_gradient: gpu.read(&vectors[1], channels),
+            frozen_input_gradient: read(&frozen_input_gradient),
+            frozen_residual_gradient: read_returned(&frozen_residual_gradient),
+            frozen_gamma_gradient: gpu.read(&vectors[2], channels),
+            frozen_beta_gradient: gpu.read(&vectors[3], channels),
         })
+    }
+}
+
+fn slice(buffer: Option<&wgpu::Buffer>, size: u64) -> Option<wgpu::BufferSlice<'_>> {
+    buffer.map(|buffer| buffer.slice(..size))
+}
+
+/// The nearest value of an element type.
+pub fn rounded(element: ElementType, value: f32) -> f32 {
+    match element {
+        ElementType::F16 => half::f16::from_f32(value).to_f32(),
+        ElementType::Bf16 => half::bf16::from_f32(value).to_f32(),
+        _ => value,
+    }
+}
+
+/// The words of a tensor, with 0 past an odd number of 16-bit elements.
+pub fn stored(element: ElementType, values: &[f32]) -> Vec<u32> {
+    let bits = |value: f32| match element {
+        ElementType::F16 => half::f16::from_f32(value).to_bits(),
+        _ => half::bf16::from_f32(value).to_bits(),
+    };
+    match element {
+        ElementType::F32 => values.iter().map(|value| value.to_bits()).collect(),
+        _ => values
+            .chunks(2)
+            .map(|pair| u32::from(bits(pair[0])) | pair.get(1).map_or(0, |&second| u32::from(bits(second)) << 16))
+            .collect(),
+    }
+}
+
+/// The values of a tensor's words.
+pub fn loaded(element: ElementType, words: &[u32], count: usize) -> Vec<f32> {
+    let value = |bits: u16| match element {
+        ElementType::F16 => half::f16::from_bits(bits).to_f32(),
+        _ => half::bf16::from_bits(bits).to_f32(),
+    };
+    match element {
+        ElementType::F32 => words.iter().map(|&word| f32::from_bits(word)).collect(),
+        _ => {
+            let halves = words.iter().flat_map(|&word| [value(word as u16), value((word >> 16) as u16)]);
+            halves.take(count).collect()
+        }
     }
 }

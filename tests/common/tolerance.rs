@@ -3,13 +3,23 @@
 //! The model bounds f32 arithmetic with unit roundoff u = 2⁻²⁴ that sums by blocks and trees (`2 + log2 M` roundings on
 //! the longest path), keeps the mean as pivot plus offset, and refines the inverse deviation to about one ULP. It has no
 //! term in |mean|/deviation: a kernel that loses digits to a large mean fails. Every bound is per channel and absolute;
-//! a result below the smallest normal f32 may be flushed, so that much is always allowed.
+//! a result below the smallest normal f32 may be flushed, so that much is always allowed. A tensor of a 16-bit type is
+//! rounded to it once more.
+//!
+//! An activation passes an error of its argument on with its largest derivative, and has one of its own, since WGSL grants
+//! exp 3 + 2|x| units in the last place.
 
-use wgpu_batch_norm::Shape;
+use wgpu_batch_norm::{Activation, ElementType, Shape};
 
 use super::case::{Case, Results};
 
 const U: f64 = 1.0 / (1 << 24) as f64;
+
+/// Of SiLU (1.0998) and GELU (1.1290), and their second derivatives are smaller.
+const LARGEST_DERIVATIVE: f64 = 1.13;
+
+/// Of an activation with exp in it, relative to the pre-activation.
+const EVALUATION: f64 = 16.0 * U;
 
 /// The largest error of a comparison, as a multiple of its tolerance, with where it stands.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +29,24 @@ pub struct Worst {
 }
 
 impl Worst {
+    /// As `see`, for an element of a tensor.
+    fn see_element(
+        &mut self,
+        name: &str,
+        index: usize,
+        (element, got): (ElementType, &[f32]),
+        truth: &[f32],
+        tolerance: f64,
+    ) {
+        let (relative, smallest) = match element {
+            ElementType::F16 => (2_f64.powi(-11), 2_f64.powi(-25)),
+            ElementType::Bf16 => (2_f64.powi(-8), 0.0),
+            _ => (0.0, 0.0),
+        };
+        let rounding = (relative * (f64::from(truth[index]).abs() + tolerance)).max(smallest);
+        self.see(name, index, got[index], truth[index], tolerance + rounding);
+    }
+
     fn see(&mut self, name: &str, index: usize, got: f32, truth: f32, tolerance: f64) {
         let error = (f64::from(got) - f64::from(truth)).abs();
         // The truth is rounded to f32 itself.
@@ -47,8 +75,12 @@ pub fn compare(case: &Case, got: &Results, truth: &Results) -> Worst {
     for index in 0..case.input.len() {
         elements[case.channel(index)].push(index);
     }
+    let preactivations = [false, true].map(|frozen| match case.activation {
+        Activation::Identity => Vec::new(),
+        _ => case.preactivations(frozen),
+    });
     for (channel, indices) in elements.iter().enumerate() {
-        compare_channel(&mut worst, case, got, truth, channel, indices);
+        compare_channel(&mut worst, (case, &preactivations), got, truth, channel, indices);
     }
     worst
 }
@@ -76,7 +108,14 @@ struct Normalizer {
     inverse_relative_error: f64,
 }
 
-fn compare_channel(worst: &mut Worst, case: &Case, got: &Results, truth: &Results, channel: usize, indices: &[usize]) {
+fn compare_channel(
+    worst: &mut Worst,
+    (case, preactivations): (&Case, &[Vec<f64>; 2]),
+    got: &Results,
+    truth: &Results,
+    channel: usize,
+    indices: &[usize],
+) {
     let count = indices.len() as f64;
     let path = 2.0 + count.log2();
     let values = || indices.iter().map(|&index| f64::from(case.input[index]));
@@ -137,26 +176,52 @@ fn compare_channel(worst: &mut Worst, case: &Case, got: &Results, truth: &Result
         inverse_relative_error: 4.0 * U,
     };
 
+    if let (Some(got), Some(truth)) = (got.health.get(channel), truth.health.get(channel)) {
+        assert_eq!(got, truth, "health of channel {channel}");
+    }
+
     let gamma = case.gamma.as_ref().map_or(1.0, |gamma| f64::from(gamma[channel]));
     let beta = case.beta.as_ref().map_or(0.0, |beta| f64::from(beta[channel]));
-    for (normalizer, got, truth, name) in
-        [(&batch, &got.output, &truth.output, "output"), (&frozen, &got.inference, &truth.inference, "inference")]
-    {
+    let element = case.element;
+    let smooth = !case.activation.is_piecewise_linear();
+    // How far off the pre-activation is, and the largest of it.
+    let preactivation = |normalizer: &Normalizer| {
         let normalised = |index: usize| (f64::from(case.input[index]) - normalizer.mean) * normalizer.inverse;
         let largest = indices.iter().map(|&index| normalised(index).abs()).fold(0.0, f64::max);
+        let added = case
+            .residual
+            .as_ref()
+            .map_or(0.0, |residual| indices.iter().map(|&index| f64::from(residual[index]).abs()).fold(0.0, f64::max));
         let error =
             normalizer.mean_error * normalizer.inverse + largest * (normalizer.inverse_relative_error + 4.0 * U);
-        let tolerance = gamma.abs() * error + 4.0 * U * (beta.abs() + gamma.abs() * largest);
+        let magnitude = beta.abs() + gamma.abs() * largest + added;
+        (gamma.abs() * error + 4.0 * U * magnitude, magnitude)
+    };
+    for (normalizer, frozen, (got, got_mask), (truth, truth_mask), name) in [
+        (&batch, false, (&got.output, &got.mask), (&truth.output, &truth.mask), "output"),
+        (&frozen, true, (&got.inference, &got.inference_mask), (&truth.inference, &truth.inference_mask), "inference"),
+    ] {
+        let (error, magnitude) = preactivation(normalizer);
+        let tolerance = match case.activation {
+            Activation::Identity => error,
+            _ if smooth => LARGEST_DERIVATIVE * error + EVALUATION * magnitude.max(1.0),
+            _ => error + 2.0 * U * magnitude,
+        };
         for &index in indices {
-            worst.see(name, index, got[index], truth[index], tolerance);
+            worst.see_element(name, index, (element, got), truth, tolerance);
+            let bit = |mask: &[u32]| mask.get(index / 32).map(|word| word >> (index % 32) & 1);
+            // Near 0 either sign will do; the gradient is 0 there.
+            let near = case.output_gradient[index] == 0.0;
+            assert!(near || bit(got_mask) == bit(truth_mask), "mask of {name}[{index}], frozen: {frozen}");
         }
     }
 
-    for (normalizer, through_statistics, input, gamma_gradient, beta_gradient) in [
+    for (normalizer, through_statistics, input, residual, gamma_gradient, beta_gradient) in [
         (
             &batch,
             true,
             (&got.input_gradient, &truth.input_gradient),
+            (&got.residual_gradient, &truth.residual_gradient),
             (&got.gamma_gradient, &truth.gamma_gradient),
             (&got.beta_gradient, &truth.beta_gradient),
         ),
@@ -164,19 +229,33 @@ fn compare_channel(worst: &mut Worst, case: &Case, got: &Results, truth: &Result
             &frozen,
             false,
             (&got.frozen_input_gradient, &truth.frozen_input_gradient),
+            (&got.frozen_residual_gradient, &truth.frozen_residual_gradient),
             (&got.frozen_gamma_gradient, &truth.frozen_gamma_gradient),
             (&got.frozen_beta_gradient, &truth.frozen_beta_gradient),
         ),
     ] {
         let normalised = |index: usize| (f64::from(case.input[index]) - normalizer.mean) * normalizer.inverse;
-        let gradient = |index: usize| f64::from(case.output_gradient[index]);
+        // h, the gradient before the activation.
+        let gradient = |index: usize| {
+            let g = f64::from(case.output_gradient[index]);
+            let t = preactivations[usize::from(!through_statistics)].get(index);
+            t.map_or(g, |&t| if g == 0.0 { 0.0 } else { g * case.activation.derivative(t) })
+        };
+        let (t_error, t_magnitude) = preactivation(normalizer);
+        // How far off h is.
+        let h_error = |index: usize| {
+            let g = f64::from(case.output_gradient[index]).abs();
+            if smooth { g * (t_error + EVALUATION * t_magnitude.max(1.0)) } else { U * g }
+        };
+        let h_error = |index: usize| if case.activation == Activation::Identity { 0.0 } else { h_error(index) };
         let total = |f: &dyn Fn(usize) -> f64| indices.iter().map(|&index| f(index)).sum::<f64>();
         let largest = |f: &dyn Fn(usize) -> f64| indices.iter().map(|&index| f(index).abs()).fold(0.0, f64::max);
         let (sum, product) = (total(&|i| gradient(i)), total(&|i| gradient(i) * normalised(i)));
         let magnitude = total(&|i| gradient(i).abs());
         let product_magnitude = total(&|i| (gradient(i) * normalised(i)).abs());
-        let sum_error = U * path * magnitude;
-        let product_error = U * (path + 6.0) * product_magnitude
+        let sum_error = U * path * magnitude + total(&h_error);
+        let product_error = total(&|i| h_error(i) * normalised(i).abs())
+            + U * (path + 6.0) * product_magnitude
             + normalizer.inverse_relative_error * product.abs()
             + normalizer.mean_error * normalizer.inverse * sum.abs();
         // Accumulation adds one rounding of the sum with what was there, at most 3 in magnitude.
@@ -204,16 +283,20 @@ fn compare_channel(worst: &mut Worst, case: &Case, got: &Results, truth: &Result
                 + sum_error / count
                 + farthest * product_error / count
                 + x_error * product.abs() / count;
-            (inner, error)
+            (inner, error + largest(&h_error))
         } else {
-            (highest, 2.0 * U * highest)
+            (highest, 2.0 * U * highest + largest(&h_error))
         };
         let scale = gamma.abs() * normalizer.inverse;
         let tolerance = scale * (inner_error + (normalizer.inverse_relative_error + 4.0 * U) * inner) + accumulation;
         for &index in indices {
             let truth = input.1[index];
             let tolerance = if case.accumulates { tolerance + U * f64::from(truth).abs() } else { tolerance };
-            worst.see("input_gradient", index, input.0[index], truth, tolerance);
+            worst.see_element("input_gradient", index, (element, input.0), input.1, tolerance);
+            if let Some(&truth) = residual.1.get(index) {
+                let tolerance = h_error(index) + accumulation + U * f64::from(truth).abs();
+                worst.see_element("residual_gradient", index, (element, residual.0), residual.1, tolerance);
+            }
         }
     }
 }

@@ -1,5 +1,13 @@
 //! Devices against the reference: every operation, on every adapter of the machine.
 
+mod activation_mask;
+mod element_types;
+mod faults;
+mod folding;
+mod in_place;
+mod output_backward;
+mod population;
+
 use std::sync::Arc;
 
 use crate::common::case::{Case, POISON, Results};
@@ -9,8 +17,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::{
-    BackwardBuffers, BatchNorm, Convention, Family, Gradient, Kernels, KernelsDescriptor, Momentum, Operation, Plan,
-    RunningStatistics, ShaderChecks, Shape, Strategies, Strategy, TrainingBuffers,
+    AdapterClass, BackwardBuffers, BatchNorm, Convention, ElementType, Error, Family, Gradient, Kernels,
+    KernelsDescriptor, Momentum, Operation, Plan, RunningStatistics, ShaderChecks, Shape, Strategies, Strategy,
+    TrainingBuffers,
 };
 
 /// What stands between the slices of a pooled buffer.
@@ -184,7 +193,9 @@ fn every_combination_of_optional_parts_meets_the_reference() {
     let (targets, _turn) = targets();
     for target in targets {
         let mut worst = Worst::default();
-        for seed in 0..150 {
+        // Software drivers take seconds to compile what one case needs, so plans for other machines take fewer cases.
+        let seeds = if target.kernels.profile().class == AdapterClass::Cpu { 0..40 } else { 40..52 };
+        for seed in seeds {
             let mut rng = StdRng::seed_from_u64(seed);
             let mut shape: Vec<usize> = vec![rng.random_range(1..9), rng.random_range(1..20)];
             shape.extend((0..rng.random_range(0..4)).map(|_| rng.random_range(1..12)));
@@ -196,8 +207,15 @@ fn every_combination_of_optional_parts_meets_the_reference() {
             let case = Case::arbitrary(&shape, layout, seed);
             let truth = case.run_reference().unwrap();
             let pins = strategies_of(target, &case);
-            let pin = pins.get(rng.random_range(0..pins.len().max(1))).copied().unwrap_or_default();
-            let got = case.run_device_with(target, pin).unwrap();
+            let mut pin = pins.get(rng.random_range(0..pins.len().max(1))).copied().unwrap_or_default();
+            if case.element != ElementType::F32 {
+                pin.inference = None;
+            }
+            let got = match case.run_device_with(target, pin) {
+                // What binds more tensors is carried out by splits only.
+                Err(Error::StrategyNotServed { .. }) => case.run_device(target).unwrap(),
+                got => got.unwrap(),
+            };
             let found = compare(&case, &got, &truth);
             assert!(found.ratio <= 1.0, "{target}: seed {seed} {shape:?} {layout:?} {pin:?}: {found:?} in {case:?}");
             if found.ratio > worst.ratio {
@@ -502,8 +520,6 @@ fn slices_of_one_pooled_buffer_give_the_same_bits_as_separate_buffers() {
                 .bind_training(
                     &plan,
                     &TrainingBuffers {
-                        input: slice(&input),
-                        output: slice(&output),
                         gamma: Some(slice(&gamma)),
                         beta: Some(slice(&beta)),
                         running: Some(RunningStatistics {
@@ -512,7 +528,7 @@ fn slices_of_one_pooled_buffer_give_the_same_bits_as_separate_buffers() {
                             batches_tracked: None,
                         }),
                         saved: Some(slice(&saved)),
-                        workspace: slice(&workspace),
+                        ..TrainingBuffers::new(slice(&input), slice(&output), slice(&workspace))
                     },
                 )
                 .unwrap();
@@ -520,14 +536,12 @@ fn slices_of_one_pooled_buffer_give_the_same_bits_as_separate_buffers() {
                 .bind_backward(
                     &plan,
                     &BackwardBuffers {
-                        input: slice(&input),
-                        output_gradient: slice(&dy),
                         gamma: Some(slice(&gamma)),
                         saved: Some(slice(&saved)),
                         input_gradient: Some(Gradient::Overwrite(slice(&dx))),
                         gamma_gradient: Some(Gradient::Overwrite(slice(&dgamma))),
                         beta_gradient: Some(Gradient::Overwrite(slice(&dbeta))),
-                        workspace: slice(&workspace),
+                        ..BackwardBuffers::new(slice(&input), slice(&dy), slice(&workspace))
                     },
                 )
                 .unwrap();
@@ -575,17 +589,16 @@ fn the_running_update_is_a_switch_and_steps_can_be_recorded_again() {
             .bind_training(
                 &plan,
                 &TrainingBuffers {
-                    input: input.slice(..plan.tensor_size()),
-                    output: output.slice(..plan.tensor_size()),
-                    gamma: None,
-                    beta: None,
                     running: Some(RunningStatistics {
                         mean: mean.slice(vector),
                         variance: variance.slice(vector),
                         batches_tracked: Some(tracked.slice(..4)),
                     }),
-                    saved: None,
-                    workspace: workspace.slice(..),
+                    ..TrainingBuffers::new(
+                        input.slice(..plan.tensor_size()),
+                        output.slice(..plan.tensor_size()),
+                        workspace.slice(..),
+                    )
                 },
             )
             .unwrap();

@@ -6,9 +6,6 @@ var<storage, read> input: array<f32>;
 /// Components past the end repeat the last element; the caller masks them.
 fn load_input(unit: u32) -> vec4<f32> {
     let at = 4u * unit;
-    if at + 3u < params.elements {
-        return vec4<f32>(input[at], input[at + 1u], input[at + 2u], input[at + 3u]);
-    }
     let last = params.elements - 1u;
-    return vec4<f32>(input[min(at, last)], input[min(at + 1u, last)], input[min(at + 2u, last)], input[last]);
+    return vec4<f32>(input[min(at, last)], input[min(at + 1u, last)], input[min(at + 2u, last)], input[min(at + 3u, last)]);
 }

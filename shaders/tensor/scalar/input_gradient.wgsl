@@ -1,28 +1,27 @@
 // The input gradient tensor, f32, by elements: where units are shared with neighbours, who write their elements at the same
-// time, or do not exist in full. Overwritten or added to. A store to a component of a vector may touch the whole vector, so
-// vectors will not do.
+// time, or do not exist in full. A store to a component of a vector may touch the whole vector, so vectors will not do. Overwritten or added to.
 
 @group(0) @binding(4)
 var<storage, read_write> input_gradient: array<f32>;
 
 /// Stores the elements with a true mask, or adds to them.
-fn store_mapped_masked(unit: u32, values: vec4<f32>, mask: vec4<bool>) {
+fn store_input_gradient_masked(unit: u32, values: vec4<f32>, mask: vec4<bool>) {
     let at = 4u * unit;
     if mask.x {
-        store_element(at, values.x);
+        store_input_gradient_element(at, values.x);
     }
     if mask.y {
-        store_element(at + 1u, values.y);
+        store_input_gradient_element(at + 1u, values.y);
     }
     if mask.z {
-        store_element(at + 2u, values.z);
+        store_input_gradient_element(at + 2u, values.z);
     }
     if mask.w {
-        store_element(at + 3u, values.w);
+        store_input_gradient_element(at + 3u, values.w);
     }
 }
 
-fn store_element(at: u32, value: f32) {
+fn store_input_gradient_element(at: u32, value: f32) {
     if has(ACCUMULATES_INPUT_GRADIENT) {
         input_gradient[at] += value;
     } else {

@@ -6,9 +6,6 @@ var<storage, read> output_gradient: array<f32>;
 /// Components past the end repeat the last element; the caller masks them.
 fn load_output_gradient(unit: u32) -> vec4<f32> {
     let at = 4u * unit;
-    if at + 3u < params.elements {
-        return vec4<f32>(output_gradient[at], output_gradient[at + 1u], output_gradient[at + 2u], output_gradient[at + 3u]);
-    }
     let last = params.elements - 1u;
-    return vec4<f32>(output_gradient[min(at, last)], output_gradient[min(at + 1u, last)], output_gradient[min(at + 2u, last)], output_gradient[last]);
+    return vec4<f32>(output_gradient[min(at, last)], output_gradient[min(at + 1u, last)], output_gradient[min(at + 2u, last)], output_gradient[min(at + 3u, last)]);
 }

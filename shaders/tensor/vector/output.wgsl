@@ -3,6 +3,6 @@
 @group(0) @binding(2)
 var<storage, read_write> output: array<vec4<f32>>;
 
-fn store_mapped(unit: u32, values: vec4<f32>) {
+fn store_output(unit: u32, values: vec4<f32>) {
     output[unit] = values;
 }

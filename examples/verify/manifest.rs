@@ -1,0 +1,330 @@
+//! Reads the manifest: the list of cases, and what its fields say of each.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use wgpu_batch_norm::{
+    Activation, Convention, ElementType, Layout, Momentum, OneSamplePolicy, Problem, RunningVariance,
+};
+
+use crate::case::{Operations, Rejection};
+
+/// Every tensor that is read or compared, but for those with a prefix.
+const KNOWN_TENSORS: [&str; 26] = [
+    "x",
+    "weight",
+    "bias",
+    "running_mean",
+    "running_var",
+    "residual",
+    "dy",
+    "y",
+    "save_mean",
+    "save_invstd",
+    "save_var",
+    "new_running_mean",
+    "new_running_var",
+    "dx",
+    "dresidual",
+    "dweight",
+    "dbias",
+    "x_sample",
+    "dy_sample",
+    "y_sample",
+    "dx_sample",
+    "sample_index",
+    "y_channel_sum",
+    "y_channel_sumsq",
+    "dx_channel_sum",
+    "dx_channel_sumsq",
+];
+
+/// One case of the manifest, not loaded yet.
+#[derive(Debug)]
+pub struct Entry {
+    pub name: String,
+    pub source: String,
+    pub operation: String,
+    /// The manifest's fields, or why they could not be read.
+    pub fields: Result<Map<String, Value>, String>,
+}
+
+/// Reads the manifest of a folder.
+///
+/// # Errors
+/// A message when there is no manifest or it is no list. A case that cannot be read becomes an entry that says so.
+pub fn read_manifest(folder: &Path) -> Result<Vec<Entry>, String> {
+    let path = folder.join("manifest.json");
+    let bytes = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let text = quote_constants(&text);
+    match serde_json::from_str(&text) {
+        Ok(Value::Array(cases)) => Ok(cases.into_iter().enumerate().map(|(i, case)| entry(i + 1, Ok(case))).collect()),
+        Ok(_) => Err(format!("{}: not a JSON array", path.display())),
+        // One case per line, so that one broken case does not hide the others.
+        Err(error) => {
+            if !text.trim_start().starts_with('[') {
+                return Err(format!("{}: {error}", path.display()));
+            }
+            let line = |line: &str| line.trim().trim_start_matches('[').trim_end_matches([',', ']']).trim().to_owned();
+            let lines = text.lines().map(line).enumerate().filter(|(_, line)| !line.is_empty());
+            let entries: Vec<_> = lines.map(|(i, line)| entry(i + 1, serde_json::from_str(&line))).collect();
+            if entries.is_empty() { Err(format!("{}: {error}", path.display())) } else { Ok(entries) }
+        }
+    }
+}
+
+/// Puts quotes around the bare NaN and Infinity that some writers emit, so that only the case that uses one fails.
+fn quote_constants(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len());
+    let (mut rest, mut in_string) = (text, false);
+    while let Some(character) = rest.chars().next() {
+        let constant = ["NaN", "Infinity", "-Infinity"].into_iter().find(|constant| rest.starts_with(constant));
+        let length = match constant {
+            Some(constant) if !in_string => {
+                quoted.extend(["\"", constant, "\""]);
+                constant.len()
+            }
+            _ => {
+                in_string ^= character == '"';
+                let escaped = rest[character.len_utf8()..].chars().next().filter(|_| in_string && character == '\\');
+                let length = character.len_utf8() + escaped.map_or(0, char::len_utf8);
+                quoted.push_str(&rest[..length]);
+                length
+            }
+        };
+        rest = &rest[length..];
+    }
+    quoted
+}
+
+fn entry(position: usize, case: serde_json::Result<Value>) -> Entry {
+    let fields = match case {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err("the manifest's entry is no JSON object".to_owned()),
+        Err(error) => Err(format!("the manifest's entry is not valid JSON: {error}")),
+    };
+    let text = |name: &str| fields.as_ref().ok().and_then(|fields| fields.get(name)?.as_str()).map(str::to_owned);
+    Entry {
+        name: text("name").unwrap_or_else(|| format!("entry {position} of the manifest")),
+        source: text("source").unwrap_or_else(|| "unknown".into()),
+        operation: text("op").unwrap_or_else(|| "unknown".into()),
+        fields,
+    }
+}
+
+/// The manifest's fields of one case.
+pub struct Fields<'a>(pub &'a Map<String, Value>);
+
+impl Fields<'_> {
+    /// The field; null when it is absent.
+    pub fn get(&self, name: &str) -> &Value {
+        self.0.get(name).unwrap_or(&Value::Null)
+    }
+
+    pub fn invalid(&self, name: &str) -> Rejection {
+        Rejection::Malformed(match self.get(name) {
+            Value::Null => format!("manifest: `{name}` is missing"),
+            value => format!("manifest: `{name}` is {value}"),
+        })
+    }
+
+    /// The field as text; another value as it is written.
+    pub fn text(&self, name: &str) -> String {
+        self.get(name).as_str().map_or_else(|| self.get(name).to_string(), str::to_owned)
+    }
+
+    pub fn number(&self, name: &str) -> Result<f64, Rejection> {
+        self.get(name).as_f64().ok_or_else(|| self.invalid(name))
+    }
+
+    /// The texts of a list; empty when the field is absent.
+    pub fn texts(&self, name: &str) -> Result<Vec<&str>, Rejection> {
+        match self.get(name) {
+            Value::Null => Ok(Vec::new()),
+            Value::Array(values) => {
+                values.iter().map(Value::as_str).collect::<Option<_>>().ok_or_else(|| self.invalid(name))
+            }
+            _ => Err(self.invalid(name)),
+        }
+    }
+
+    pub fn shape(&self) -> Result<Vec<usize>, Rejection> {
+        let dimension = |value: &Value| value.as_u64().and_then(|value| usize::try_from(value).ok());
+        let values = self.get("shape").as_array().and_then(|values| values.iter().map(dimension).collect());
+        values.ok_or_else(|| self.invalid("shape"))
+    }
+
+    /// The element type that a field names; `None` for one that is not built.
+    pub fn element(&self, name: &str) -> Option<ElementType> {
+        let text = self.text(name);
+        ElementType::ALL.into_iter().find(|element| element.to_string() == text)
+    }
+
+    /// The activation, null for none; `None` for one that is not built.
+    pub fn activation(&self) -> Result<Option<Activation>, Rejection> {
+        Ok(Some(match self.text("activation").as_str() {
+            "null" => Activation::Identity,
+            "relu" => Activation::Relu,
+            "leaky_relu" => Activation::LeakyRelu { slope: self.number("slope")? },
+            "silu" => Activation::Silu,
+            "gelu" => Activation::Gelu,
+            "gelu_tanh" => Activation::GeluTanh,
+            _ => return Ok(None),
+        }))
+    }
+
+    /// Everything the case needs that is not built, by name.
+    pub fn unsupported(&self) -> Result<Vec<String>, Rejection> {
+        if let Some(name) = ["dtype", "layout", "op"].into_iter().find(|name| self.get(name).is_null()) {
+            return Err(self.invalid(name));
+        }
+        let mut names = Vec::new();
+        if self.element("dtype").is_none() {
+            names.push(format!("element type {}", self.text("dtype")));
+        }
+        // null: the case has no parameters.
+        if !self.get("param_dtype").is_null() && self.element("param_dtype").is_none() {
+            names.push(format!("{} parameters", self.text("param_dtype")));
+        }
+        if self.activation()?.is_none() {
+            names.push(format!("activation {}", self.text("activation")));
+        }
+        let known = |tensor: &str| match tensor.split_once('.') {
+            Some((prefix, _)) => ["atol", "tight", "native", "upstream"].contains(&prefix),
+            None => KNOWN_TENSORS.contains(&tensor),
+        };
+        for tensor in self.texts("tensors")? {
+            // An input that is not read, or a result that is not compared, would make a pass mean nothing.
+            if !known(tensor) {
+                names.push(format!("tensor `{tensor}`"));
+            }
+        }
+        if layout(&self.text("layout")).is_none() {
+            names.push(format!("layout {}", self.text("layout")));
+        }
+        match self.text("running_var_correction").as_str() {
+            "unbiased" | "biased" | "null" => {}
+            correction => names.push(format!("running variance correction {correction}")),
+        }
+        Ok(names)
+    }
+
+    /// The operations to run, or the names of unknown ones.
+    pub fn operations(&self) -> Result<Operations, Rejection> {
+        let mut listed = self.texts("ops")?;
+        let widest = self.text("op");
+        if !listed.contains(&widest.as_str()) {
+            listed.push(&widest);
+        }
+        let mut operations = Operations::default();
+        for operation in listed {
+            match operation {
+                "forward_training" => operations.forward_training = true,
+                "backward_training" => operations.backward_training = true,
+                "forward_inference" => operations.forward_inference = true,
+                "backward_inference" => operations.backward_inference = true,
+                other => return Err(Rejection::Unsupported(format!("operation {other}"))),
+            }
+        }
+        let training = operations.forward_training || operations.backward_training;
+        let inference = operations.forward_inference || operations.backward_inference;
+        if training && inference {
+            return Err(Rejection::Malformed("both training and inference, but only one set of results".into()));
+        }
+        Ok(operations)
+    }
+
+    pub fn batches_tracked(&self) -> Result<Option<u32>, Rejection> {
+        match self.get("num_batches_tracked") {
+            Value::Null => Ok(None),
+            value => {
+                let count = value.as_u64().and_then(|count| u32::try_from(count).ok());
+                count.map(Some).ok_or_else(|| self.invalid("num_batches_tracked"))
+            }
+        }
+    }
+
+    /// The convention; the momentum matters only where running statistics are updated.
+    pub fn convention(&self, problem: Problem, updates_running: bool) -> Result<Convention, Rejection> {
+        let momentum = match (self.get("momentum"), self.get("num_batches_tracked")) {
+            _ if !updates_running => Convention::pytorch().momentum,
+            (Value::Null, Value::Number(_)) => Momentum::CumulativeAverage,
+            (_, _) if !self.get("effective_momentum").is_null() => {
+                Momentum::WeightOfNew(self.number("effective_momentum")?)
+            }
+            (_, _) => Momentum::WeightOfNew(self.number("momentum")?),
+        };
+        let running_variance = match self.text("running_var_correction").as_str() {
+            "biased" => RunningVariance::Population,
+            _ => RunningVariance::Unbiased,
+        };
+        let one_sample =
+            if problem.count() == 1 { OneSamplePolicy::PopulationVariance } else { OneSamplePolicy::default() };
+        let epsilon = self.number("eps")?;
+        Ok(Convention { epsilon, momentum, running_variance, one_sample, ..Convention::pytorch() })
+    }
+}
+
+/// The rank and the layout of a layout's name.
+pub fn layout(name: &str) -> Option<(usize, Layout)> {
+    match name {
+        "NC" | "NCL" | "NCHW" | "NCDHW" => Some((name.len(), Layout::ChannelsFirst)),
+        "NLC" | "NHWC" | "NDHWC" => Some((name.len(), Layout::ChannelsLast)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bare_constants_are_quoted_outside_of_texts_only() {
+        let text = r#"[{"a": NaN, "b": -Infinity, "c\"NaN": "Infinity é \\", "d": Infinity}]"#;
+        let expected = r#"[{"a": "NaN", "b": "-Infinity", "c\"NaN": "Infinity é \\", "d": "Infinity"}]"#;
+        assert_eq!(quote_constants(text), expected);
+    }
+
+    #[test]
+    fn layouts_are_read_by_name() {
+        assert_eq!(layout("NC"), Some((2, Layout::ChannelsFirst)));
+        assert_eq!(layout("NDHWC"), Some((5, Layout::ChannelsLast)));
+        assert_eq!(layout("CHWN"), None);
+    }
+
+    #[test]
+    fn what_is_not_built_is_named() {
+        let names =
+            |text: &str| Fields(serde_json::from_str::<Value>(text).unwrap().as_object().unwrap()).unsupported();
+        let all = r#"{"op": "forward_training", "dtype": "f64", "param_dtype": "i8", "activation": "mish",
+            "tensors": ["x", "residual", "atol.y", "y_histogram"], "layout": "CN", "running_var_correction": 7}"#;
+        let expected = [
+            "element type f64",
+            "i8 parameters",
+            "activation mish",
+            "tensor `y_histogram`",
+            "layout CN",
+            "running variance correction 7",
+        ];
+        assert_eq!(names(all).unwrap(), expected);
+        assert!(names(r#"{"op": "forward_training", "dtype": null, "layout": "NC"}"#).is_err());
+        assert!(
+            names(r#"{"op": "forward_training", "dtype": "bf16", "param_dtype": null, "layout": "NHWC"}"#)
+                .unwrap()
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn activations_are_read_by_name_and_a_leaky_one_needs_its_slope() {
+        let activation =
+            |text: &str| Fields(serde_json::from_str::<Value>(text).unwrap().as_object().unwrap()).activation();
+        assert_eq!(activation("{}").unwrap(), Some(Activation::Identity));
+        assert_eq!(activation(r#"{"activation": "gelu_tanh"}"#).unwrap(), Some(Activation::GeluTanh));
+        let leaky = activation(r#"{"activation": "leaky_relu", "slope": 0.25}"#).unwrap();
+        assert_eq!(leaky, Some(Activation::LeakyRelu { slope: 0.25 }));
+        assert!(activation(r#"{"activation": "leaky_relu"}"#).is_err());
+    }
+}

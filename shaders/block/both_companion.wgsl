@@ -1,0 +1,20 @@
+// What is read of the tensors per unit: the output gradient, the input and its companion.
+
+struct Unit {
+    g: vec4<f32>,
+    x: vec4<f32>,
+    companion: vec4<f32>,
+}
+
+fn load_unit(unit: u32) -> Unit {
+    return Unit(load_output_gradient(unit), load_input(unit), companion_at(unit));
+}
+
+/// Twelve loads in flight.
+fn load_block(units: vec4<u32>) -> Block {
+    let a = load_unit(units.x);
+    let b = load_unit(units.y);
+    let c = load_unit(units.z);
+    let d = load_unit(units.w);
+    return Block(a, b, c, d);
+}

@@ -1,0 +1,104 @@
+// The activation, and the way of a gradient back through it. Which one is a constant of the pipeline.
+
+override ACTIVATION: u32;
+
+const IDENTITY: u32 = 0u;
+const RELU: u32 = 1u;
+const LEAKY_RELU: u32 = 2u;
+const SILU: u32 = 3u;
+const GELU: u32 = 4u;
+const GELU_TANH: u32 = 5u;
+
+/// Beyond, the tail of the normal distribution is below the smallest normal f32.
+const NORMAL_TAIL: f32 = 13.0;
+const SQRT_HALF: f32 = 0.70710678;
+const SQRT_2_OVER_PI: f32 = 0.79788456;
+const INVERSE_SQRT_2_PI: f32 = 0.39894228;
+
+/// f(t). Selections, so that a NaN stays one.
+fn activated(t: vec4<f32>) -> vec4<f32> {
+    if ACTIVATION == RELU {
+        return select(t, vec4<f32>(), t <= vec4<f32>());
+    }
+    if ACTIVATION == LEAKY_RELU {
+        return select(t, params.slope * t, t <= vec4<f32>());
+    }
+    if ACTIVATION == SILU {
+        return t * logistic(t);
+    }
+    if ACTIVATION == GELU {
+        return t * normal_distribution(t);
+    }
+    if ACTIVATION == GELU_TANH {
+        return t * logistic(gelu_argument(t));
+    }
+    return t;
+}
+
+/// g·f'(t).
+fn through_activation(g: vec4<f32>, t: vec4<f32>) -> vec4<f32> {
+    if ACTIVATION == SILU {
+        let s = logistic(t);
+        return g * (s * (1.0 + t * (1.0 - s)));
+    }
+    if ACTIVATION == GELU {
+        let c = clamp(t, vec4<f32>(-NORMAL_TAIL), vec4<f32>(NORMAL_TAIL));
+        return g * (normal_distribution(t) + c * (INVERSE_SQRT_2_PI * exp(-0.5 * c * c)));
+    }
+    if ACTIVATION == GELU_TANH {
+        let s = logistic(gelu_argument(t));
+        let c = clamp(t, vec4<f32>(-30.0), vec4<f32>(30.0));
+        let slope = 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044715 * c * c);
+        return g * (s + c * (slope * (s * (1.0 - s))));
+    }
+    return through_sign(g, t <= vec4<f32>());
+}
+
+/// g·f'(t) where the sign of t is enough to know.
+fn through_sign(g: vec4<f32>, not_positive: vec4<bool>) -> vec4<f32> {
+    if ACTIVATION == RELU {
+        return select(g, vec4<f32>(), not_positive);
+    }
+    if ACTIVATION == LEAKY_RELU {
+        return select(g, params.slope * g, not_positive);
+    }
+    return g;
+}
+
+/// f⁻¹(y), where there is one: for the identity and a leaky ReLU.
+fn inverse_activation(y: vec4<f32>) -> vec4<f32> {
+    if ACTIVATION == LEAKY_RELU {
+        return select(y, y / params.slope, y <= vec4<f32>());
+    }
+    return y;
+}
+
+/// 1/(1 + exp(−t)), within what exp has a value for; 0 below, so that its product with a large t is 0 too.
+fn logistic(t: vec4<f32>) -> vec4<f32> {
+    let value = 1.0 / (1.0 + exp(-clamp(t, vec4<f32>(-87.0), vec4<f32>(87.0))));
+    return select(value, vec4<f32>(), t < vec4<f32>(-87.0));
+}
+
+/// The distribution function of the standard normal, through the scaled complementary error function of |t|/√2: a
+/// polynomial in 1/(1 + 0.4·|t|/√2), fitted by Chebyshev interpolation to 3e-8.
+fn normal_distribution(t: vec4<f32>) -> vec4<f32> {
+    let z = min(abs(t), vec4<f32>(NORMAL_TAIL)) * SQRT_HALF;
+    let w = 1.0 / (1.0 + 0.4 * z);
+    var scaled = vec4<f32>(0.0812508204);
+    scaled = scaled * w - 0.430570378;
+    scaled = scaled * w + 0.764581022;
+    scaled = scaled * w - 0.474122075;
+    scaled = scaled * w + 0.485416708;
+    scaled = scaled * w + 0.102947706;
+    scaled = scaled * w + 0.247173963;
+    scaled = scaled * w + 0.223200345;
+    scaled = scaled * w + 0.000121888836;
+    let tail = select(0.5 * scaled * exp(-z * z), vec4<f32>(), abs(t) > vec4<f32>(NORMAL_TAIL));
+    return select(tail, 1.0 - tail, t > vec4<f32>());
+}
+
+/// Twice the argument of tanh, since (1 + tanh u)/2 is the logistic function of 2u.
+fn gelu_argument(t: vec4<f32>) -> vec4<f32> {
+    let c = clamp(t, vec4<f32>(-30.0), vec4<f32>(30.0));
+    return 2.0 * SQRT_2_OVER_PI * (c + 0.044715 * c * c * c);
+}

@@ -1,0 +1,12 @@
+// x̂ and the gradient before the activation, h, from the output, which stands where the input otherwise does.
+
+/// (f⁻¹(y) − beta) / gamma; where gamma is 0 the output knows nothing of x̂, and 0 stands for it.
+fn normalized_input(basis: Basis, values: Unit) -> vec4<f32> {
+    let shifted = inverse_activation(values.x) - basis.beta;
+    let absent = basis.gamma == vec4<f32>();
+    return select(shifted / select(basis.gamma, vec4<f32>(1.0), absent), vec4<f32>(), absent);
+}
+
+fn gradient_of(basis: Basis, values: Unit) -> vec4<f32> {
+    return through_sign(values.g, values.x <= vec4<f32>());
+}

@@ -1,0 +1,5 @@
+// Stores the results of the elements with a true mask.
+
+fn store_mapped_masked(unit: u32, values: Mapped, mask: vec4<bool>) {
+    store_input_gradient_masked(unit, values.dx, mask);
+}

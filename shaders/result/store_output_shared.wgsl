@@ -1,0 +1,5 @@
+// Stores the results of the elements with a true mask.
+
+fn store_mapped_masked(unit: u32, values: Mapped, mask: vec4<bool>) {
+    store_output_masked(unit, values.y, mask);
+}

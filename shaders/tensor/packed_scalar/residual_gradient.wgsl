@@ -1,0 +1,21 @@
+// The residual gradient tensor, 16 bits an element, for element counts that are no multiple of four: the last unit is partial. Overwritten or added to.
+
+@group(0) @binding(16)
+var<storage, read_write> residual_gradient: array<u32>;
+
+/// Stores the elements with a true mask, which are the first ones of the unit, or adds to them. What shares a word with the last is 0.
+fn store_residual_gradient_masked(unit: u32, values: vec4<f32>, mask: vec4<bool>) {
+    let at = 2u * unit;
+    var results = values;
+    if has(ACCUMULATES_RESIDUAL_GRADIENT) {
+        let last = (params.elements - 1u) / 2u;
+        results += unpacked(vec2<u32>(residual_gradient[min(at, last)], residual_gradient[min(at + 1u, last)]));
+    }
+    let words = packed(select(vec4<f32>(), results, mask));
+    if mask.x {
+        residual_gradient[at] = words.x;
+    }
+    if mask.z {
+        residual_gradient[at + 1u] = words.y;
+    }
+}

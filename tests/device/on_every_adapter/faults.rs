@@ -1,0 +1,152 @@
+//! Channels that went wrong: the guard of running statistics, and the health report.
+
+use std::collections::HashSet;
+
+use crate::common::case::Case;
+use crate::common::{Target, targets};
+use wgpu_batch_norm::Layout::ChannelsFirst;
+use wgpu_batch_norm::{
+    BatchNorm, ChannelHealth, Convention, Momentum, NonFinitePolicy, RunningStatistics, Shape, Strategies, Strategy,
+    TrainingBuffers,
+};
+
+use super::strategies_of;
+
+const NAN: usize = 1;
+const INFINITE: usize = 2;
+const NEGATIVE_INFINITE: usize = 5;
+const CONSTANT: usize = 7;
+/// Finite values whose squares are not.
+const OVERFLOWING: usize = 38;
+const FAULTY: [usize; 4] = [NAN, INFINITE, NEGATIVE_INFINITE, OVERFLOWING];
+
+struct Trained {
+    mean: Vec<f32>,
+    variance: Vec<f32>,
+    tracked: u32,
+    health: Vec<ChannelHealth>,
+}
+
+/// Training alone: what is not under test need not be compiled.
+fn train(target: &Target, case: &Case, strategies: Strategies) -> Trained {
+    let gpu = &target.gpu;
+    let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor()).unwrap();
+    let plan = bn.plan_with(&Shape::new(&case.shape).unwrap(), strategies).unwrap();
+    let (input, output) = (gpu.upload("input", &case.input), gpu.zeroed("output", plan.tensor_size()));
+    let [mean, variance] = [&case.running_mean, &case.running_variance].map(|values| gpu.upload("running", values));
+    let tracked = gpu.upload("tracked", &[case.batches_tracked.unwrap_or(0)]);
+    let health = gpu.upload("health", &vec![!0_u32; case.channels()]);
+    let workspace = gpu.zeroed("workspace", plan.workspace_size());
+    let (tensor, vector) = (..plan.tensor_size(), ..plan.vector_size());
+    let step = bn
+        .bind_training(
+            &plan,
+            &TrainingBuffers {
+                running: Some(RunningStatistics {
+                    mean: mean.slice(vector),
+                    variance: variance.slice(vector),
+                    batches_tracked: Some(tracked.slice(..4)),
+                }),
+                health: Some(health.slice(..plan.health_size())),
+                ..TrainingBuffers::new(input.slice(tensor), output.slice(tensor), workspace.slice(..))
+            },
+        )
+        .unwrap();
+    gpu.submit(|pass| step.record(pass));
+    Trained {
+        mean: gpu.read(&mean, case.channels()),
+        variance: gpu.read(&variance, case.channels()),
+        tracked: gpu.read(&tracked, 1)[0],
+        health: gpu.read(&health, case.channels()),
+    }
+}
+
+/// A healthy batch but for a constant channel, and the same with a fault in some channels.
+fn healthy_and_faulty(shape: &[usize]) -> (Case, Case) {
+    let mut healthy = Case::random(shape, ChannelsFirst, 11);
+    healthy.batches_tracked = Some(3);
+    for index in 0..healthy.input.len() {
+        if healthy.channel(index) == CONSTANT {
+            healthy.input[index] = 0.3;
+        }
+    }
+    let mut faulty = healthy.clone();
+    for (channel, value) in [(NAN, f32::NAN), (INFINITE, f32::INFINITY), (NEGATIVE_INFINITE, f32::NEG_INFINITY)] {
+        let place = (0..faulty.input.len()).rfind(|&index| faulty.channel(index) == channel).unwrap();
+        faulty.input[place] = value;
+    }
+    for index in 0..faulty.input.len() {
+        if faulty.channel(index) == OVERFLOWING {
+            faulty.input[index] *= 1e25;
+        }
+    }
+    (healthy, faulty)
+}
+
+fn each_strategy(check: impl Fn(&Target, Strategies, &Case, &Case)) {
+    let (targets, _turn) = targets();
+    let mut seen = HashSet::new();
+    // Short rows, which every strategy serves but one, and long ones.
+    for shape in [&[6, 40, 4, 4][..], &[2, 40, 32]] {
+        let (healthy, faulty) = healthy_and_faulty(shape);
+        for target in targets {
+            let pins = strategies_of(target, &healthy).into_iter().map(|pin| pin.training);
+            for training in pins.collect::<HashSet<_>>() {
+                check(target, Strategies { training, ..Strategies::default() }, &healthy, &faulty);
+                seen.extend(training);
+            }
+        }
+    }
+    assert!(Strategy::ALL.iter().all(|strategy| seen.contains(strategy)), "not every strategy served: {seen:?}");
+}
+
+#[test]
+fn a_guard_keeps_faulty_batches_out_of_running_statistics_of_their_channels_alone() {
+    each_strategy(|target, strategies, healthy, faulty| {
+        for momentum in [Momentum::WeightOfNew(0.1), Momentum::CumulativeAverage] {
+            let with = |case: &Case, non_finite| {
+                let convention = Convention { momentum, non_finite, ..Convention::pytorch() };
+                train(target, &Case { convention, ..case.clone() }, strategies)
+            };
+            let clean = with(healthy, NonFinitePolicy::Update);
+            let guarded = with(faulty, NonFinitePolicy::SkipRunningUpdate);
+            let unguarded = with(faulty, NonFinitePolicy::Update);
+            let place = format!("{target}: {strategies:?} {momentum:?}");
+            // The batch is counted all the same.
+            assert_eq!([clean.tracked, guarded.tracked, unguarded.tracked], [4; 3], "{place}");
+            for channel in 0..healthy.channels() {
+                let of = |trained: &Trained| [trained.mean[channel], trained.variance[channel]].map(f32::to_bits);
+                let before = [healthy.running_mean[channel], healthy.running_variance[channel]].map(f32::to_bits);
+                assert_ne!(of(&clean), before, "{place}: channel {channel} of a healthy batch is updated");
+                if FAULTY.contains(&channel) {
+                    assert_eq!(of(&guarded), before, "{place}: channel {channel} stays");
+                    assert!(!unguarded.variance[channel].is_finite(), "{place}: channel {channel} without a guard");
+                    let mean_is_finite = unguarded.mean[channel].is_finite();
+                    assert_eq!(mean_is_finite, channel == OVERFLOWING, "{place}: mean of channel {channel}");
+                } else {
+                    assert_eq!(of(&guarded), of(&clean), "{place}: channel {channel} is none of the faulty ones");
+                    assert_eq!(of(&unguarded), of(&clean), "{place}: channel {channel} is none of the faulty ones");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn health_names_channels_that_are_not_finite_and_channels_that_are_constant() {
+    each_strategy(|target, strategies, healthy, faulty| {
+        for case in [healthy, faulty] {
+            let health = train(target, case, strategies).health;
+            for (channel, health) in health.into_iter().enumerate() {
+                let expected = match channel {
+                    CONSTANT => ChannelHealth::ZERO_VARIANCE,
+                    _ if FAULTY.contains(&channel) && std::ptr::eq(case, faulty) => ChannelHealth::NON_FINITE,
+                    _ => 0,
+                };
+                assert_eq!(health, ChannelHealth(expected), "{target}: {strategies:?}: channel {channel}");
+                assert_eq!(health.is_finite(), expected != ChannelHealth::NON_FINITE);
+                assert_eq!(health.is_constant(), channel == CONSTANT);
+            }
+        }
+    });
+}
