@@ -63,7 +63,8 @@ impl Activation {
     pub(crate) fn check_invertible(self) -> Result<(), Error> {
         match self {
             Self::Identity => Ok(()),
-            Self::LeakyRelu { slope } if slope as f32 > 0.0 => Ok(()),
+            // A device may take a slope below the smallest normal number for 0.
+            Self::LeakyRelu { slope } if slope as f32 >= f32::MIN_POSITIVE => Ok(()),
             _ => Err(Error::NotInvertible { activation: self }),
         }
     }

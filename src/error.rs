@@ -63,7 +63,8 @@ pub enum Error {
         /// What backward was given.
         from: ActivationSource,
     },
-    /// The residual's gradient was asked for through an activation that is recomputed without the residual.
+    /// The residual's gradient was asked for through an activation that is recomputed without the residual. Devices refuse
+    /// what is most likely a slice that was forgotten; the reference gives the gradient before the activation.
     #[error(
         "`residual_gradient` through a recomputed activation needs the residual: give `ActivationState::Recompute` the tensor \
          that forward added, or give the activation's derivative another source"

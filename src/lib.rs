@@ -56,7 +56,8 @@
 //! | the same | a gamma of 0 | the reference: [`Error::ZeroGamma`]; a device, which cannot be asked: that channel's dγ is 0 |
 //! | dx in the place of dy | accumulation | [`Error::InPlaceAccumulation`] |
 //! | y in the place of z, dz in the place of dy | | [`Error::OverlappingBuffers`] |
-//! | a pinned strategy of one dispatch | a residual, a mask, or a derivative from the output | [`Error::StrategyNotServed`] |
+//! | a pinned strategy of one dispatch | a residual or its gradient, a mask, or a derivative from the output | [`Error::StrategyNotServed`] |
+//! | the same, in a backward through frozen statistics | a recomputed activation, on a device with 8 storage buffers | [`Error::StrategyNotServed`] |
 //! | a pinned map by rows | 16-bit tensors whose rows are no multiple of four elements | [`Error::StrategyNotServed`] |
 //! | a cumulative average | no `batches_tracked` | [`Error::MissingBatchesTracked`] |
 //!

@@ -63,7 +63,8 @@ pub struct ChannelHealth(pub u32);
 impl ChannelHealth {
     /// The mean or the variance of the batch is infinite or not a number: so is an element, or their squares overflow.
     pub const NON_FINITE: u32 = 1;
-    /// The variance of the batch is 0: all elements are the same, and every output is beta.
+    /// The variance of the batch is 0: all elements are the same, or so near each other that squares of their differences
+    /// vanish in f32 (below about 1e-19).
     pub const ZERO_VARIANCE: u32 = 2;
 
     /// Whether the batch statistics are finite.
@@ -72,7 +73,7 @@ impl ChannelHealth {
         self.0 & Self::NON_FINITE == 0
     }
 
-    /// Whether all elements of the channel are the same.
+    /// Whether the variance of the channel is 0.
     #[must_use]
     pub const fn is_constant(self) -> bool {
         self.0 & Self::ZERO_VARIANCE != 0

@@ -24,34 +24,51 @@ fn activated(t: vec4<f32>) -> vec4<f32> {
         return select(t, params.slope * t, t <= vec4<f32>());
     }
     if ACTIVATION == SILU {
-        return t * logistic(t);
+        return weighted(t, logistic(t));
     }
     if ACTIVATION == GELU {
-        return t * normal_distribution(t);
+        return weighted(t, normal_distribution(t));
     }
     if ACTIVATION == GELU_TANH {
-        return t * logistic(gelu_argument(t));
+        return weighted(t, logistic(gelu_argument(t)));
     }
     return t;
 }
 
+/// t·weight, and 0 where a weight of 0 meets an infinite t.
+fn weighted(t: vec4<f32>, weight: vec4<f32>) -> vec4<f32> {
+    return select(t * weight, vec4<f32>(), (weight == vec4<f32>()) & (t < vec4<f32>()));
+}
+
 /// g·f'(t).
 fn through_activation(g: vec4<f32>, t: vec4<f32>) -> vec4<f32> {
+    if ACTIVATION == SILU || ACTIVATION == GELU || ACTIVATION == GELU_TANH {
+        return g * with_nan_of(t, smooth_derivative(t));
+    }
+    return through_sign(g, t <= vec4<f32>());
+}
+
+/// f'(t) of a t that is a number. Where t is clamped, f' is 0 or 1 to the last digit.
+fn smooth_derivative(t: vec4<f32>) -> vec4<f32> {
     if ACTIVATION == SILU {
         let s = logistic(t);
-        return g * (s * (1.0 + t * (1.0 - s)));
+        let c = clamp(t, vec4<f32>(-100.0), vec4<f32>(100.0));
+        return s * (1.0 + c * (1.0 - s));
     }
     if ACTIVATION == GELU {
         let c = clamp(t, vec4<f32>(-NORMAL_TAIL), vec4<f32>(NORMAL_TAIL));
-        return g * (normal_distribution(t) + c * (INVERSE_SQRT_2_PI * exp(-0.5 * c * c)));
+        return normal_distribution(t) + c * (INVERSE_SQRT_2_PI * exp(-0.5 * c * c));
     }
-    if ACTIVATION == GELU_TANH {
-        let s = logistic(gelu_argument(t));
-        let c = clamp(t, vec4<f32>(-30.0), vec4<f32>(30.0));
-        let slope = 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044715 * c * c);
-        return g * (s + c * (slope * (s * (1.0 - s))));
-    }
-    return through_sign(g, t <= vec4<f32>());
+    let s = logistic(gelu_argument(t));
+    let c = clamp(t, vec4<f32>(-30.0), vec4<f32>(30.0));
+    let slope = 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044715 * c * c);
+    return s + c * (slope * (s * (1.0 - s)));
+}
+
+/// The value, or t where that is a NaN, by bits: `clamp` may turn one into a number.
+fn with_nan_of(t: vec4<f32>, value: vec4<f32>) -> vec4<f32> {
+    let nan = (bitcast<vec4<u32>>(t) & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
+    return select(value, t, nan);
 }
 
 /// g·f'(t) where the sign of t is enough to know.
@@ -73,7 +90,7 @@ fn inverse_activation(y: vec4<f32>) -> vec4<f32> {
     return y;
 }
 
-/// 1/(1 + exp(−t)), within what exp has a value for; 0 below, so that its product with a large t is 0 too.
+/// 1/(1 + exp(−t)), within what exp has a value for; 0 below.
 fn logistic(t: vec4<f32>) -> vec4<f32> {
     let value = 1.0 / (1.0 + exp(-clamp(t, vec4<f32>(-87.0), vec4<f32>(87.0))));
     return select(value, vec4<f32>(), t < vec4<f32>(-87.0));

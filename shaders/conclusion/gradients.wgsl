@@ -1,4 +1,4 @@
-// What follows from the gradient sums of a channel: dgamma = Σg·x̂ and dbeta = Σg.
+// What follows from the gradient sums of a channel: dgamma = Σh·x̂ and dbeta = Σh.
 
 @group(0) @binding(11)
 var<storage, read_write> gamma_gradient: array<f32>;

@@ -22,7 +22,7 @@ fn commit_channel(channel: u32, pivot: f32, offset: f32, variance: f32) {
     if has(SAVES_STATISTICS) {
         statistics[channel] = vec4<f32>(pivot, offset, inverse_deviation(variance, params.epsilon), variance);
     }
-    let healthy = is_finite(pivot + offset) && is_finite(variance);
+    let healthy = is_finite(pivot + offset) && is_finite(variance * params.variance_factor);
     if has(UPDATES_RUNNING) && (healthy || !has(GUARDS_RUNNING)) {
         var weight_of_new = params.weight_of_new;
         var weight_of_old = params.weight_of_old;

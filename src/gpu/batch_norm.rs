@@ -287,7 +287,8 @@ impl BatchNorm {
     /// [`crate::reference::BatchNorm::fold`] is the specification.
     ///
     /// # Errors
-    /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::Device`].
+    /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::LimitExceeded`],
+    /// [`Error::Device`].
     pub fn bind_fold(&self, plan: &Plan, buffers: &FoldBuffers<'_>) -> Result<Step, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);
@@ -322,7 +323,8 @@ impl BatchNorm {
     /// [`crate::reference::BatchNorm::accumulate`] is the specification.
     ///
     /// # Errors
-    /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::Device`].
+    /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::LimitExceeded`],
+    /// [`Error::Device`].
     pub fn bind_accumulate(&self, plan: &Plan, buffers: &AccumulateBuffers<'_>) -> Result<Step, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);
@@ -341,7 +343,8 @@ impl BatchNorm {
     /// [`crate::reference::BatchNorm::population`] is the specification.
     ///
     /// # Errors
-    /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::Device`].
+    /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::LimitExceeded`],
+    /// [`Error::Device`].
     pub fn bind_population(&self, plan: &Plan, buffers: &PopulationBuffers<'_>) -> Result<Step, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);

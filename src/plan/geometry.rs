@@ -68,7 +68,8 @@ impl Geometry {
             Family::Rows => Some(Self::rows_reduction(problem, element, profile)),
             Family::Columns if quantum(problem) > profile.columns_workgroup_size(row_units_of_columns(problem)) => None,
             Family::Columns => Some(Self::columns(problem, element, profile, Purpose::Reduction)).filter(|geometry| {
-                let partials = (geometry.slots * u64::from(problem.channels) + 1) * RECORD_SIZE;
+                // As `Workspace`, which may hold merged partials too.
+                let partials = ((geometry.slots + 2) * u64::from(problem.channels) + 2) * RECORD_SIZE;
                 partials <= profile.max_storage_buffer_binding_size
             }),
         }

@@ -227,7 +227,7 @@ impl Plan {
     pub(crate) const fn activation_code(&self) -> u32 {
         match self.descriptor.activation {
             Activation::Identity => 0,
-            Activation::LeakyRelu { slope } if slope > 0.0 => 2,
+            Activation::LeakyRelu { slope } if slope as f32 >= f32::MIN_POSITIVE => 2,
             Activation::Relu | Activation::LeakyRelu { .. } => 1,
             Activation::Silu => 3,
             Activation::Gelu => 4,

@@ -662,3 +662,19 @@ fn partials_of_many_slots_are_merged_by_a_dispatch_of_their_own() {
         }
     }
 }
+
+#[test]
+fn partials_that_do_not_fit_a_binding_leave_the_shape_to_rows() {
+    let columns = Strategy::Split { reduction: Family::Columns, elementwise: Family::Columns };
+    for class in [AdapterClass::Discrete, AdapterClass::Integrated, AdapterClass::Cpu] {
+        let profile = DeviceProfile::webgpu(class);
+        for (outer, channels) in [(16, 2_000_001), (16, 1_690_001), (19, 1_700_001), (8, 4_000_002), (11, 2_800_002)] {
+            let plan = plan(outer, channels, 1, &profile).unwrap();
+            assert!(plan.workspace().partials.end <= profile.max_storage_buffer_binding_size, "{class:?} {channels}");
+        }
+        let descriptor = BatchNormDescriptor { channels: 2_000_001, ..Default::default() };
+        let pinned = Strategies { training: Some(columns), ..Default::default() };
+        let refused = Plan::with_strategies(&descriptor, &Shape::flat(16, 2_000_001, 1), &profile, pinned);
+        assert_eq!(refused, Err(Error::StrategyNotServed { strategy: columns }), "{class:?}");
+    }
+}

@@ -151,7 +151,9 @@ impl BatchNorm {
             let inverse = inverse_deviation(variance, convention.epsilon);
             forward.channel(problem, channel, mean, inverse);
             let report = channel_health(mean, variance);
-            let skip = convention.non_finite == NonFinitePolicy::SkipRunningUpdate && !report.is_finite();
+            // What the running variance takes must be finite too.
+            let skip = convention.non_finite == NonFinitePolicy::SkipRunningUpdate
+                && !channel_health(mean, variance * factor).is_finite();
             if let Some(running) = running.as_mut().filter(|_| !skip) {
                 let blend =
                     |old: T::Parameter, new: f64| T::Parameter::from_f64((1.0 - weight) * old.to_f64() + weight * new);

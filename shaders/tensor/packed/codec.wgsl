@@ -23,7 +23,8 @@ fn from_binary16s(upper: vec4<u32>) -> vec4<f32> {
     return bitcast<vec4<f32>>(bits | (upper & vec4<u32>(0x80000000u)));
 }
 
-/// Rounded to nearest, ties to even, by integers: how `pack2x16float` rounds is left to the driver.
+/// Rounded to nearest, ties to even: how `pack2x16float` rounds is left to the driver. By integers, but for binary16 below
+/// 2⁻¹⁴, which an addition in f32 rounds; every driver is tested for it.
 fn packed(values: vec4<f32>) -> vec2<u32> {
     let bits = bitcast<vec4<u32>>(values);
     var halves: vec4<u32>;

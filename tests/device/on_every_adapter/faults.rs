@@ -6,8 +6,8 @@ use crate::common::case::Case;
 use crate::common::{Target, targets};
 use wgpu_batch_norm::Layout::ChannelsFirst;
 use wgpu_batch_norm::{
-    BatchNorm, ChannelHealth, Convention, Momentum, NonFinitePolicy, RunningStatistics, Shape, Strategies, Strategy,
-    TrainingBuffers,
+    Activation, BatchNorm, ChannelHealth, Convention, Momentum, NonFinitePolicy, RunningStatistics, Shape, Strategies,
+    Strategy, TrainingBuffers,
 };
 
 use super::strategies_of;
@@ -149,4 +149,36 @@ fn health_names_channels_that_are_not_finite_and_channels_that_are_constant() {
             }
         }
     });
+}
+
+#[test]
+fn a_nan_and_an_infinite_preactivation_go_through_smooth_activations_as_through_the_reference() {
+    let (targets, _turn) = targets();
+    // One element a channel is out of the ordinary, through frozen statistics, which it does not change.
+    let odd = [f32::NAN, f32::NEG_INFINITY, f32::INFINITY, -1e38, 1e38];
+    for target in targets.iter().take(1) {
+        for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+            let mut case = Case::random(&[2, odd.len(), 4], ChannelsFirst, 9);
+            case.activation = activation;
+            case.gamma = None;
+            case.beta = None;
+            case.running_mean.fill(0.0);
+            case.running_variance.fill(1.0);
+            let places: Vec<_> = (0..odd.len()).map(|channel| 4 * channel + 1).collect();
+            for (&place, value) in places.iter().zip(odd) {
+                case.input[place] = value;
+            }
+            let (truth, got) = (case.run_reference().unwrap(), case.run_device(target).unwrap());
+            for (&place, value) in places.iter().zip(odd) {
+                for (name, got, truth) in [
+                    ("y", got.inference[place], truth.inference[place]),
+                    ("dx", got.frozen_input_gradient[place], truth.frozen_input_gradient[place]),
+                ] {
+                    let near = (got - truth).abs() <= 1e-5 * truth.abs().max(1.0);
+                    let same = got == truth || (got.is_nan() && truth.is_nan()) || near;
+                    assert!(same, "{target}: {activation} at {value}: {name} = {got}, truth {truth}");
+                }
+            }
+        }
+    }
 }
