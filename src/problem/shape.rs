@@ -36,6 +36,15 @@ impl Shape {
     /// A tensor already seen as `outer × channels × inner`, whatever the layout says.
     ///
     /// (N,C,H,W) is `(N, C, H·W)`, (N,H,W,C) is `(N·H·W, C, 1)`.
+    ///
+    /// What counts as a channel is the caller's choice, as long as all its vectors have a value for each:
+    ///
+    /// * statistics for every time step of a sequence (N,L,C), or of (N,C,L): `(N, L·C, 1)` in either;
+    /// * the paper's per-activation mode, every element of a sample for itself: `(N, C·H·W, 1)`;
+    /// * instance norm of (N,C,H,W), every channel of every sample for itself: `(1, N·C, H·W)`.
+    ///
+    /// Gamma, beta and running statistics then belong to a step, an activation or an instance too; they are not shared over
+    /// them.
     #[must_use]
     pub const fn flat(outer: usize, channels: usize, inner: usize) -> Self {
         Self(Dimensions::Flat([outer, channels, inner]))
