@@ -109,6 +109,23 @@ pub enum NonFinitePolicy {
     SkipRunningUpdate,
 }
 
+/// What becomes of the running statistics where a batch has several segments
+/// ([`Shape::with_sub_batches`](crate::Shape::with_sub_batches)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SegmentRunning {
+    /// Segments share them, C values, and update them one after the other, as if each were a batch: a loop over sub-batches, as
+    /// in most PyTorch code for ghost batch norm. The batch counter counts every segment.
+    #[default]
+    InTurn,
+    /// Segments share them, C values, and update them once with the average of their means and of their variances: Keras'
+    /// `virtual_batch_size`, PyTorch's `InstanceNorm`.
+    Averaged,
+    /// Every segment has its own: S·C values, an instance each, in the order of
+    /// [`Segmentation::instance`](crate::Segmentation::instance). Inference then normalises by segments too. For time
+    /// steps, and for domains.
+    Separate,
+}
+
 /// One framework's set of choices. Start from a constructor and change fields where you differ.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Convention {
@@ -124,6 +141,8 @@ pub struct Convention {
     pub empty_batch: EmptyBatchPolicy,
     /// A channel whose batch mean or variance is infinite or not a number.
     pub non_finite: NonFinitePolicy,
+    /// The running statistics of a batch in segments.
+    pub segment_running: SegmentRunning,
 }
 
 impl Convention {
@@ -137,6 +156,7 @@ impl Convention {
             one_sample: OneSamplePolicy::Error,
             empty_batch: EmptyBatchPolicy::Skip,
             non_finite: NonFinitePolicy::Update,
+            segment_running: SegmentRunning::InTurn,
         }
     }
 

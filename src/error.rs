@@ -17,7 +17,7 @@ pub enum Error {
         rank: usize,
     },
     /// The number of elements of a shape does not fit the index arithmetic.
-    #[error("the shape {shape:?} has more than 2^63 - 1 elements or a channel count over 2^32 - 1")]
+    #[error("the shape {shape:?} has more than 2^63 - 1 elements, or over 2^32 - 1 channels or channels of segments")]
     ShapeTooLarge {
         /// The dimensions given.
         shape: Vec<usize>,
@@ -34,6 +34,67 @@ pub enum Error {
         /// The layout that the shape was read with.
         layout: Layout,
     },
+    /// The first dimension does not fall into equal sub-batches.
+    #[error(
+        "{length} samples cannot be cut into {segments} equal sub-batches: choose a divisor, or give the rest a plan of its own"
+    )]
+    UnevenSegments {
+        /// The length of the first dimension.
+        length: usize,
+        /// The sub-batches asked for.
+        segments: usize,
+    },
+    /// A dimension that the shape does not have, or that holds the channels.
+    #[error("axis {axis} of a tensor of rank {rank} does not exist, or holds the channels or the sequences")]
+    InvalidAxis {
+        /// The axis given.
+        axis: usize,
+        /// The number of dimensions.
+        rank: usize,
+    },
+    /// More segments than one invocation adds up. WGSL drivers end loops that are too long, some without a word.
+    #[error(
+        "{segments} segments are more than {most}: cut the batch into fewer, plan it in several steps, or let segments have \
+         running statistics of their own"
+    )]
+    TooManySegments {
+        /// The segments asked for.
+        segments: u64,
+        /// The most that are served.
+        most: u64,
+    },
+    /// Folding with statistics for every segment, of which a layer's weights could take one only.
+    #[error("a layer has one set of weights, and segments have several statistics: plan the weights without segments")]
+    SegmentedFold,
+    /// Segments along a dimension that neither is the first one nor stands beside the channels.
+    #[error(
+        "segments along axis {axis} are not served: it must be the first dimension or stand right beside the channels, and \
+         not hold them"
+    )]
+    SegmentsNotServed {
+        /// The axis given.
+        axis: usize,
+    },
+    /// A 16-bit tensor whose segments share words, so that no workgroup can write its own alone.
+    #[error(
+        "a segment of {elements} elements of 16 bits, no multiple of 4, with rows of {inner}, no multiple of 4, is not served: \
+         take f32, or another number of segments"
+    )]
+    SharedWords {
+        /// Elements of a segment.
+        elements: u64,
+        /// Elements of a row.
+        inner: u64,
+    },
+    /// A mask was asked of an inference over a padded batch, whose kernels have no binding left for it.
+    #[error(
+        "inference with `valid` cannot write `activation_mask`: let a backward through frozen statistics take the derivative \
+         from the output, or recompute it"
+    )]
+    PaddedActivationMask,
+    /// Batch renormalization without the running statistics that it renormalises to.
+    #[error("batch renormalization needs `running`, the statistics that it corrects the batch towards")]
+    MissingRunningStatistics,
     /// The descriptor has no channels.
     #[error("`channels` is 0: batch normalization needs at least one channel")]
     NoChannels,
@@ -98,10 +159,10 @@ pub enum Error {
         "`input_gradient` lies over `output_gradient` and cannot accumulate: overwrite it, or give it a slice of its own"
     )]
     InPlaceAccumulation,
-    /// One value per channel has no variance to train on.
+    /// One value per channel, or per channel of a segment, has no variance to train on.
     #[error(
-        "training needs more than one value per channel: with one, the variance is 0 and the unbiased variance undefined; \
-         use a larger batch, inference, or set `one_sample` in the convention"
+        "training needs more than one value per channel (of every segment): with one, the variance is 0 and the unbiased \
+         variance undefined; use a larger batch, larger segments, inference, or set `one_sample` in the convention"
     )]
     OneSample,
     /// A batch without elements was given where the convention refuses it.
@@ -184,9 +245,10 @@ pub enum Error {
         /// The other field.
         second: &'static str,
     },
-    /// A strategy that was asked for cannot serve the shape within the device's limits.
+    /// A strategy that was asked for cannot serve the shape, or what is fused into the operation, within the device's limits.
     #[error(
-        "`{strategy}` cannot serve this shape on this device: take one of `Plan::strategies`, or leave the choice open"
+        "`{strategy}` cannot serve this shape, or what the operation is given beside it, on this device: take one of \
+         `Plan::strategies`, a split where there is a residual, a mask, padding or renormalization, or leave the choice open"
     )]
     StrategyNotServed {
         /// What was asked for.

@@ -32,6 +32,9 @@
 //! # What is where
 //!
 //! * Layouts, shapes and the problem they come down to: [`Layout`], [`Shape`], [`Problem`].
+//! * Statistics for parts of a batch (ghost batch norm, instance norm, time steps): [`Shape::with_sub_batches`],
+//!   [`Shape::with_segments_along`], [`Segmentation`], [`SegmentRunning`].
+//! * Sequences of unequal length and other padding: [`BatchNorm::bind_valid`].
 //! * What frameworks disagree about: [`Convention`], with constructors for PyTorch, ONNX, Keras, Flax and Burn.
 //! * Every operation in f64 on the CPU, the specification of the kernels: [`mod@reference`].
 //! * Which kernels run, for whom it concerns: [`plan`] and [`shader`].
@@ -59,7 +62,17 @@
 //! | a pinned strategy of one dispatch | a residual or its gradient, a mask, or a derivative from the output | [`Error::StrategyNotServed`] |
 //! | the same, in a backward through frozen statistics | a recomputed activation, on a device with 8 storage buffers | [`Error::StrategyNotServed`] |
 //! | a pinned map by rows | 16-bit tensors whose rows are no multiple of four elements | [`Error::StrategyNotServed`] |
+//! | the same | padding or batch renormalization | [`Error::StrategyNotServed`] |
 //! | a cumulative average | no `batches_tracked` | [`Error::MissingBatchesTracked`] |
+//! | batch renormalization | no running statistics | [`Error::MissingRunningStatistics`] |
+//! | the same | inference, backward through frozen statistics, backward from the output | not in the type |
+//! | `activation_mask` of inference | padding | [`Error::PaddedActivationMask`] |
+//! | segments of 16-bit elements | segments and rows that are no multiple of four elements | [`Error::SharedWords`] |
+//! | segments along a dimension | neither the first one nor beside the channels | [`Error::SegmentsNotServed`] |
+//! | sub-batches | a number of samples that they do not divide | [`Error::UnevenSegments`] |
+//! | more than 60,000 segments | shared running statistics | [`Error::TooManySegments`] |
+//! | folding | segments with running statistics of their own | [`Error::SegmentedFold`] |
+//! | one valid element in an instance, which a device cannot refuse | | running statistics are left as they are, unless `one_sample` says otherwise |
 //!
 //! Everything else can: every layout, element type, activation, optional part and mode with every other.
 //!
@@ -92,18 +105,20 @@ pub mod shader;
 mod statistics;
 
 pub use activation::{Activation, ActivationCost, ActivationSource};
-pub use convention::{Convention, EmptyBatchPolicy, Momentum, NonFinitePolicy, OneSamplePolicy, RunningVariance};
+pub use convention::{
+    Convention, EmptyBatchPolicy, Momentum, NonFinitePolicy, OneSamplePolicy, RunningVariance, SegmentRunning,
+};
 pub use descriptor::BatchNormDescriptor;
 pub use element::ElementType;
 pub use error::Error;
 pub use gpu::{
     AccumulateBuffers, ActivationState, BackwardBuffers, BatchNorm, FoldBuffers, FrozenBackwardBuffers, Gradient,
-    InferenceBuffers, Kernels, KernelsDescriptor, OutputBackwardBuffers, PopulationBuffers, RunningStatistics,
-    ShaderChecks, Step, TrainingBuffers, TrainingStep,
+    InferenceBuffers, Kernels, KernelsDescriptor, OutputBackwardBuffers, PopulationBuffers, Renormalization,
+    RunningStatistics, ShaderChecks, Step, TrainingBuffers, TrainingStep, ValidBuffers, ValidSource,
 };
 pub use plan::{AdapterClass, DeviceProfile, Family, Operation, Plan, Strategies, Strategy};
-pub use problem::{Layout, Problem, Shape};
-pub use statistics::{ChannelHealth, ChannelMoments, ChannelStatistics};
+pub use problem::{Layout, Problem, Segmentation, SequenceAxes, Shape};
+pub use statistics::{ChannelHealth, ChannelMoments, ChannelRenormalization, ChannelStatistics};
 /// The wgpu that this crate is built with, so that a program need not match versions.
 pub use wgpu;
 

@@ -28,6 +28,18 @@ impl ChannelStatistics {
     }
 }
 
+/// How batch renormalization corrected one channel, as saved by training forward and read by backward: two `f32`, 8 bytes.
+///
+/// y = f(γ·(x̂·scale + shift) + β + z); both are constants to backward.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ChannelRenormalization {
+    /// R: the batch's deviation over the running one, within `1/r_max` to `r_max`.
+    pub scale: f32,
+    /// D: the batch's mean minus the running one, over the running deviation, within `−d_max` to `d_max`.
+    pub shift: f32,
+}
+
 /// Count, mean and M2 of one channel over any number of batches: 16 bytes, all zero for none.
 ///
 /// Sets of them merge exactly (Chan, Golub and LeVeque), so that statistics of a whole data set come out whatever batches it is

@@ -10,8 +10,9 @@ use std::task::{Context, Poll, Waker};
 use proptest::prelude::*;
 use wgpu_batch_norm::{
     Activation, ActivationSource, ActivationState, AdapterClass, BackwardBuffers, BatchNorm, BatchNormDescriptor,
-    Convention, ElementType, Error, Family, FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels,
-    KernelsDescriptor, Layout, Momentum, Plan, RunningStatistics, Shape, Strategies, Strategy, TrainingBuffers,
+    Convention, ElementType, Error, Family, FoldBuffers, FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels,
+    KernelsDescriptor, Layout, Momentum, Plan, PopulationBuffers, Renormalization, RunningStatistics, SegmentRunning,
+    SequenceAxes, Shape, Strategies, Strategy, TrainingBuffers, ValidBuffers, ValidSource,
 };
 
 /// A noop device with the limits that WebGPU guarantees, and everything that reached its error handler.
@@ -79,25 +80,40 @@ impl Noop {
 struct Roles {
     /// x, y, dy, dx, z, dz.
     tensors: [wgpu::Buffer; 6],
-    vectors: [wgpu::Buffer; 6],
+    /// gamma, beta, running mean and variance, dgamma, dbeta.
+    vectors: Vec<wgpu::Buffer>,
     mask: wgpu::Buffer,
     health: wgpu::Buffer,
     saved: wgpu::Buffer,
     workspace: wgpu::Buffer,
     counter: wgpu::Buffer,
+    valid: wgpu::Buffer,
+    /// R and D, then their limits.
+    renormalization: [wgpu::Buffer; 2],
 }
 
 impl Roles {
     fn new(noop: &Noop, plan: &Plan) -> Self {
         Self {
             tensors: [(); 6].map(|()| noop.storage(plan.tensor_size())),
-            vectors: [(); 6].map(|()| noop.storage(plan.vector_size())),
+            vectors: [plan.vector_size(), plan.running_size(), plan.vector_size()]
+                .map(|size| [noop.storage(size), noop.storage(size)])
+                .into_iter()
+                .flatten()
+                .collect(),
             mask: noop.storage(plan.mask_size()),
             health: noop.storage(plan.health_size()),
             saved: noop.storage(plan.saved_size()),
             workspace: noop.storage(plan.workspace_size()),
             counter: noop.storage(4),
+            valid: noop.storage(plan.valid_size()),
+            renormalization: [plan.renormalization_size(), 8].map(|size| noop.storage(size)),
         }
+    }
+
+    fn renormalization(&self) -> Renormalization<'_> {
+        let [saved, limits] = &self.renormalization;
+        Renormalization { limits: limits.slice(..), saved: saved.slice(..) }
     }
 
     fn training(&self) -> TrainingBuffers<'_> {
@@ -251,7 +267,7 @@ fn every_slice_is_checked_for_size_usage_and_offset() {
     let noop = Noop::new();
     let (bn, plan, roles) = set_up(&noop);
     type Put<'a> = fn(&mut TrainingBuffers<'a>, wgpu::BufferSlice<'a>);
-    let places: [(&str, u64, Put<'_>); 12] = [
+    let places: [(&str, u64, Put<'_>); 15] = [
         ("input", plan.tensor_size(), |b, s| b.input = s),
         ("output", plan.tensor_size(), |b, s| b.output = s),
         ("residual", plan.tensor_size(), |b, s| b.residual = Some(s)),
@@ -263,13 +279,16 @@ fn every_slice_is_checked_for_size_usage_and_offset() {
         ("running.variance", plan.vector_size(), |b, s| b.running.as_mut().unwrap().variance = s),
         ("running.batches_tracked", 4, |b, s| b.running.as_mut().unwrap().batches_tracked = Some(s)),
         ("saved", plan.saved_size(), |b, s| b.saved = Some(s)),
+        ("valid", plan.valid_size(), |b, s| b.valid = Some(s)),
+        ("renormalization.saved", plan.renormalization_size(), |b, s| b.renormalization.as_mut().unwrap().saved = s),
+        ("renormalization.limits", 8, |b, s| b.renormalization.as_mut().unwrap().limits = s),
         ("workspace", plan.workspace_size(), |b, s| b.workspace = s),
     ];
     let larger = places.map(|(_, size, _)| noop.storage(size + 512));
     let unusable = places.map(|(_, size, _)| noop.buffer(size, wgpu::BufferUsages::COPY_DST));
     for (((name, size, put), large), copy_only) in places.into_iter().zip(&larger).zip(&unusable) {
         let with = |slice| {
-            let mut buffers = roles.training();
+            let mut buffers = TrainingBuffers { renormalization: Some(roles.renormalization()), ..roles.training() };
             put(&mut buffers, slice);
             bn.bind_training(&plan, &buffers).map(drop)
         };
@@ -297,13 +316,15 @@ fn every_pair_of_overlapping_slices_is_refused_if_one_is_written() {
     let (bn, plan, roles) = set_up_with(&noop, Activation::Relu);
     let shared = noop.storage(1 << 20);
     type Put<'a> = fn(&mut BackwardBuffers<'a>, wgpu::BufferSlice<'a>);
-    let places: [(&str, bool, u64, Put<'_>); 11] = [
+    let places: [(&str, bool, u64, Put<'_>); 13] = [
         ("input", false, plan.tensor_size(), |b, s| b.input = s),
         ("output_gradient", false, plan.tensor_size(), |b, s| b.output_gradient = s),
         ("gamma", false, plan.vector_size(), |b, s| b.gamma = Some(s)),
         ("beta", false, plan.vector_size(), |b, s| b.beta = Some(s)),
         ("activation.mask", false, plan.mask_size(), |b, s| b.activation = ActivationState::Mask(s)),
         ("saved", false, plan.saved_size(), |b, s| b.saved = Some(s)),
+        ("valid", false, plan.valid_size(), |b, s| b.valid = Some(s)),
+        ("renormalization", false, plan.renormalization_size(), |b, s| b.renormalization = Some(s)),
         ("residual_gradient", true, plan.tensor_size(), |b, s| b.residual_gradient = Some(Gradient::Overwrite(s))),
         ("input_gradient", true, plan.tensor_size(), |b, s| b.input_gradient = Some(Gradient::Overwrite(s))),
         ("gamma_gradient", true, plan.vector_size(), |b, s| b.gamma_gradient = Some(Gradient::Overwrite(s))),
@@ -440,6 +461,179 @@ fn operations_name_what_they_lack() {
     assert!(bn.bind_inference(&one, &roles.inference()).is_ok());
     assert!(bn.bind_backward_frozen(&one, &roles.frozen()).is_ok());
     noop.assert_quiet();
+}
+
+#[test]
+fn segments_padding_and_renormalization_name_what_they_lack() {
+    let noop = Noop::new();
+    let (bn, plan, roles) = set_up_with(&noop, Activation::Relu);
+    let without = TrainingBuffers { running: None, renormalization: Some(roles.renormalization()), ..roles.training() };
+    assert_eq!(bn.bind_training(&plan, &without).unwrap_err(), Error::MissingRunningStatistics);
+    let masked = InferenceBuffers {
+        valid: Some(roles.valid.slice(..)),
+        activation_mask: Some(roles.mask.slice(..)),
+        ..roles.inference()
+    };
+    assert_eq!(bn.bind_inference(&plan, &masked).unwrap_err(), Error::PaddedActivationMask);
+
+    let lengths = noop.storage(32);
+    let mark = |lengths, axes| {
+        let source = ValidSource::Lengths { lengths, axes };
+        bn.bind_valid(&plan, &ValidBuffers { source, valid: roles.valid.slice(..) }).map(drop)
+    };
+    let axes = SequenceAxes { sequence: 0, step: 2 };
+    assert_eq!(mark(lengths.slice(..), axes), Ok(()));
+    let wrong = Error::WrongSize { binding: "source.lengths", expected: 32, actual: 28 };
+    assert_eq!(mark(lengths.slice(..28), axes), Err(wrong));
+    for (sequence, step) in [(1, 2), (0, 1), (0, 3), (2, 2)] {
+        let refused = mark(lengths.slice(..), SequenceAxes { sequence, step });
+        assert!(matches!(refused, Err(Error::InvalidAxis { rank: 3, .. })), "{sequence} {step}: {refused:?}");
+    }
+    let flags = noop.storage(plan.positions_size());
+    let mark = |source, valid| bn.bind_valid(&plan, &ValidBuffers { source, valid }).map(drop);
+    let valid = roles.valid.slice(..);
+    assert_eq!(mark(ValidSource::Flags(flags.slice(..)), valid), Ok(()));
+    assert!(matches!(mark(ValidSource::Flags(flags.slice(..4)), valid), Err(Error::WrongSize { .. })));
+    let short = roles.valid.slice(..plan.valid_size() - 4);
+    assert!(matches!(mark(ValidSource::Flags(flags.slice(..)), short), Err(Error::WrongSize { binding: "valid", .. })));
+
+    let of_bf16 = BatchNormDescriptor { channels: 3, element: ElementType::Bf16, ..Default::default() };
+    let of_bf16 = BatchNorm::new(&noop.device, &of_bf16).unwrap();
+    let odd = Shape::new(&[4, 3, 5]).unwrap().with_sub_batches(2).unwrap();
+    assert_eq!(of_bf16.plan(&odd), Err(Error::SharedWords { elements: 30, inner: 5 }));
+    let along_width = Shape::new(&[4, 64, 5, 7]).unwrap().with_segments_along(3).unwrap();
+    assert_eq!(bn.plan(&along_width), Err(Error::SegmentsNotServed { axis: 3 }));
+
+    let folding = FoldBuffers {
+        weight: roles.tensors[0].slice(..),
+        bias: None,
+        gamma: None,
+        beta: None,
+        running_mean: roles.vectors[2].slice(..),
+        running_variance: roles.vectors[3].slice(..),
+        folded_weight: roles.tensors[1].slice(..),
+        folded_bias: roles.vectors[4].slice(..),
+    };
+    let convention = Convention { segment_running: SegmentRunning::Separate, ..Convention::pytorch() };
+    let separate = BatchNormDescriptor { channels: 64, convention, ..Default::default() };
+    let separate = BatchNorm::new(&noop.device, &separate).unwrap();
+    let in_parts = separate.plan(&Shape::new(&SHAPE).unwrap().with_sub_batches(2).unwrap()).unwrap();
+    let of_segments = Roles::new(&noop, &in_parts);
+    let refused = FoldBuffers {
+        running_mean: of_segments.vectors[2].slice(..),
+        running_variance: of_segments.vectors[3].slice(..),
+        ..folding
+    };
+    assert_eq!(separate.bind_fold(&in_parts, &refused).unwrap_err(), Error::SegmentedFold);
+
+    // Flags take more bytes than a tensor of 16 bits with one channel.
+    let long = BatchNormDescriptor { channels: 1, element: ElementType::F16, ..Default::default() };
+    let long = BatchNorm::new(&noop.device, &long).unwrap();
+    let plan_of_long = long.plan(&Shape::flat(1 << 26, 1, 1)).unwrap();
+    let (flags, valid) = (noop.storage(plan_of_long.positions_size()), noop.storage(plan_of_long.valid_size()));
+    let source = ValidSource::Flags(flags.slice(..));
+    let refused = long.bind_valid(&plan_of_long, &ValidBuffers { source, valid: valid.slice(..) });
+    assert!(matches!(refused, Err(Error::LimitExceeded { limit: "max_storage_buffer_binding_size", .. })));
+
+    // An empty batch of astronomic rows is no reason to panic.
+    let astronomic = bn.plan(&Shape::flat(0, 64, usize::MAX)).unwrap();
+    let moments = noop.storage(astronomic.moments_size());
+    let population = PopulationBuffers {
+        moments: moments.slice(..),
+        running_mean: roles.vectors[2].slice(..),
+        running_variance: roles.vectors[3].slice(..),
+    };
+    assert!(bn.bind_population(&astronomic, &population).is_ok());
+
+    // More segments than one invocation may update running statistics from.
+    let few = BatchNorm::new(&noop.device, &BatchNormDescriptor { channels: 4, ..Default::default() }).unwrap();
+    let many = few.plan(&Shape::new(&[60_001, 4, 2]).unwrap().with_segments_along(0).unwrap()).unwrap();
+    let buffers = Roles::new(&noop, &many);
+    let refused = Error::TooManySegments { segments: 60_001, most: 60_000 };
+    assert_eq!(few.bind_training(&many, &buffers.training()).unwrap_err(), refused);
+    assert!(few.bind_training(&many, &TrainingBuffers { running: None, ..buffers.training() }).is_ok());
+    noop.assert_quiet();
+}
+
+/// Segments of every kind, padding and renormalization with everything that can be fused.
+#[test]
+fn every_structure_binds_within_the_limits_that_webgpu_guarantees() {
+    let noop = Noop::new();
+    let kernels = Kernels::new(&noop.device);
+    let whole = || Shape::new(&[8, 12, 6]).unwrap();
+    let shapes = [
+        whole(),
+        whole().with_sub_batches(4).unwrap(),
+        whole().with_segments_along(0).unwrap(),
+        whole().with_segments_along(2).unwrap(),
+        Shape::new(&[6, 5, 7]).unwrap().with_sub_batches(2).unwrap(),
+    ];
+    let running = [SegmentRunning::InTurn, SegmentRunning::Separate];
+    for (shape, segment_running) in shapes.iter().flat_map(|shape| running.map(|running| (shape, running))) {
+        for (element, activation) in [(ElementType::F32, Activation::Relu), (ElementType::F16, Activation::Gelu)] {
+            let convention = Convention { segment_running, ..Convention::pytorch() };
+            let channels = shape.dimensions()[1] as u32;
+            let descriptor = BatchNormDescriptor { channels, convention, element, activation, ..Default::default() };
+            let bn = BatchNorm::with_kernels(&kernels, &descriptor).unwrap();
+            let plan = match bn.plan(shape) {
+                Err(Error::SharedWords { .. }) => continue,
+                plan => plan.unwrap(),
+            };
+            let roles = Roles::new(&noop, &plan);
+            let name = format!("{shape:?} {segment_running:?} {element} {activation}");
+            bind_structures(&noop, &bn, &plan, &roles, &name);
+        }
+    }
+    noop.assert_quiet();
+}
+
+fn bind_structures(noop: &Noop, bn: &BatchNorm, plan: &Plan, roles: &Roles, name: &str) {
+    let flags = noop.storage(plan.positions_size());
+    let source = ValidSource::Flags(flags.slice(..));
+    let marking = bn.bind_valid(plan, &ValidBuffers { source, valid: roles.valid.slice(..) }).unwrap();
+    noop.run(|pass| marking.record(pass));
+    let residual = Some(roles.tensors[4].slice(..));
+    let piecewise = bn.descriptor().activation.is_piecewise_linear();
+    for (valid, renormalizes) in [(false, false), (true, false), (false, true), (true, true)] {
+        let valid = valid.then(|| roles.valid.slice(..));
+        let renormalization = renormalizes.then(|| roles.renormalization());
+        let mask = piecewise.then(|| roles.mask.slice(..));
+        let inference_mask = mask.filter(|_| valid.is_none());
+        for residual in [None, residual] {
+            let training =
+                TrainingBuffers { residual, activation_mask: mask, valid, renormalization, ..roles.training() };
+            let training = bn.bind_training(plan, &training).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let inference = InferenceBuffers { residual, activation_mask: inference_mask, valid, ..roles.inference() };
+            let inference = bn.bind_inference(plan, &inference).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let activation = if residual.is_none() && piecewise {
+                ActivationState::Mask(roles.mask.slice(..))
+            } else {
+                ActivationState::Recompute { residual }
+            };
+            let residual_gradient = residual.map(|_| Gradient::Accumulate(roles.tensors[5].slice(..)));
+            let renormalization = renormalization.map(|saved| saved.saved);
+            for saved in [None, Some(roles.saved.slice(..))] {
+                let buffers = BackwardBuffers {
+                    activation,
+                    residual_gradient,
+                    saved,
+                    valid,
+                    renormalization,
+                    ..roles.backward()
+                };
+                let backward = bn.bind_backward(plan, &buffers).unwrap_or_else(|error| panic!("{name}: {error}"));
+                noop.run(|pass| backward.record(pass));
+            }
+            let buffers = FrozenBackwardBuffers { activation, residual_gradient, valid, ..roles.frozen() };
+            let frozen = bn.bind_backward_frozen(plan, &buffers).unwrap_or_else(|error| panic!("{name}: {error}"));
+            noop.run(|pass| {
+                training.record(pass);
+                training.record_without_running_update(pass);
+                inference.record(pass);
+                frozen.record(pass);
+            });
+        }
+    }
 }
 
 #[test]

@@ -41,12 +41,14 @@ pub enum Given {
     Output,
     /// In place of the mask that forward wrote: set where positive.
     Mask,
+    /// By position, not by element: padding where it is at least a half, which is about a quarter.
+    Flag,
 }
 
 impl Given {
     /// An element before it is stored, in the buffers made from `seed`.
     pub fn at(self, seed: u32, index: u64) -> f32 {
-        noise(5 * seed + self as u32, index)
+        noise(6 * seed + self as u32, index)
     }
 
     fn upload(self, gpu: &Gpu, plan: &Plan, configuration: &Configuration, seed: u32) -> wgpu::Buffer {
@@ -62,6 +64,11 @@ impl Given {
     }
 }
 
+/// Whether a position (an element of one channel, in the order of the tensor) is no padding.
+pub fn is_valid(seed: u32, position: u64) -> bool {
+    Given::Flag.at(seed, position) < 0.5
+}
+
 /// Noise in [−1, 1), the same for the same seed and index; not zeros, on which some devices are quicker.
 pub fn noise(seed: u32, index: u64) -> f32 {
     let mut bits = (index as u32) ^ seed.wrapping_mul(0x9e37_79b9);
@@ -69,6 +76,24 @@ pub fn noise(seed: u32, index: u64) -> f32 {
     bits = (bits ^ (bits >> 15)).wrapping_mul(0x846c_a68b);
     ((bits ^ (bits >> 16)) >> 8) as f32 / (1 << 23) as f32 - 1.0
 }
+
+/// What is padding.
+pub struct Padding {
+    /// One `u32` a position.
+    pub flags: wgpu::Buffer,
+    /// Written by marking, read by everything else.
+    pub valid: wgpu::Buffer,
+}
+
+/// What batch renormalization reads and writes.
+pub struct Renormalizing {
+    pub limits: wgpu::Buffer,
+    /// Written by training for its backward.
+    pub saved: wgpu::Buffer,
+}
+
+/// Limits of batch renormalization where training has settled.
+pub const LIMITS: [f32; 2] = [3.0, 5.0];
 
 /// Everything that the operations on one shape read and write.
 pub struct Buffers {
@@ -95,6 +120,8 @@ pub struct Buffers {
     pub gamma_gradient: wgpu::Buffer,
     pub beta_gradient: wgpu::Buffer,
     pub saved: wgpu::Buffer,
+    pub padding: Option<Padding>,
+    pub renormalizing: Option<Renormalizing>,
     pub workspace: wgpu::Buffer,
 }
 
@@ -136,6 +163,15 @@ impl Buffers {
             gamma_gradient: gpu.zeroed("gamma_gradient", plan.vector_size()),
             beta_gradient: gpu.zeroed("beta_gradient", plan.vector_size()),
             saved: gpu.zeroed("saved", plan.saved_size()),
+            padding: configuration.padded.then(|| {
+                let positions = 0..plan.problem().count();
+                let flags: Vec<u32> = positions.map(|position| u32::from(is_valid(seed, position))).collect();
+                Padding { flags: gpu.upload("flags", &flags), valid: gpu.zeroed("valid", plan.valid_size()) }
+            }),
+            renormalizing: configuration.renormalized.then(|| Renormalizing {
+                limits: gpu.upload("limits", &LIMITS),
+                saved: gpu.zeroed("renormalization", plan.renormalization_size()),
+            }),
             workspace: gpu.zeroed("workspace", workspace),
         };
         // Uploads are staged; submitted here, the staging memory is free before the next set.
@@ -174,5 +210,11 @@ mod tests {
         let mean = values.iter().sum::<f32>() / 10_000.0;
         assert!(values.iter().all(|value| (-1.0..1.0).contains(value)) && mean.abs() < 0.03, "mean {mean}");
         assert_ne!(noise(1, 7), noise(2, 7));
+    }
+
+    #[test]
+    fn about_a_quarter_of_the_positions_is_padding() {
+        let padding = (0..10_000).filter(|position| !is_valid(1, *position)).count();
+        assert!((2300..2700).contains(&padding), "{padding}");
     }
 }

@@ -3,9 +3,11 @@
 //! A channel's results depend on that channel alone, so a few whole channels are cut out of the tensor and given to the
 //! reference as a small problem.
 
-use wgpu_batch_norm::{BatchNormDescriptor, Error, Layout, Problem, Shape, reference};
+use wgpu_batch_norm::{
+    Activation, BatchNormDescriptor, ChannelRenormalization, Error, Layout, Plan, Problem, Shape, reference,
+};
 
-use crate::buffers::{Buffers, Given, Parameter};
+use crate::buffers::{Buffers, Given, LIMITS, Padding, Parameter, is_valid};
 use crate::configuration::{Configuration, Source};
 use crate::element::Element;
 use crate::operations::{Bound, Operation};
@@ -37,6 +39,7 @@ struct Expectation<'a> {
 enum Stored {
     As(Element),
     Bits,
+    Words,
 }
 
 impl Stored {
@@ -45,6 +48,7 @@ impl Stored {
         match self {
             Self::As(element) => index * element.size() / 4,
             Self::Bits => index / 32,
+            Self::Words => index,
         }
     }
 
@@ -52,6 +56,7 @@ impl Stored {
         match self {
             Self::As(element) => f64::from(element.decode(index, word)),
             Self::Bits => f64::from(word >> (index % 32) & 1),
+            Self::Words => f64::from(word),
         }
     }
 }
@@ -59,6 +64,7 @@ impl Stored {
 /// Whole channels cut out of the tensor, as it is stored, in f64: what the reference makes of them is not rounded.
 struct Sample {
     problem: Problem,
+    segments: u64,
     configuration: Configuration,
     channels: Vec<usize>,
     input: Vec<f64>,
@@ -68,6 +74,8 @@ struct Sample {
     output: Option<Vec<f64>>,
     /// What the backwards are given as mask.
     mask: Option<Vec<u32>>,
+    /// Which positions are no padding, the same in all channels.
+    valid: Option<Vec<bool>>,
     gamma: Vec<f64>,
     beta: Vec<f64>,
     mean: Vec<f64>,
@@ -85,7 +93,7 @@ struct Expected {
 }
 
 impl Sample {
-    fn new(problem: Problem, configuration: Configuration, seed: u32) -> Self {
+    fn new(problem: Problem, segments: u64, configuration: Configuration, seed: u32) -> Self {
         let channels = spread(problem.channels as usize, CHANNELS);
         let indices = || {
             (0..problem.outer).flat_map(|outer| channels.iter().map(move |channel| (outer, *channel as u64))).flat_map(
@@ -107,12 +115,16 @@ impl Sample {
             |parameter: Parameter| channels.iter().map(|channel| f64::from(parameter.of(*channel))).collect();
         Self {
             problem,
+            segments,
             configuration,
             input: tensor(Given::Input),
             output_gradient: tensor(Given::OutputGradient),
             residual: configuration.residual.then(|| tensor(Given::Residual)),
             output: (configuration.derivative() == Some(Source::Output)).then(|| tensor(Given::Output)),
             mask: (configuration.derivative() == Some(Source::Mask)).then(mask),
+            valid: configuration
+                .padded
+                .then(|| (0..problem.count()).map(|position| is_valid(seed, position)).collect()),
             gamma: parameter(Parameter::Gamma),
             beta: parameter(Parameter::Beta),
             mean: parameter(Parameter::Mean),
@@ -125,7 +137,11 @@ impl Sample {
     fn refer(&self, operation: Operation, descriptor: &BatchNormDescriptor) -> Result<Expected, Error> {
         let count = self.channels.len();
         let bn = reference::BatchNorm::new(descriptor)?;
-        let plan = bn.plan(&Shape::flat(self.problem.outer as usize, count, self.problem.inner as usize))?;
+        // Samples stand one after the other in either layout, so that segments are equal parts of what is cut out too.
+        let shape = Shape::flat(self.problem.outer as usize, count, self.problem.inner as usize);
+        let plan = bn.plan(&shape.with_sub_batches(self.segments as usize)?)?;
+        let mut corrections = vec![ChannelRenormalization::default(); plan.segmentation().instances() as usize];
+        let valid = self.valid.as_deref();
         let mut tensor = vec![0.0; self.input.len()];
         let [mut first, mut second] = [self.mean.clone(), self.variance.clone()];
         let mut residual_gradient = self.residual.as_ref().map(|residual| vec![0.0; residual.len()]);
@@ -147,7 +163,9 @@ impl Sample {
                     gamma,
                     beta,
                     residual,
+                    valid,
                     running: Some(running),
+                    renormalization: self.renormalization(&mut corrections),
                     ..Default::default()
                 };
                 bn.training(&plan, buffers)?;
@@ -159,6 +177,7 @@ impl Sample {
                     gamma,
                     beta,
                     residual,
+                    valid,
                     running_mean: &self.mean,
                     running_variance: &self.variance,
                     ..Default::default()
@@ -166,11 +185,16 @@ impl Sample {
                 bn.inference(&plan, buffers)?;
             }
             Operation::Backward => {
+                if self.configuration.renormalized {
+                    self.correct(&bn, &plan, &mut corrections)?;
+                }
                 let buffers = reference::BackwardBuffers {
                     input: &self.input,
                     output_gradient: &self.output_gradient,
                     gamma,
                     beta,
+                    valid,
+                    renormalization: self.configuration.renormalized.then_some(corrections.as_slice()),
                     activation,
                     input_gradient: Some(overwrite(&mut tensor)),
                     gamma_gradient: Some(reference::Gradient::Overwrite(&mut first)),
@@ -188,6 +212,7 @@ impl Sample {
                     beta,
                     running_mean: &self.mean,
                     running_variance: &self.variance,
+                    valid,
                     activation,
                     input_gradient: Some(overwrite(&mut tensor)),
                     gamma_gradient: Some(reference::Gradient::Overwrite(&mut first)),
@@ -196,11 +221,43 @@ impl Sample {
                 };
                 bn.backward_frozen(&plan, buffers)?;
             }
+            // Its result is no tensor, see `expect_marks`.
+            Operation::Mark => {}
         }
         Ok(Expected { tensor, residual_gradient, vectors: [first, second] })
     }
 
-    /// The pre-activations, where it matters how near to 0 they are.
+    fn renormalization<'a>(&self, saved: &'a mut [ChannelRenormalization]) -> Option<reference::Renormalization<'a>> {
+        self.configuration.renormalized.then_some(reference::Renormalization { limits: LIMITS, saved })
+    }
+
+    /// What forward saves of renormalization for backward.
+    fn correct(
+        &self,
+        bn: &reference::BatchNorm,
+        plan: &reference::Plan,
+        saved: &mut [ChannelRenormalization],
+    ) -> Result<(), Error> {
+        let [mut mean, mut variance] = [self.mean.clone(), self.variance.clone()];
+        let running = reference::RunningStatistics { mean: &mut mean, variance: &mut variance, batches_tracked: None };
+        let buffers = reference::TrainingBuffers {
+            input: &self.input,
+            output: &mut vec![0.0; self.input.len()],
+            valid: self.valid.as_deref(),
+            running: Some(running),
+            renormalization: self.renormalization(saved),
+            ..Default::default()
+        };
+        bn.training(plan, buffers)
+    }
+
+    /// Whether a place in the sample is no padding.
+    fn is_valid(&self, place: usize) -> bool {
+        let (inner, row) = (self.problem.inner as usize, self.channels.len() * self.problem.inner as usize);
+        self.valid.as_ref().is_none_or(|valid| valid[place / row * inner + place % inner])
+    }
+
+    /// The pre-activations, where it matters how near to 0 they are; at padding there is none.
     fn pre_activations(&self, operation: Operation) -> Result<Option<Vec<f64>>, Error> {
         if !self.configuration.has_kink() {
             return Ok(None);
@@ -208,13 +265,18 @@ impl Sample {
         let forward = match operation {
             Operation::Training | Operation::Backward => Operation::Training,
             Operation::Inference | Operation::BackwardFrozen => Operation::Inference,
+            Operation::Mark => return Ok(None),
         };
-        let linear = BatchNormDescriptor { channels: self.channels.len() as u32, ..Default::default() };
+        let descriptor = self.configuration.descriptor(self.channels.len(), Layout::ChannelsFirst);
+        let linear = BatchNormDescriptor { activation: Activation::Identity, ..descriptor };
         Ok(Some(self.refer(forward, &linear)?.tensor))
     }
 
     /// What the operation must have written.
     fn expect<'a>(&self, operation: Operation, buffers: &'a Buffers) -> Result<Vec<Expectation<'a>>, Error> {
+        if operation == Operation::Mark {
+            return Ok(buffers.padding.iter().flat_map(|padding| self.expect_marks(padding)).collect());
+        }
         let descriptor = self.configuration.descriptor(self.channels.len(), Layout::ChannelsFirst);
         let Expected { tensor, residual_gradient, vectors: [first, second] } = self.refer(operation, &descriptor)?;
         let pre_activations = self.pre_activations(operation)?;
@@ -222,14 +284,19 @@ impl Sample {
         // Elements whose derivative may be the other one.
         let jumps: Vec<bool> = match &pre_activations {
             Some(t) if backward && self.configuration.source == Source::Recompute => {
-                t.iter().map(|t| t.abs() < KINK).collect()
+                t.iter().enumerate().map(|(place, t)| t.abs() < KINK && self.is_valid(place)).collect()
             }
             _ => vec![false; tensor.len()],
         };
         let element = self.configuration.element;
         let near = |value: f64| 2e-5 * (1.0 + value.abs());
         let rounded = |place: usize, value: f64| {
-            if jumps[place] { f64::INFINITY } else { near(value) + element.roundoff() * value.abs() }
+            match (jumps[place], self.is_valid(place)) {
+                (true, _) => f64::INFINITY,
+                (false, true) => near(value) + element.roundoff() * value.abs(),
+                // 0, whatever stands there in x and dy.
+                (false, false) => 0.0,
+            }
         };
         let of_tensor = |name, buffer, values: &[f64]| Expectation {
             name,
@@ -243,7 +310,7 @@ impl Sample {
         }
         if let (false, Some(buffer), Some(t)) = (backward, &buffers.mask, &pre_activations) {
             let bit = |place: usize| {
-                let tolerance = if t[place].abs() < KINK { 1.0 } else { 0.0 };
+                let tolerance = if t[place].abs() < KINK && self.is_valid(place) { 1.0 } else { 0.0 };
                 (f64::from(u8::from(t[place] > 0.0)), tolerance)
             };
             let elements = self.tensor_elements(bit);
@@ -262,13 +329,48 @@ impl Sample {
                 expectations.push(self.vector("running mean", mean, &first, |_, value| near(value)));
                 expectations.push(self.vector("running variance", variance, &second, |_, value| near(value)));
             }
-            Operation::Inference => {}
+            Operation::Inference | Operation::Mark => {}
             Operation::Backward | Operation::BackwardFrozen => {
                 expectations.push(self.vector("dgamma", &buffers.gamma_gradient, &first, sum));
                 expectations.push(self.vector("dbeta", &buffers.beta_gradient, &second, sum));
             }
         }
         Ok(expectations)
+    }
+
+    /// What marking must have written: a record for each segment, one more for the whole batch where there are several,
+    /// then the bits.
+    fn expect_marks<'a>(&self, padding: &'a Padding) -> [Expectation<'a>; 2] {
+        let (segments, count) = (self.segments, self.problem.count());
+        let records = if segments > 1 { segments + 1 } else { 1 };
+        let valid = self.valid.as_deref().unwrap_or_default();
+        let record = |record: usize| {
+            let record = record as u64;
+            let positions = if record == segments {
+                0..count
+            } else {
+                record * (count / segments)..(record + 1) * (count / segments)
+            };
+            let part = &valid[positions.start as usize..positions.end as usize];
+            let half = part.len() / 2;
+            let found = |place: Option<usize>, none: u32| place.map_or(f64::from(none), |place| place as f64);
+            let words = [
+                part.iter().filter(|valid| **valid).count() as f64,
+                found(part.iter().position(|valid| *valid), u32::MAX),
+                found(part.iter().rposition(|valid| *valid), 0),
+                found(part[half..].iter().position(|valid| *valid).map(|place| half + place), u32::MAX),
+            ];
+            (0..).zip(words).map(move |(word, value)| (4 * record + word, value, 0.0))
+        };
+        let buffer = &padding.valid;
+        let counts = spread(records as usize, SAMPLES).into_iter().flat_map(record).collect();
+        let bit = |place| (f64::from(u8::from(self.is_valid(place))), 0.0);
+        let bits = self.tensor_elements(bit).into_iter();
+        let bits = bits.map(|(index, value, tolerance)| (128 * records + index, value, tolerance)).collect();
+        [
+            Expectation { name: "valid elements", buffer, stored: Stored::Words, elements: counts },
+            Expectation { name: "valid", buffer, stored: Stored::Bits, elements: bits },
+        ]
     }
 
     /// Elements spread over every channel, both ends included; `of` gives value and tolerance at a place in the sample.
@@ -317,8 +419,9 @@ pub struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    pub fn new(gpu: &'a Gpu, problem: Problem, buffers: &'a Buffers) -> Self {
-        Self { gpu, buffers, sample: Sample::new(problem, buffers.configuration, buffers.seed) }
+    pub fn new(gpu: &'a Gpu, plan: &Plan, buffers: &'a Buffers) -> Self {
+        let segments = plan.segmentation().segments();
+        Self { gpu, buffers, sample: Sample::new(plan.problem(), segments, buffers.configuration, buffers.seed) }
     }
 
     /// Runs an operation once and compares what it wrote; the message says what is wrong.
@@ -330,7 +433,10 @@ impl<'a> Checker<'a> {
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(frozen_mean, 0, running_mean, 0, running_mean.size());
         encoder.copy_buffer_to_buffer(frozen_variance, 0, running_variance, 0, running_variance.size());
-        for written in [Some(output), residual_gradient.as_ref(), mask.as_ref()].into_iter().flatten() {
+        // The other operations read what marking wrote.
+        let marks =
+            self.buffers.padding.as_ref().filter(|_| operation == Operation::Mark).map(|padding| &padding.valid);
+        for written in [Some(output), residual_gradient.as_ref(), mask.as_ref(), marks].into_iter().flatten() {
             encoder.clear_buffer(written, 0, None);
         }
         self.gpu.queue.submit([encoder.finish()]);
@@ -398,7 +504,7 @@ mod tests {
         let element = Element::F16;
         let configuration =
             Configuration { element, activation: Activation::Relu, source: Source::Mask, ..Configuration::default() };
-        let sample = Sample::new(problem, configuration, 5);
+        let sample = Sample::new(problem, 1, configuration, 5);
         assert_eq!(sample.channels, [0, 3, 6, 9]);
         let index = |outer: u64, channel: u64, inner: u64| (outer * 10 + channel) * 3 + inner;
         let stored = |index| f64::from(element.round(Given::Input.at(5, index)));
@@ -410,5 +516,20 @@ mod tests {
         let elements = sample.tensor_elements(|place| (sample.input[place], 0.0));
         assert_eq!(elements.len(), 4 * 6);
         assert!(elements.iter().all(|(index, value, _)| *value == stored(*index)));
+    }
+
+    #[test]
+    fn padding_of_a_sample_is_that_of_its_positions() {
+        let problem = Problem { outer: 6, channels: 10, inner: 3 };
+        let configuration = Configuration { padded: true, ..Configuration::default() };
+        let sample = Sample::new(problem, 2, configuration, 5);
+        for outer in 0..6 {
+            for (channel, inner) in [(0, 0), (1, 2), (3, 1)] {
+                let position = (outer * 3 + inner) as u64;
+                assert_eq!(sample.is_valid((outer * 4 + channel) * 3 + inner), is_valid(5, position));
+            }
+        }
+        let expected = sample.refer(Operation::Training, &configuration.descriptor(4, Layout::ChannelsFirst)).unwrap();
+        assert!(expected.tensor.iter().enumerate().all(|(place, y)| sample.is_valid(place) || *y == 0.0));
     }
 }

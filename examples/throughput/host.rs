@@ -32,11 +32,16 @@ fn print_rows(bench: &Bench<'_>) -> Result<(), String> {
     let text = |error: Error| error.to_string();
     let (bn, plan) = bench.plan(DIMS, Layout::ChannelsFirst).map_err(text)?;
     let buffers = Buffers::new(bench.gpu, &plan, plan.workspace_size(), bench.configuration, 0)?;
-    let [n, c, h, w] = DIMS;
-    let shape = wgpu_batch_norm::Shape::new(&[n, c, h, w]).map_err(text)?;
+    let shape = bench.configuration.shape(DIMS, Layout::ChannelsFirst).map_err(text)?;
     let planning = median(|| std::hint::black_box(bn.plan(std::hint::black_box(&shape))).map(drop)).map_err(text)?;
     for operation in &bench.operations {
-        let bound = operation.bind(&bn, &plan, &buffers).map_err(text)?;
+        let bound = match operation.bind(&bn, &plan, &buffers) {
+            Ok(bound) => bound,
+            Err(error) => {
+                println!("{:15} {error}", operation.name());
+                continue;
+            }
+        };
         let binding = median(|| operation.bind(&bn, &plan, &buffers).map(drop)).map_err(text)?;
         // Frees what the dropped steps held.
         bench.gpu.queue.submit([]);

@@ -3,7 +3,8 @@
 //! ```text
 //! cargo run --release --example throughput -- [--adapter SUBSTRING] [--json FILE] [--plot FILE.svg] [--quick]
 //!     [--op OP] [--shape N,C,H,W] [--layout first|last] [--growth [--budget SECONDS]] [--element f32|f16|bf16]
-//!     [--activation ACTIVATION] [--residual] [--source recompute|output|mask]
+//!     [--activation ACTIVATION] [--residual] [--source recompute|output|mask] [--segments K|each] [--padded]
+//!     [--renormalize]
 //! ```
 //!
 //! `--help` says what the figures mean. Exit code: 0 if all was measured or refused with a reason, 1 if a result was
@@ -30,7 +31,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
 use wgpu_batch_norm::{Kernels, Layout};
 
 use crate::configuration::Configuration;
@@ -49,6 +51,14 @@ tensor has, whatever its element type, and take as many bytes an invocation as i
 so that they are limits and no easy marks.
 
 With `--source output` or `mask` the backwards are given noise in place of y or the mask: y shares its buffer with dx.
+
+With `--segments` an instance is a channel of a segment. Running statistics take K sub-batches in turn, and the average
+of `each` sample. Where K does not divide N there is nothing to measure. With `--padded`, flags that look like noise
+leave about three quarters of the positions (elements of one channel); `mark` (`bind_valid`) makes of them a bit an
+element, once a batch and not in every layer, and every walk over a tensor reads these. `--renormalize` has limits of 3
+and 5; inference and backward_frozen are as without. Training and backward are then always split, by coefficients that a
+small dispatch prepares (`prepared`), and so is a padded backward_frozen; strategies of one dispatch are refused.
+`--strategies` tells the walks.
 
 Tensors below 64 MiB are taken in turn from two sets of buffers. Two small sets still fit large caches, but those of the
 copy and the sum fit as well.
@@ -69,12 +79,15 @@ copy and the sum fit as well.
             inference        sum + copy         reads x, z, writes y
             backward         4 sums + 2 copies  reads x, dy, z; reads x, dy, z again, writes dx, dz
             backward_frozen  4 sums + 2 copies  the same: t needs x
+          What is valid is a bit an element more in every walk: elements/8 bytes, 1/32 of an f32 tensor.
+            mark             reads positions * 4 bytes of flags, writes elements/8 of bits: a copy of the bits + a sum
+                             of what is read beyond; where less is read than written, a copy of half of both together
   workspace  bytes of the plan's scratch, which serves every operation; marked where it is more than the larger of 1 %
-          of the tensor and 64 bytes a channel plus 64 KiB";
+          of the tensor and 96 bytes a channel plus 64 KiB; with segments 104 bytes an instance, as they share gamma";
 
 /// Measure every operation beside a copy and a read-only sum of the same tensor, in one run and in turn.
 #[derive(Parser)]
-#[command(after_long_help = MEANING)]
+#[command(name = "throughput", after_long_help = MEANING)]
 struct Arguments {
     /// The adapter whose name, backend or driver contains this [default: the best one]
     #[arg(long, value_name = "SUBSTRING")]
@@ -120,6 +133,10 @@ enum LayoutArgument {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.op.contains(&Operation::Mark) && !arguments.configuration.padded {
+        let message = "`--op mark` needs `--padded`: there is nothing to mark";
+        Arguments::command().error(ErrorKind::MissingRequiredArgument, message).exit();
+    }
     let Some(gpu) = support::open_best(arguments.adapter.as_deref()) else {
         let others: Vec<String> = support::open_all(None).iter().map(|gpu| format!("  {gpu}")).collect();
         match (&arguments.adapter, others.is_empty()) {
@@ -194,7 +211,7 @@ fn bench<'a>(arguments: &Arguments, gpu: &'a support::Gpu) -> Bench<'a> {
         copy,
         sum,
         kernels,
-        operations: Operation::ALL.into_iter().filter(asked_for).collect(),
+        operations: Operation::of(&arguments.configuration).filter(asked_for).collect(),
         configuration: arguments.configuration,
         rounds,
         target,

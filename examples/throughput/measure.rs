@@ -6,7 +6,7 @@ use crate::buffers::Buffers;
 use crate::check::Checker;
 use crate::configuration::Configuration;
 use crate::operations::{Bound, Operation};
-use crate::shapes::{self, Dims};
+use crate::shapes::Dims;
 use crate::support::Gpu;
 use crate::table::{Figures, Row, Status, Workspace};
 use crate::timer::{Record, Summary, Timer};
@@ -43,7 +43,7 @@ impl Bench<'_> {
     pub fn plan(&self, dims: Dims, layout: Layout) -> Result<(BatchNorm, Plan), wgpu_batch_norm::Error> {
         let descriptor = self.configuration.descriptor(dims[1], layout);
         let bn = BatchNorm::with_kernels(&self.kernels, &descriptor)?;
-        let plan = bn.plan(&shapes::stored(dims, layout)?)?;
+        let plan = bn.plan(&self.configuration.shape(dims, layout)?)?;
         Ok((bn, plan))
     }
 
@@ -84,14 +84,15 @@ impl Bench<'_> {
         dims: Dims,
         layout: Layout,
     ) -> Result<Vec<(Operation, Plan)>, wgpu_batch_norm::Error> {
+        let shape = self.configuration.shape(dims, layout)?;
         let mut plans = Vec::new();
         for operation in self.operations.iter().copied() {
             if !self.every_strategy {
                 plans.push((operation, plan.clone()));
                 continue;
             }
-            for strategies in operation.strategies(bn, &shapes::stored(dims, layout)?, &self.configuration)? {
-                plans.push((operation, bn.plan_with(&shapes::stored(dims, layout)?, strategies)?));
+            for strategies in operation.strategies(bn, &shape, &self.configuration)? {
+                plans.push((operation, bn.plan_with(&shape, strategies)?));
             }
         }
         Ok(plans)
@@ -109,7 +110,7 @@ impl Bench<'_> {
         let size = plan.tensor_size();
         let copies: Vec<_> = sets.iter().map(|set| self.copy.bind(self.gpu, &set.input, &set.output, size)).collect();
         let sums: Vec<_> = sets.iter().map(|set| self.sum.bind(self.gpu, &set.input, &set.output, size)).collect();
-        let checkers: Vec<_> = sets.iter().map(|set| Checker::new(self.gpu, plan.problem(), set)).collect();
+        let checkers: Vec<_> = sets.iter().map(|set| Checker::new(self.gpu, plan, set)).collect();
         let copied =
             checkers.iter().zip(&copies).try_for_each(|(checker, copy)| checker.copy(|pass| copy.record(pass)));
         if let Err(message) = copied {
@@ -153,10 +154,10 @@ impl Bench<'_> {
                         let dispatches = bounds[0].dispatch_count();
                         Status::Measured(figures(
                             time,
-                            operation.limit(&self.configuration, copy.median, sum.median),
+                            operation.limit(&self.configuration, dims[1] as u32, copy.median, sum.median),
                             operation.ideal_bytes(&self.configuration, plan),
                             operation.moved_bytes(&self.configuration, plan, dispatches),
-                            operation.strategy(plan, dispatches),
+                            operation.strategy(&self.configuration, plan, dispatches, self.every_strategy),
                             dispatches,
                         ))
                     }
@@ -189,6 +190,10 @@ impl Bench<'_> {
                 Err(message) => Err(Status::Wrong(message)),
             }
         };
+        if self.configuration.padded && !self.operations.contains(&Operation::Mark) {
+            // Everything else reads it; whether it is right shows in what does.
+            let _ = ready(Operation::Mark, plan);
+        }
         if self.operations.contains(&Operation::Backward) && !self.operations.contains(&Operation::Training) {
             // Backward reads what forward saved; whether forward is right shows in backward.
             let _ = ready(Operation::Training, plan);

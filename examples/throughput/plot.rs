@@ -52,7 +52,8 @@ pub fn write(path: &Path, adapter: &str, rows: &[Row]) -> Result<(), Box<dyn Err
             .draw_series(LineSeries::new(roof, BLACK.stroke_width(3)))?
             .label("copy")
             .legend(|(x, y)| PathElement::new([(x, y), (x + 24, y)], BLACK.stroke_width(3)));
-        for (operation, color) in Operation::ALL.into_iter().zip([BLUE, GREEN, RED, MAGENTA]) {
+        let operations = Operation::ALL.into_iter().chain([Operation::Mark]);
+        for (operation, color) in operations.zip([BLUE, GREEN, RED, MAGENTA, CYAN]) {
             for (layout, color) in [("first", color.mix(1.0)), ("last", color.mix(0.4))] {
                 let points = points(rows, operation.name(), layout);
                 if points.is_empty() {

@@ -76,13 +76,16 @@ pub struct Workspace {
 
 impl Workspace {
     pub fn of(plan: &Plan) -> Self {
-        let bound = Self::bound(plan.tensor_size(), u64::from(plan.problem().channels));
+        let segmentation = plan.segmentation();
+        let bound = Self::bound(plan.tensor_size(), segmentation.instances(), segmentation.segments() > 1);
         Self { workspace_bytes: plan.workspace_size(), workspace_bound: bound }
     }
 
-    /// The larger of 1 % of the tensor and 64 bytes a channel plus 64 KiB.
-    fn bound(tensor: u64, channels: u64) -> u64 {
-        (tensor / 100).max(64 * channels + (64 << 10))
+    /// The larger of 1 % of the tensor and 96 bytes an instance (a channel of a segment) plus 64 KiB; 8 bytes more an
+    /// instance where segments share gamma.
+    fn bound(tensor: u64, instances: u64, shares: bool) -> u64 {
+        let each = if shares { 96 + 8 } else { 96 };
+        (tensor / 100).max(each * instances + (64 << 10))
     }
 
     const fn exceeds(&self) -> bool {
@@ -170,10 +173,12 @@ pub fn print_verdict(rows: &[Row]) -> bool {
             LARGE_SPREAD * 100.0
         );
     }
+    let segmented = rows.first().is_some_and(|row| row.configuration.segments.is_some());
     let planned = count(&|row| row.workspace.is_some());
     let large = count(&|row| row.workspace.as_ref().is_some_and(Workspace::exceeds));
     println!(
-        "\nWorkspace: {large} of {planned} rows exceed the larger of 1 % of the tensor and 64 bytes a channel plus 64 KiB."
+        "\nWorkspace: {large} of {planned} rows exceed the larger of 1 % of the tensor and {} plus 64 KiB.",
+        if segmented { "104 bytes a channel of each segment" } else { "96 bytes a channel" }
     );
     let wrong = count(&|row| matches!(row.status, Status::Wrong(_)));
     if wrong > 0 {
@@ -187,9 +192,10 @@ pub fn print_resnet(rows: &[Row]) {
     let Some(Row { configuration, .. }) = rows.first() else { return };
     let mut lines = Vec::new();
     for layout in ["first", "last"] {
+        // Without marking, which is done once a batch and not in every layer.
         for operation in Operation::ALL {
             if let Some(sum) = sum_resnet(rows, operation.name(), layout) {
-                let limit = operation.limit_formula(configuration);
+                let limit = operation.limit_formula(configuration, 1);
                 lines.push(format!("{:15} {layout:5} {sum}  limit: {limit}", operation.name()));
             }
         }
@@ -268,6 +274,8 @@ mod tests {
             "element",
             "activation",
             "residual",
+            "padded",
+            "renormalized",
             "shape",
             "strategy",
             "dispatches",
@@ -280,13 +288,15 @@ mod tests {
         ];
         assert!(fields.iter().all(|field| !json[0][field].is_null()), "{json}");
         assert!(json[0]["error"].is_null() && json[1]["ms"].is_null());
+        assert!(json[0].get("segments").is_some_and(serde_json::Value::is_null));
         assert_eq!(json[1]["error"], "too large");
     }
 
     #[test]
     fn the_workspace_bound_is_the_larger_of_the_two() {
-        assert_eq!(Workspace::bound(1 << 20, 3), 64 * 3 + 65536);
-        assert_eq!(Workspace::bound(100 << 20, 3), 1 << 20);
+        assert_eq!(Workspace::bound(1 << 20, 3, false), 96 * 3 + 65536);
+        assert_eq!(Workspace::bound(1 << 20, 3, true), 104 * 3 + 65536);
+        assert_eq!(Workspace::bound(100 << 20, 3, false), 1 << 20);
         assert!(Workspace { workspace_bytes: 10, workspace_bound: 9 }.exceeds());
         assert!(!Workspace { workspace_bytes: 9, workspace_bound: 9 }.exceeds());
     }

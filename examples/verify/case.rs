@@ -6,7 +6,8 @@ use std::path::Path;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use wgpu_batch_norm::{
-    Activation, ActivationSource, BatchNormDescriptor, ChannelStatistics, ElementType, Problem, Shape,
+    Activation, ActivationSource, BatchNormDescriptor, ChannelStatistics, ElementType, Problem, SegmentRunning,
+    Segmentation, SequenceAxes, Shape,
 };
 
 use crate::compare::{Kind, Truth};
@@ -17,9 +18,18 @@ use crate::tensors::Tensors;
 
 /// Results in the layout of x.
 const TENSORS: [&str; 3] = ["y", "dx", "dresidual"];
-/// Results with one value per channel.
-const VECTORS: [&str; 7] =
-    ["save_mean", "save_invstd", "save_var", "new_running_mean", "new_running_var", "dweight", "dbias"];
+/// Results with one value per channel, per instance (`save_…`), or per running value (`new_running_…`).
+const VECTORS: [&str; 9] = [
+    "save_mean",
+    "save_invstd",
+    "save_var",
+    "save_scale",
+    "save_shift",
+    "new_running_mean",
+    "new_running_var",
+    "dweight",
+    "dbias",
+];
 
 /// Why a case is not run.
 #[derive(Debug)]
@@ -51,8 +61,16 @@ pub struct Operations {
 pub struct Case {
     pub operations: Operations,
     pub descriptor: BatchNormDescriptor,
+    /// In segments, if the case has any.
     pub shape: Shape,
     pub problem: Problem,
+    pub segmentation: Segmentation,
+    /// A flag for each position; false for padding.
+    pub valid: Option<Vec<bool>>,
+    /// The lengths that the flags follow from, if they do.
+    pub lengths: Option<(Vec<u32>, SequenceAxes)>,
+    /// `r_max` and `d_max` of batch renormalization.
+    pub renormalization: Option<[f32; 2]>,
     pub x: Vec<f32>,
     pub residual: Option<Vec<f32>>,
     pub dy: Option<Vec<f32>>,
@@ -76,6 +94,15 @@ impl Case {
     pub fn runs_forward_training(&self) -> bool {
         let Operations { forward_training, backward_training, .. } = self.operations;
         forward_training || backward_training && self.given_statistics.is_none()
+    }
+
+    /// How many batches training counts.
+    pub fn batches(&self) -> u32 {
+        match self.descriptor.convention.segment_running {
+            _ if self.segmentation.count() == 0 => 0,
+            SegmentRunning::InTurn => self.segmentation.segments() as u32,
+            SegmentRunning::Averaged | SegmentRunning::Separate => 1,
+        }
     }
 
     /// What backward takes the activation's derivative from, one after the other: all that the activation has, where
@@ -111,7 +138,7 @@ impl Entry {
         if dims.len() != rank {
             return Err(fields.invalid("shape"));
         }
-        let shape = Shape::new(&dims).map_err(|error| error.to_string())?;
+        let shape = fields.cut(Shape::new(&dims).map_err(|error| error.to_string())?)?;
         let problem = shape.problem(layout).map_err(|error| error.to_string())?;
         if problem.channels == 0 {
             return Err(Rejection::Unsupported("zero channels".into()));
@@ -147,6 +174,7 @@ fn read_case(
         return Err(format!("tensor `{missing}` is missing").into());
     }
     let flags = fields.texts("flags")?;
+    let segmentation = shape.segmentation(descriptor.layout).map_err(|error| error.to_string())?;
     let missing = |name: &str| Rejection::Malformed(format!("tensor `{name}` is missing"));
     let vector = [problem.channels as usize];
     let samples = tensors.samples(problem)?;
@@ -161,19 +189,34 @@ fn read_case(
     // Stored without parameters, a case may still have running statistics.
     let parameter_element = fields.element("param_dtype").unwrap_or_default();
     let parameter = |name: &str| tensors.elements(name, parameter_element, &vector);
+    let recorded = match fields.segment_running()? {
+        SegmentRunning::Separate => [segmentation.instances() as usize],
+        SegmentRunning::InTurn | SegmentRunning::Averaged => vector,
+    };
+    let running_values = |name: &str| tensors.elements(name, parameter_element, &recorded);
     let x = input("x")?.ok_or_else(|| missing("x"))?;
     let dy = input("dy")?;
     if dy.is_none() && (operations.backward_training || operations.backward_inference) {
         return Err(missing("dy"));
     }
 
-    let running = match (parameter("running_mean")?, parameter("running_var")?) {
+    let running = match (running_values("running_mean")?, running_values("running_var")?) {
         (Some(mean), Some(variance)) => Some((mean, variance)),
         (None, None) => None,
         (Some(_), None) => return Err(missing("running_var")),
         (None, Some(_)) => return Err(missing("running_mean")),
     };
     if running.is_none() && (operations.forward_inference || operations.backward_inference) {
+        return Err(missing("running_mean"));
+    }
+
+    let valid = tensors.flags("valid", problem.count())?;
+    let lengths = fields.lengths()?;
+    if lengths.is_some() && valid.is_none() {
+        return Err(missing("valid"));
+    }
+    let renormalization = fields.renormalization()?;
+    if renormalization.is_some() && running.is_none() {
         return Err(missing("running_mean"));
     }
 
@@ -186,7 +229,7 @@ fn read_case(
     }
 
     let trains = operations.forward_training || operations.backward_training && statistics.is_none();
-    let convention = fields.convention(problem, running.is_some() && trains)?;
+    let convention = fields.convention(segmentation, running.is_some() && trains)?;
     let case = Case {
         operations,
         x,
@@ -196,7 +239,17 @@ fn read_case(
         bias: parameter("bias")?,
         running,
         batches_tracked: fields.batches_tracked()?,
-        truths: read_truths(fields, tensors, &shape, (problem, element), (samples.len(), statistics.is_some()))?,
+        truths: read_truths(
+            fields,
+            tensors,
+            (&shape, recorded[0]),
+            (segmentation, problem, element),
+            (samples.len(), statistics.is_some()),
+        )?,
+        segmentation,
+        valid,
+        lengths,
+        renormalization,
         given_statistics: statistics,
         samples,
         stretch: flags.contains(&"stretch"),
@@ -262,8 +315,8 @@ fn generated_input(
 fn read_truths(
     fields: &Fields<'_>,
     tensors: &Tensors<'_>,
-    shape: &Shape,
-    (problem, element): (Problem, ElementType),
+    (shape, recorded): (&Shape, usize),
+    (segmentation, problem, element): (Segmentation, Problem, ElementType),
     (samples, statistics_are_given): (usize, bool),
 ) -> Result<Vec<Truth>, Rejection> {
     let vector = [problem.channels as usize];
@@ -287,7 +340,12 @@ fn read_truths(
         }
         // The relative part is for results rounded to 16 bits; these are f32, also where the case stores its parameters
         // in 16 bits.
-        let form = (tensor.to_owned(), Kind::Channels, vector.as_slice());
+        let shape = match tensor {
+            _ if tensor.starts_with("save_") => [segmentation.instances() as usize],
+            _ if tensor.starts_with("new_running_") => [recorded],
+            _ => vector,
+        };
+        let form = (tensor.to_owned(), Kind::Channels, shape.as_slice());
         truths.extend(tensors.truth(tensor, form, problem, (ElementType::F32, 0.0))?);
     }
     Ok(truths)

@@ -14,7 +14,7 @@ use crate::storage;
 pub enum Kind {
     /// One value for each element of the tensor.
     Elements,
-    /// One value for each channel.
+    /// One value for each channel or instance.
     Channels,
     /// The elements at the sample indices.
     Samples,
@@ -35,7 +35,7 @@ pub struct Truth {
     /// What the produced tensor is stored as.
     pub element: ElementType,
     pub values: Vec<f64>,
-    /// Absolute tolerance of each channel.
+    /// Absolute tolerance of each channel, or of each value of a vector.
     pub atol: Vec<f64>,
     /// The stricter absolute tolerance of each channel, for information.
     pub tight: Option<Vec<f64>>,
@@ -155,7 +155,7 @@ pub fn compare(
     samples: &[usize],
     rule: NonFinite,
 ) -> Result<Comparison, String> {
-    let expected = if truth.kind == Kind::Channels { u64::from(problem.channels) } else { problem.elements() };
+    let expected = if truth.kind == Kind::Channels { truth.values.len() as u64 } else { problem.elements() };
     if values.len() as u64 != expected {
         return Err(format!("{}: {} values, expected {expected}", truth.tensor, values.len()));
     }

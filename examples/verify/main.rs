@@ -9,8 +9,10 @@
 //! agree with the truth: backward with saved and with recomputed statistics, and with the activation's derivative from
 //! every source; on devices also in place, y over x and dx over dy.
 //!
-//! Skipped are element types, activations, layouts and tensors that are not built (f64 and mixed types, for instance),
-//! tensors that a device cannot bind at once, and cases that are flagged as beyond f32 and miss their tolerance. Exit code: 0 if nothing failed, 1 if something did, 2 if there was nothing to run.
+//! Skipped are element types, activations, layouts and tensors that are not built (f64 and mixed types, for instance), on
+//! devices also padding, segments and renormalization, tensors that a device cannot bind at once, and cases that are
+//! flagged as beyond f32 and miss their tolerance. Exit code: 0 if nothing failed, 1 if something did, 2 if there was
+//! nothing to run.
 
 mod case;
 mod compare;

@@ -5,13 +5,14 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use wgpu_batch_norm::{
-    Activation, Convention, ElementType, Layout, Momentum, OneSamplePolicy, Problem, RunningVariance,
+    Activation, Convention, ElementType, Layout, Momentum, OneSamplePolicy, RunningVariance, SegmentRunning,
+    Segmentation, SequenceAxes, Shape,
 };
 
 use crate::case::{Operations, Rejection};
 
 /// Every tensor that is read or compared, but for those with a prefix.
-const KNOWN_TENSORS: [&str; 26] = [
+const KNOWN_TENSORS: [&str; 29] = [
     "x",
     "weight",
     "bias",
@@ -19,10 +20,13 @@ const KNOWN_TENSORS: [&str; 26] = [
     "running_var",
     "residual",
     "dy",
+    "valid",
     "y",
     "save_mean",
     "save_invstd",
     "save_var",
+    "save_scale",
+    "save_shift",
     "new_running_mean",
     "new_running_var",
     "dx",
@@ -156,6 +160,56 @@ impl Fields<'_> {
         values.ok_or_else(|| self.invalid("shape"))
     }
 
+    /// A member of a field that is an object.
+    fn index(&self, name: &str, member: &str) -> Result<usize, Rejection> {
+        let index = self.get(name)[member].as_u64().and_then(|index| usize::try_from(index).ok());
+        index.ok_or_else(|| self.invalid(name))
+    }
+
+    /// The shape cut into the segments that the case states.
+    pub fn cut(&self, shape: Shape) -> Result<Shape, Rejection> {
+        let cut = match (self.get("segments"), self.get("segments")["kind"].as_str()) {
+            (Value::Null, _) => return Ok(shape),
+            (_, Some("sub_batches")) => shape.with_sub_batches(self.index("segments", "count")?),
+            (_, Some("along")) => shape.with_segments_along(self.index("segments", "axis")?),
+            _ => return Err(self.invalid("segments")),
+        };
+        cut.map_err(|error| error.to_string().into())
+    }
+
+    /// The lengths of padded sequences, and where sequences and steps stand.
+    pub fn lengths(&self) -> Result<Option<(Vec<u32>, SequenceAxes)>, Rejection> {
+        if self.get("lengths").is_null() {
+            return Ok(None);
+        }
+        let length = |value: &Value| value.as_u64().and_then(|length| u32::try_from(length).ok());
+        let lengths = self.get("lengths")["values"].as_array().and_then(|values| values.iter().map(length).collect());
+        let axes = SequenceAxes { sequence: self.index("lengths", "sequence")?, step: self.index("lengths", "step")? };
+        Ok(Some((lengths.ok_or_else(|| self.invalid("lengths"))?, axes)))
+    }
+
+    /// `r_max` and `d_max` of batch renormalization.
+    pub fn renormalization(&self) -> Result<Option<[f32; 2]>, Rejection> {
+        let field = self.get("renormalization");
+        let limit = |name: &str| field[name].as_f64().map(|limit| limit as f32);
+        match (field, limit("r_max"), limit("d_max")) {
+            (Value::Null, ..) => Ok(None),
+            (_, Some(r_max), Some(d_max)) => Ok(Some([r_max, d_max])),
+            _ => Err(self.invalid("renormalization")),
+        }
+    }
+
+    /// What becomes of the running statistics of segments.
+    pub fn segment_running(&self) -> Result<SegmentRunning, Rejection> {
+        match self.get("segment_running").as_str() {
+            None if self.get("segment_running").is_null() => Ok(SegmentRunning::default()),
+            Some("in_turn") => Ok(SegmentRunning::InTurn),
+            Some("averaged") => Ok(SegmentRunning::Averaged),
+            Some("separate") => Ok(SegmentRunning::Separate),
+            _ => Err(self.invalid("segment_running")),
+        }
+    }
+
     /// The element type that a field names; `None` for one that is not built.
     pub fn element(&self, name: &str) -> Option<ElementType> {
         let text = self.text(name);
@@ -247,7 +301,7 @@ impl Fields<'_> {
     }
 
     /// The convention; the momentum matters only where running statistics are updated.
-    pub fn convention(&self, problem: Problem, updates_running: bool) -> Result<Convention, Rejection> {
+    pub fn convention(&self, segmentation: Segmentation, updates_running: bool) -> Result<Convention, Rejection> {
         let momentum = match (self.get("momentum"), self.get("num_batches_tracked")) {
             _ if !updates_running => Convention::pytorch().momentum,
             (Value::Null, Value::Number(_)) => Momentum::CumulativeAverage,
@@ -261,9 +315,10 @@ impl Fields<'_> {
             _ => RunningVariance::Unbiased,
         };
         let one_sample =
-            if problem.count() == 1 { OneSamplePolicy::PopulationVariance } else { OneSamplePolicy::default() };
+            if segmentation.count() == 1 { OneSamplePolicy::PopulationVariance } else { OneSamplePolicy::default() };
         let epsilon = self.number("eps")?;
-        Ok(Convention { epsilon, momentum, running_variance, one_sample, ..Convention::pytorch() })
+        let segment_running = self.segment_running()?;
+        Ok(Convention { epsilon, momentum, running_variance, one_sample, segment_running, ..Convention::pytorch() })
     }
 }
 
@@ -315,6 +370,31 @@ mod tests {
                 .unwrap()
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn segments_lengths_and_limits_are_read_or_refused() {
+        let value = |text: &str| serde_json::from_str::<Value>(text).unwrap().as_object().unwrap().clone();
+        let shape = || Shape::new(&[4, 3, 6]).unwrap();
+        let cut = |text: &str| Fields(&value(text)).cut(shape());
+        assert_eq!(cut("{}").unwrap(), shape());
+        let parts = cut(r#"{"segments": {"kind": "sub_batches", "count": 2}}"#);
+        assert_eq!(parts.unwrap(), shape().with_sub_batches(2).unwrap());
+        let along = cut(r#"{"segments": {"kind": "along", "axis": 2}}"#);
+        assert_eq!(along.unwrap(), shape().with_segments_along(2).unwrap());
+        for wrong in
+            ["3", r#"{"kind": "sub_batches"}"#, r#"{"kind": "sub_batches", "count": 3}"#, r#"{"kind": "rows"}"#]
+        {
+            assert!(cut(&format!(r#"{{"segments": {wrong}}}"#)).is_err(), "{wrong}");
+        }
+        let lengths = value(r#"{"lengths": {"values": [3, 0], "sequence": 0, "step": 2}}"#);
+        let axes = SequenceAxes { sequence: 0, step: 2 };
+        assert_eq!(Fields(&lengths).lengths().unwrap(), Some((vec![3, 0], axes)));
+        assert!(Fields(&value(r#"{"lengths": {"values": [-1], "sequence": 0, "step": 2}}"#)).lengths().is_err());
+        let limits = value(r#"{"renormalization": {"r_max": 1.5, "d_max": 0.25}, "segment_running": "each"}"#);
+        assert_eq!(Fields(&limits).renormalization().unwrap(), Some([1.5, 0.25]));
+        assert!(Fields(&limits).segment_running().is_err());
+        assert!(Fields(&value(r#"{"renormalization": {"r_max": 1.5}}"#)).renormalization().is_err());
     }
 
     #[test]

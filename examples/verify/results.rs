@@ -1,6 +1,6 @@
 //! What one run of a case produced, under the names that the case's expected tensors have.
 
-use wgpu_batch_norm::{ActivationSource, ChannelStatistics};
+use wgpu_batch_norm::{ActivationSource, ChannelRenormalization, ChannelStatistics};
 
 /// In the variant of gradients that were computed without the statistics that forward saved.
 pub const RECOMPUTED: &str = "recomputed statistics";
@@ -59,9 +59,15 @@ impl Results {
         self.push("save_var", variant, vector(|saved| saved.variance));
     }
 
-    /// The counter of batches must have grown by one, or stayed if the batch was empty.
-    pub fn check_tracked(&mut self, before: u32, after: u32, batch_is_empty: bool) {
-        let expected = if batch_is_empty { before } else { before.saturating_add(1) };
+    /// How the batch was renormalised, as the two vectors that the records hold.
+    pub fn push_renormalization(&mut self, variant: &Variant, saved: &[ChannelRenormalization]) {
+        self.push("save_scale", variant, saved.iter().map(|saved| saved.scale).collect());
+        self.push("save_shift", variant, saved.iter().map(|saved| saved.shift).collect());
+    }
+
+    /// The counter of batches must have grown by `batches`, 0 for an empty one.
+    pub fn check_tracked(&mut self, before: u32, after: u32, batches: u32) {
+        let expected = before.saturating_add(batches);
         if after != expected {
             self.problems.push(format!("batches_tracked went from {before} to {after}, expected {expected}"));
         }

@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use wgpu::{Buffer, BufferSlice, ComputePass};
 use wgpu_batch_norm::{
-    ActivationSource, ActivationState, BackwardBuffers, BatchNorm, ChannelStatistics, ElementType, Error,
-    FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels, Plan, RunningStatistics, TrainingBuffers, wgpu,
+    ActivationSource, ActivationState, BackwardBuffers, BatchNorm, ChannelRenormalization, ChannelStatistics,
+    ElementType, Error, FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels, Plan, Renormalization,
+    RunningStatistics, TrainingBuffers, ValidBuffers, ValidSource, wgpu,
 };
 
 use crate::case::Case;
@@ -53,6 +54,7 @@ struct Output {
 struct Trained {
     variant: Variant,
     saved: Values,
+    renormalization: Option<Values>,
     running: Option<[Values; 2]>,
     tracked: Option<Values>,
 }
@@ -63,6 +65,7 @@ struct Kept {
     y: Option<Values>,
     mask: Option<Values>,
     saved: Option<Values>,
+    renormalization: Option<Values>,
 }
 
 /// How one backward is run.
@@ -102,6 +105,10 @@ struct Run<'a> {
     weight: Option<Values>,
     bias: Option<Values>,
     workspace: Values,
+    /// Which elements are valid, if not all are.
+    valid: Option<Values>,
+    /// The limits of batch renormalization.
+    limits: Option<Values>,
     kept: Kept,
     steps: Vec<RecordStep>,
     outputs: Vec<Output>,
@@ -178,6 +185,8 @@ impl<'a> Run<'a> {
             weight: case.weight.as_ref().map(|values| runner.vector("weight", values)),
             bias: case.bias.as_ref().map(|values| runner.vector("bias", values)),
             workspace: runner.poisoned_bytes("workspace", plan.workspace_size()),
+            valid: case.valid.as_ref().map(|_| runner.poisoned_bytes("valid", plan.valid_size())),
+            limits: case.renormalization.map(|limits| runner.vector("limits", &limits)),
             kept: Kept { saved: given.map(|given| runner.vector("saved", &given)), ..Kept::default() },
             steps: Vec::new(),
             outputs: Vec::new(),
@@ -189,6 +198,7 @@ impl<'a> Run<'a> {
 
     fn bind(&mut self) -> Result<(), Error> {
         let case = self.case;
+        self.bind_valid()?;
         if case.runs_forward_training() {
             self.bind_training(false)?;
             self.bind_training(true)?;
@@ -210,11 +220,32 @@ impl<'a> Run<'a> {
         }
         if case.operations.backward_inference {
             for &source in case.sources() {
+                if source == ActivationSource::Mask && self.valid.is_some() {
+                    continue;
+                }
                 for in_place in [false, true] {
                     self.bind_backward_frozen(&running, Way { source, saved: true, in_place })?;
                 }
             }
         }
+        Ok(())
+    }
+
+    /// From lengths where the case has them, else from flags.
+    fn bind_valid(&mut self) -> Result<(), Error> {
+        let (Some(flags), Some(valid)) = (&self.case.valid, &self.valid) else { return Ok(()) };
+        let flags: Vec<u32> = flags.iter().map(|&flag| u32::from(flag)).collect();
+        let lengths = self.case.lengths.as_ref();
+        let words = self.runner.gpu.upload("valid source", lengths.map_or(&flags, |(lengths, _)| lengths));
+        let source = match lengths {
+            Some((lengths, axes)) => {
+                let size = (lengths.len() * size_of::<u32>()) as u64;
+                ValidSource::Lengths { lengths: words.slice(..size), axes: *axes }
+            }
+            None => ValidSource::Flags(words.slice(..self.plan.positions_size())),
+        };
+        let step = self.batch_norm.bind_valid(&self.plan, &ValidBuffers { source, valid: valid.slice() })?;
+        self.steps.push(Box::new(move |pass| step.record(pass)));
         Ok(())
     }
 
@@ -231,7 +262,15 @@ impl<'a> Run<'a> {
             element: ElementType::F32,
             count: 1,
         });
+        let renormalization =
+            self.limits.as_ref().map(|_| self.runner.poisoned_bytes("corrections", self.plan.renormalization_size()));
         let buffers = TrainingBuffers {
+            valid: self.valid.as_ref().map(Values::slice),
+            renormalization: self
+                .limits
+                .as_ref()
+                .zip(renormalization.as_ref())
+                .map(|(limits, saved)| Renormalization { limits: limits.slice(), saved: saved.slice() }),
             residual: self.residual.as_ref().map(Values::slice),
             activation_mask: mask.as_ref().map(Values::slice),
             gamma: self.weight.as_ref().map(Values::slice),
@@ -248,10 +287,15 @@ impl<'a> Run<'a> {
         self.steps.push(Box::new(move |pass| step.record(pass)));
         let variant = Variant::default().with(in_place, IN_PLACE);
         if !in_place {
-            self.kept = Kept { y: Some(output.clone()), mask, saved: Some(saved.clone()) };
+            self.kept = Kept {
+                y: Some(output.clone()),
+                mask,
+                saved: Some(saved.clone()),
+                renormalization: renormalization.clone(),
+            };
         }
         self.outputs.push(Output { tensor: "y", variant: variant.clone(), values: output });
-        self.trained.push(Trained { variant, saved, running, tracked });
+        self.trained.push(Trained { variant, saved, renormalization, running, tracked });
         Ok(())
     }
 
@@ -259,6 +303,8 @@ impl<'a> Run<'a> {
     fn bind_backward(&mut self, way: Way) -> Result<(), Error> {
         let (output_gradient, gradients) = self.gradients(way);
         let buffers = BackwardBuffers {
+            valid: self.valid.as_ref().map(Values::slice),
+            renormalization: self.kept.renormalization.as_ref().map(Values::slice),
             gamma: self.weight.as_ref().map(Values::slice),
             beta: self.bias.as_ref().map(Values::slice),
             activation: self.activation_state(way.source),
@@ -278,8 +324,10 @@ impl<'a> Run<'a> {
     /// Inference; in place it writes no mask, so that both kernels run.
     fn bind_inference(&mut self, [mean, variance]: &[Values; 2], in_place: bool) -> Result<(), Error> {
         let (input, output) = self.input_and_output(in_place);
-        let mask = self.mask(in_place);
+        // Of a padded batch inference writes none.
+        let mask = self.mask(in_place).filter(|_| self.valid.is_none());
         let buffers = InferenceBuffers {
+            valid: self.valid.as_ref().map(Values::slice),
             residual: self.residual.as_ref().map(Values::slice),
             activation_mask: mask.as_ref().map(Values::slice),
             gamma: self.weight.as_ref().map(Values::slice),
@@ -289,7 +337,7 @@ impl<'a> Run<'a> {
         let step = self.batch_norm.bind_inference(&self.plan, &buffers)?;
         self.steps.push(Box::new(move |pass| step.record(pass)));
         if !in_place {
-            self.kept = Kept { y: Some(output.clone()), mask, saved: None };
+            self.kept = Kept { y: Some(output.clone()), mask, ..Kept::default() };
         }
         let variant = Variant::default().with(in_place, IN_PLACE);
         self.outputs.push(Output { tensor: "y", variant, values: output });
@@ -301,6 +349,7 @@ impl<'a> Run<'a> {
         let (output_gradient, gradients) = self.gradients(way);
         let (mean, variance) = (mean.slice(), variance.slice());
         let buffers = FrozenBackwardBuffers {
+            valid: self.valid.as_ref().map(Values::slice),
             input: Some(self.x.slice()),
             gamma: self.weight.as_ref().map(Values::slice),
             beta: self.bias.as_ref().map(Values::slice),
@@ -375,7 +424,7 @@ impl<'a> Run<'a> {
             let read = self.read(tensor, variant, values, &mut results);
             results.push(tensor, variant, read);
         }
-        for Trained { variant, saved, running, tracked } in &self.trained {
+        for Trained { variant, saved, renormalization, running, tracked } in &self.trained {
             // An empty batch saves nothing.
             if !empty {
                 let read = self.read("saved statistics", variant, saved, &mut results);
@@ -385,6 +434,12 @@ impl<'a> Run<'a> {
                 };
                 results.push_statistics(variant, &records.iter().map(record).collect::<Vec<_>>());
             }
+            if let Some(values) = renormalization {
+                let read = self.read("saved corrections", variant, values, &mut results);
+                let (records, _) = read.as_chunks::<2>();
+                let record = |&[scale, shift]: &[f32; 2]| ChannelRenormalization { scale, shift };
+                results.push_renormalization(variant, &records.iter().map(record).collect::<Vec<_>>());
+            }
             let Some([mean, variance_of_running]) = running else { continue };
             for (tensor, values) in [("new_running_mean", mean), ("new_running_var", variance_of_running)] {
                 let read = self.read(tensor, variant, values, &mut results);
@@ -392,7 +447,7 @@ impl<'a> Run<'a> {
             }
             if let (Some(before), Some(tracked)) = (self.case.batches_tracked, tracked) {
                 let after = self.runner.gpu.read::<u32>(&tracked.buffer, 1);
-                results.check_tracked(before, after.first().copied().unwrap_or_default(), empty);
+                results.check_tracked(before, after.first().copied().unwrap_or_default(), self.case.batches());
             }
         }
         results

@@ -3,9 +3,9 @@
 use half::{bf16, f16};
 use wgpu_batch_norm::reference::{
     ActivationState, BackwardBuffers, BatchNorm, Element, FrozenBackwardBuffers, Gradient, InferenceBuffers, Plan,
-    RunningStatistics, TrainingBuffers,
+    Renormalization, RunningStatistics, TrainingBuffers,
 };
-use wgpu_batch_norm::{ActivationSource, ChannelStatistics, ElementType, Error};
+use wgpu_batch_norm::{ActivationSource, ChannelRenormalization, ChannelStatistics, ElementType, Error};
 
 use crate::case::Case;
 use crate::results::{RECOMPUTED, Results, Variant};
@@ -39,6 +39,7 @@ struct Kept<T> {
     y: Vec<T>,
     mask: Option<Vec<u32>>,
     saved: Option<Vec<ChannelStatistics>>,
+    renormalization: Option<Vec<ChannelRenormalization>>,
 }
 
 impl<'a, T: Element<Parameter = f32>> Run<'a, T> {
@@ -58,7 +59,8 @@ impl<'a, T: Element<Parameter = f32>> Run<'a, T> {
 
     fn all(mut self) -> Result<Results, Error> {
         let case = self.case;
-        let mut kept = Kept { y: Vec::new(), mask: None, saved: case.given_statistics.clone() };
+        self.check_lengths()?;
+        let mut kept = Kept { y: Vec::new(), mask: None, saved: case.given_statistics.clone(), renormalization: None };
         if case.runs_forward_training() {
             kept = self.training()?;
         }
@@ -82,13 +84,27 @@ impl<'a, T: Element<Parameter = f32>> Run<'a, T> {
         Ok(self.results)
     }
 
+    /// The lengths of sequences must give the flags.
+    fn check_lengths(&mut self) -> Result<(), Error> {
+        if let Some((lengths, axes)) = &self.case.lengths {
+            let valid = self.batch_norm.valid_positions(&self.plan, lengths, *axes)?;
+            if Some(valid) != self.case.valid {
+                self.results.problems.push("`lengths` do not give `valid`".into());
+            }
+        }
+        Ok(())
+    }
+
     fn training(&mut self) -> Result<Kept<T>, Error> {
         let case = self.case;
         let mut y = self.unwritten();
         let mut mask = self.mask();
         let nan =
             ChannelStatistics { pivot: f32::NAN, offset: f32::NAN, inverse_deviation: f32::NAN, variance: f32::NAN };
-        let mut saved = vec![nan; case.problem.channels as usize];
+        let instances = case.segmentation.instances() as usize;
+        let mut saved = vec![nan; instances];
+        let nan = ChannelRenormalization { scale: f32::NAN, shift: f32::NAN };
+        let mut renormalization = case.renormalization.map(|limits| (limits, vec![nan; instances]));
         let mut running = case.running.clone();
         let mut tracked = case.batches_tracked;
         let buffers = TrainingBuffers {
@@ -104,20 +120,27 @@ impl<'a, T: Element<Parameter = f32>> Run<'a, T> {
                 batches_tracked: tracked.as_mut(),
             }),
             saved: Some(&mut saved),
+            valid: case.valid.as_deref(),
+            renormalization: (renormalization.as_mut())
+                .map(|(limits, saved)| Renormalization { limits: *limits, saved }),
             ..Default::default()
         };
         self.batch_norm.training(&self.plan, buffers)?;
         let (plain, results) = (Variant::default(), &mut self.results);
         results.push("y", &plain, widened(&y));
         results.push_statistics(&plain, &saved);
+        let renormalization = renormalization.map(|(_, saved)| saved);
+        if let Some(renormalization) = &renormalization {
+            results.push_renormalization(&plain, renormalization);
+        }
         if let Some((mean, variance)) = running {
             results.push("new_running_mean", &plain, mean);
             results.push("new_running_var", &plain, variance);
             if let (Some(before), Some(after)) = (case.batches_tracked, tracked) {
-                results.check_tracked(before, after, case.problem.count() == 0);
+                results.check_tracked(before, after, case.batches());
             }
         }
-        Ok(Kept { y, mask, saved: Some(saved) })
+        Ok(Kept { y, mask, saved: Some(saved), renormalization })
     }
 
     fn inference(&mut self, mean: &[f32], variance: &[f32]) -> Result<Kept<T>, Error> {
@@ -132,10 +155,11 @@ impl<'a, T: Element<Parameter = f32>> Run<'a, T> {
             beta: self.case.bias.as_deref(),
             running_mean: mean,
             running_variance: variance,
+            valid: self.case.valid.as_deref(),
         };
         self.batch_norm.inference(&self.plan, buffers)?;
         self.results.push("y", &Variant::default(), widened(&y));
-        Ok(Kept { y, mask, saved: None })
+        Ok(Kept { y, mask, saved: None, renormalization: None })
     }
 
     /// Backward through training statistics, saved ones or those of x.
@@ -153,6 +177,8 @@ impl<'a, T: Element<Parameter = f32>> Run<'a, T> {
             beta: self.case.bias.as_deref(),
             activation: self.activation_state(kept, source),
             saved,
+            renormalization: kept.renormalization.as_deref(),
+            valid: self.case.valid.as_deref(),
             input_gradient: Some(Gradient::Overwrite(&mut gradients.input)),
             residual_gradient: gradients.residual.as_deref_mut().map(Gradient::Overwrite),
             gamma_gradient: Some(Gradient::Overwrite(&mut gradients.gamma)),
@@ -178,6 +204,7 @@ impl<'a, T: Element<Parameter = f32>> Run<'a, T> {
             activation: self.activation_state(kept, source),
             running_mean: mean,
             running_variance: variance,
+            valid: self.case.valid.as_deref(),
             input_gradient: Some(Gradient::Overwrite(&mut gradients.input)),
             residual_gradient: gradients.residual.as_deref_mut().map(Gradient::Overwrite),
             gamma_gradient: Some(Gradient::Overwrite(&mut gradients.gamma)),

@@ -49,6 +49,12 @@ impl Tensors<'_> {
         self.read(name, (Dtype::F64, f64::from_le_bytes), shape)
     }
 
+    /// The flags of a tensor of bytes.
+    pub fn flags(&self, name: &str, count: u64) -> Result<Option<Vec<bool>>, Rejection> {
+        let bytes = self.read(name, (Dtype::U8, u8::from_le_bytes), &[count as usize])?;
+        Ok(bytes.map(|bytes| bytes.into_iter().map(|byte| byte != 0).collect()))
+    }
+
     /// The element indices of the sampled values; empty when the case has no samples.
     pub fn samples(&self, problem: Problem) -> Result<Vec<usize>, Rejection> {
         let Ok(tensor) = self.0.tensor("sample_index") else { return Ok(Vec::new()) };
@@ -61,7 +67,8 @@ impl Tensors<'_> {
         indices.into_iter().map(index).collect()
     }
 
-    /// An expected tensor with its tolerances; `None` when the case does not have it.
+    /// An expected tensor with its tolerances, one a channel or for each value of a vector; `None` when the case does not
+    /// have it.
     pub fn truth(
         &self,
         tensor: &'static str,
@@ -70,7 +77,7 @@ impl Tensors<'_> {
         (element, rtol): (ElementType, f64),
     ) -> Result<Option<Truth>, Rejection> {
         let Some(values) = self.f64(&name, shape)? else { return Ok(None) };
-        let channels = problem.channels as usize;
+        let channels = if kind == Kind::Channels { values.len() } else { problem.channels as usize };
         let atol = match self.f64(&format!("atol.{tensor}"), &[channels])? {
             Some(atol) => atol,
             // Without elements nothing is computed, so nothing may differ.

@@ -5,6 +5,7 @@ struct Params {
     elements: u32,
     /// Units of the tensor: groups of four consecutive elements, the last one possibly partial.
     units: u32,
+    /// Instances: what has a mean and a variance of its own, a channel of a segment. Kernels call them channels.
     channels: u32,
     /// Elements between two channels.
     inner: u32,
@@ -57,7 +58,28 @@ struct Params {
     records_base: u32,
     /// Of a leaky ReLU.
     slope: f32,
-    padding: u32,
+    /// The tensor consists of parts, one after the other, with a channel each of their own; 1 but for sub-batches.
+    part_channels: u32,
+    part_elements: u32,
+    /// Columns: tiles of a part.
+    part_tiles: u32,
+    /// Consecutive channels that share gamma and beta.
+    steps: u32,
+    /// Gammas and betas.
+    parameter_channels: u32,
+    /// Channels that share a gamma and a beta.
+    segments: u32,
+    /// Where the record of segment 0 stands in the valid elements' buffer, in records.
+    valid_base: u32,
+    /// Where the bits of the elements start in the valid elements' buffer, in words.
+    valid_bits: u32,
+    /// Where sequence and step stand among positions.
+    sequence_stride: u32,
+    sequence_length: u32,
+    step_stride: u32,
+    step_length: u32,
+    /// Where the bits of the positions start in the valid elements' buffer, in words.
+    position_bits: u32,
 }
 
 const HAS_GAMMA: u32 = 1u;
@@ -84,6 +106,18 @@ const GUARDS_RUNNING: u32 = 32768u;
 const HAS_LAYER_BIAS: u32 = 65536u;
 /// The running variance takes the unbiased variance.
 const UNBIASED: u32 = 131072u;
+/// Elements may be padding.
+const HAS_VALID: u32 = 262144u;
+/// The batch statistics are corrected towards the running ones.
+const RENORMALIZES: u32 = 524288u;
+/// Segments share the running statistics.
+const SHARES_RUNNING: u32 = 1048576u;
+/// They are updated once, with an average over segments; else by one segment after the other.
+const AVERAGES_SEGMENTS: u32 = 2097152u;
+/// Valid elements come from lengths of sequences; else from flags of positions.
+const FROM_LENGTHS: u32 = 4194304u;
+/// A single valid element updates the running statistics.
+const UPDATES_FROM_ONE: u32 = 8388608u;
 
 @group(0) @binding(0)
 var<uniform> params: Params;
@@ -92,11 +126,6 @@ override WORKGROUP_SIZE: u32;
 
 fn has(flag: u32) -> bool {
     return (params.flags & flag) != 0u;
-}
-
-/// A sum over M elements divided by M; one rounding where `fma` is fused, two elsewhere.
-fn mean_of(sum: vec4<f32>) -> vec4<f32> {
-    return fma(sum, vec4<f32>(params.inverse_count), sum * params.inverse_count_residual);
 }
 
 /// Keeps the invocations of a workgroup near each other in memory, where a driver runs them one after the other: the next

@@ -6,7 +6,7 @@ var<storage, read_write> moments: array<vec4<u32>>;
 
 fn commit(merged: Accumulator, place: Place) {
     let channels = channels_of(place);
-    let offset = mean_of(merged.sum);
+    let offset = mean_of(merged.sum, channels);
     for (var component = 0u; component < 4u; component++) {
         if owns_channel(place, component) {
             accumulate_moments(channels[component], merged.pivot[component], offset[component], merged.m2[component]);
@@ -16,7 +16,10 @@ fn commit(merged: Accumulator, place: Place) {
 
 fn accumulate_moments(channel: u32, pivot: f32, offset: f32, m2: f32) {
     let old = moments[channel];
-    let count = params.elements / params.channels;
+    let count = count_of(channel);
+    if count == 0u {
+        return;
+    }
     if old.x == 0u {
         moments[channel] = vec4<u32>(count, bitcast<u32>(pivot), bitcast<u32>(offset), bitcast<u32>(m2));
         return;

@@ -1,5 +1,6 @@
 // From the gradient sums of a place's channels to what the input gradient needs.
 
 fn conclude(merged: Accumulator, place: Place) -> Coefficients {
-    return coefficients_with(channels_of(place), merged);
+    let channels = channels_of(place);
+    return Coefficients(basis_at(channels), mean_of(merged.sum, channels), mean_of(merged.product, channels));
 }

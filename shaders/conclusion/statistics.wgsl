@@ -9,8 +9,8 @@ var<storage, read_write> running_variance: array<f32>;
 
 fn commit(merged: Accumulator, place: Place) {
     let channels = channels_of(place);
-    let offset = mean_of(merged.sum);
-    let variance = mean_of(merged.m2);
+    let offset = mean_of(merged.sum, channels);
+    let variance = mean_of(merged.m2, channels);
     for (var component = 0u; component < 4u; component++) {
         if owns_channel(place, component) {
             commit_channel(channels[component], merged.pivot[component], offset[component], variance[component]);
@@ -22,8 +22,9 @@ fn commit_channel(channel: u32, pivot: f32, offset: f32, variance: f32) {
     if has(SAVES_STATISTICS) {
         statistics[channel] = vec4<f32>(pivot, offset, inverse_deviation(variance, params.epsilon), variance);
     }
-    let healthy = is_finite(pivot + offset) && is_finite(variance * params.variance_factor);
-    if has(UPDATES_RUNNING) && (healthy || !has(GUARDS_RUNNING)) {
+    let recorded = variance * variance_factor(channel);
+    let healthy = is_finite(pivot + offset) && is_finite(recorded);
+    if has(UPDATES_RUNNING) && has_enough(channel) && (healthy || !has(GUARDS_RUNNING)) {
         var weight_of_new = params.weight_of_new;
         var weight_of_old = params.weight_of_old;
         if has(CUMULATIVE) {
@@ -32,7 +33,6 @@ fn commit_channel(channel: u32, pivot: f32, offset: f32, variance: f32) {
             weight_of_old = batches / (batches + 1.0);
         }
         running_mean[channel] = weight_of_old * running_mean[channel] + weight_of_new * (pivot + offset);
-        running_variance[channel] = weight_of_old * running_variance[channel]
-            + weight_of_new * (variance * params.variance_factor);
+        running_variance[channel] = weight_of_old * running_variance[channel] + weight_of_new * recorded;
     }
 }

@@ -6,10 +6,6 @@ struct Coefficients {
     product_mean: vec4<f32>,
 }
 
-fn coefficients_with(channels: vec4<u32>, sums: Accumulator) -> Coefficients {
-    return Coefficients(basis_at(channels), mean_of(sums.sum), mean_of(sums.product));
-}
-
 fn mapped(coefficients: Coefficients, values: Unit) -> Mapped {
     let basis = coefficients.basis;
     let h = gradient_of(basis, values);

@@ -5,6 +5,6 @@ var<storage, read_write> batches_tracked: array<u32>;
 
 @compute @workgroup_size(1)
 fn main() {
-    // Saturating, as in the reference.
-    batches_tracked[0] += select(0u, 1u, batches_tracked[0] < 0xffffffffu);
+    // Saturating, as in the reference. Segments that update in turn count as a batch each.
+    batches_tracked[0] += min(params.segments, 0xffffffffu - batches_tracked[0]);
 }

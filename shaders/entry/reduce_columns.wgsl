@@ -1,4 +1,4 @@
-// Reduces columns to a partial a segment and split.
+// Reduces columns to a partial a run and split.
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(
@@ -22,13 +22,13 @@ fn main(
             for (var component = 0u; component < 4u; component++) {
                 let column = 4u * place.column_unit + component;
                 if column < params.elements {
-                    write_segment(extent.split, column, record_of(merged, component));
+                    write_run(place, extent.split, column, record_of(merged, component));
                 }
             }
         }
         return;
     }
-    // A segment's columns lie in several lanes, and all of them in this tile.
+    // A run's columns lie in several lanes, and all of them in this tile.
     workgroupBarrier();
     if place.participates && place.position == 0u {
         store_shared(place.lane, merged);
@@ -36,16 +36,17 @@ fn main(
     workgroupBarrier();
     let columns = min(4u * min(params.lanes, params.row_units - place.tile_unit), params.elements - tile_column);
     for (var column = invocation * params.inner; column < columns; column += WORKGROUP_SIZE * params.inner) {
-        let segment = merge_segment(column, column + params.inner, columns);
-        write_segment(extent.split, (tile_column + column) / params.inner, record_of(segment, 0u));
+        let run = merge_run(column, column + params.inner, columns);
+        write_run(place, extent.split, (tile_column + column) / params.inner, record_of(run, 0u));
     }
 }
 
 /// A channel that stands several times in a super-row has a slot for each.
-fn write_segment(split: u32, segment: u32, value: Record) {
-    let slot = split * params.repeats + segment / params.channels;
-    partials[partial_at(segment % params.channels, slot)] = value;
+fn write_run(place: Place, split: u32, run: u32, value: Record) {
+    let slot = split * params.repeats + run / params.part_channels;
+    let channel = first_channel(place) + run % params.part_channels;
+    partials[partial_at(channel, slot)] = value;
     if slot == 0u {
-        record_parameters(segment);
+        record_parameters(channel);
     }
 }

@@ -4,7 +4,7 @@
 var<storage, read> beta: array<f32>;
 
 fn beta_at(channel: u32) -> f32 {
-    let index = select(0u, channel, has(HAS_BETA));
+    let index = select(0u, parameter_of(channel), has(HAS_BETA));
     return select(0.0, beta[index], has(HAS_BETA));
 }
 

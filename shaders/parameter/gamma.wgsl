@@ -4,7 +4,7 @@
 var<storage, read> gamma: array<f32>;
 
 fn gamma_at(channel: u32) -> f32 {
-    let index = select(0u, channel, has(HAS_GAMMA));
+    let index = select(0u, parameter_of(channel), has(HAS_GAMMA));
     return select(1.0, gamma[index], has(HAS_GAMMA));
 }
 

@@ -2,7 +2,7 @@
 
 fn merge_slots(place: Place) -> Accumulator {
     let channels = channels_of(place);
-    // Slot 0 always holds data; relative to its pivot most sums are small.
+    // Slot 0 has a pivot near the data even if all of its elements are padding; relative to it most sums are small.
     let first_pivot = of_first_slot(slots_at(0u, channels).pivot);
     var state = Accumulator(first_pivot, vec4<f32>(), vec4<f32>(), vec4<f32>());
     for (var group = first_slot_group(place); group < slot_groups(); group += params.slot_positions) {
@@ -13,7 +13,7 @@ fn merge_slots(place: Place) -> Accumulator {
         return merged;
     }
     // A slot's pivot may be an outlier, the first one too; relative to the mean found so far all sums are small.
-    let pivot = first_pivot + mean_of(merged.sum);
+    let pivot = first_pivot + mean_of(merged.sum, channels);
     var centred = Accumulator(pivot, vec4<f32>(), vec4<f32>(), vec4<f32>());
     for (var group = first_slot_group(place); group < slot_groups(); group += params.slot_positions) {
         let slots = moved(slots_at(group, channels), pivot);

@@ -12,12 +12,13 @@ fn samples_of(place: Place, extent: Extent) -> array<vec4<f32>, 3> {
     );
 }
 
-/// Element `within` of each channel's first segment in a super-row, which exists even where the super-row is cut off.
+/// Element `within` of each channel's first run in a super-row, which exists even where the super-row is cut off.
 fn sample(row: u32, place: Place, within: u32) -> vec4<f32> {
     if params.inner == 1u && params.repeats == 1u {
-        return load_input(row * params.row_units + place.column_unit);
+        return load_input(first_unit(place) + row * params.row_units + place.column_unit);
     }
-    let elements = vec4<u32>(4u * row * params.row_units + within) + channels_of(place) * params.inner;
+    let elements = vec4<u32>(4u * (first_unit(place) + row * params.row_units) + within)
+        + channels_in_part(place) * params.inner;
     return vec4<f32>(
         load_input(elements.x / 4u)[elements.x % 4u],
         load_input(elements.y / 4u)[elements.y % 4u],

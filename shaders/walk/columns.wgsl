@@ -1,13 +1,15 @@
 // The columns family: the tensor as a matrix of super-rows, a lane is a unit column, its positions walk down.
 //
 // A super-row is the shortest run of whole outer steps that is a multiple of four elements, so the four components of a
-// lane keep their channels from super-row to super-row. `inner` consecutive columns are a segment: one channel.
+// lane keep their channels from super-row to super-row. `inner` consecutive columns are a run: one channel.
 
 struct Place {
     lane: u32,
     position: u32,
     /// False for invocations beyond the last position or column.
     participates: bool,
+    /// The part of the tensor.
+    part: u32,
     /// First unit column of the tile.
     tile_unit: u32,
     /// The unit column; in range even where the place does not participate.
@@ -17,11 +19,14 @@ struct Place {
 fn locate(group: u32, invocation: u32) -> Place {
     let lane = invocation % params.lanes;
     let position = invocation / params.lanes;
-    let tile_unit = (group % params.tiles) * params.lanes;
+    let tile = group % params.tiles;
+    let part = tile / params.part_tiles;
+    let tile_unit = (tile - part * params.part_tiles) * params.lanes;
     return Place(
         lane,
         position,
         position < params.positions && tile_unit + lane < params.row_units,
+        part,
         tile_unit,
         min(tile_unit + lane, params.row_units - 1u),
     );
@@ -29,7 +34,21 @@ fn locate(group: u32, invocation: u32) -> Place {
 
 /// The channels of a place's four components.
 fn channels_of(place: Place) -> vec4<u32> {
-    return (columns_of(place) / params.inner) % params.channels;
+    return vec4<u32>(first_channel(place)) + channels_in_part(place);
+}
+
+fn channels_in_part(place: Place) -> vec4<u32> {
+    return (columns_of(place) / params.inner) % params.part_channels;
+}
+
+/// The first channel of a place's part.
+fn first_channel(place: Place) -> u32 {
+    return place.part * params.part_channels;
+}
+
+/// The first unit of a place's part; parts of columns are whole units.
+fn first_unit(place: Place) -> u32 {
+    return place.part * (params.part_elements / 4u);
 }
 
 /// The columns of a place's four components; the last one again past the end of a partial unit.
@@ -55,7 +74,7 @@ struct Walker {
 fn walk(place: Place, extent: Extent) -> Walker {
     // Places beyond the last position go along with the last.
     let row = extent.start + min(place.position, params.positions - 1u);
-    return Walker(row, row * params.row_units + place.column_unit);
+    return Walker(row, first_unit(place) + row * params.row_units + place.column_unit);
 }
 
 /// The units of a trip that is known to be whole.

@@ -10,16 +10,20 @@ struct Place {
     participates: bool,
     /// In range even where the place does not participate.
     channel: u32,
+    /// Its first element.
+    first: u32,
 }
 
 fn locate(group: u32, invocation: u32) -> Place {
     let lane = invocation / params.positions;
     let channel = (group % params.tiles) * params.lanes + lane;
+    let existing = min(channel, params.channels - 1u);
     return Place(
         lane,
         invocation % params.positions,
         lane < params.lanes && channel < params.channels,
-        min(channel, params.channels - 1u),
+        existing,
+        first_element(existing),
     );
 }
 
@@ -44,7 +48,7 @@ struct Walker {
 
 fn walk(place: Place, extent: Extent) -> Walker {
     let index = extent.start + place.position;
-    let row = (index / params.row_units) * params.outer_elements + place.channel * params.inner;
+    let row = (index / params.row_units) * params.outer_elements + place.first;
     return Walker(index, row, index % params.row_units);
 }
 

@@ -17,7 +17,7 @@ fn new_trip(units: vec4<u32>, valid: vec4<bool>, begins: vec4<u32>) -> Trip {
 }
 
 /// Which elements of one of the four units are the walk's: one comparison, since what lies before the begin wraps around.
-fn unit_mask(trip: Trip, which: u32) -> vec4<bool> {
+fn walk_mask(trip: Trip, which: u32) -> vec4<bool> {
     return (vec4<u32>(trip.offsets[which]) + vec4<u32>(0u, 1u, 2u, 3u)) < vec4<u32>(run_length());
 }
 

@@ -3,7 +3,7 @@
 use super::binding::{Bindings, Usage};
 use super::buffers::{
     AccumulateBuffers, ActivationState, BackwardBuffers, FoldBuffers, FrozenBackwardBuffers, Gradient,
-    InferenceBuffers, OutputBackwardBuffers, PopulationBuffers, TrainingBuffers,
+    InferenceBuffers, OutputBackwardBuffers, PopulationBuffers, TrainingBuffers, ValidBuffers, ValidSource,
 };
 use super::kernels::Kernels;
 use super::step::{Step, TrainingStep};
@@ -78,13 +78,16 @@ impl BatchNorm {
     /// running_variance ← (1 − a)·running_variance + a·v·k
     /// ```
     ///
-    /// with the descriptor's activation `f`, the residual `z`, and the convention's momentum `a` and correction `k`; the reference, [`crate::reference::BatchNorm::training`],
-    /// is the specification. An empty batch records nothing.
+    /// with the descriptor's activation `f`, the residual `z`, and the convention's momentum `a` and correction `k`. With
+    /// `valid`, sums run over valid elements and M counts them; with segments, they run over the elements of an instance; with
+    /// `renormalization`, x̂·R + D takes the place of x̂ ([`Renormalization`](crate::Renormalization)).
+    /// [`crate::reference::BatchNorm::training`] is the specification. An empty batch records nothing.
     ///
     /// # Errors
     /// [`Error::PlanMismatch`]; [`Error::WrongSize`], [`Error::TooSmall`], [`Error::MissingStorageUsage`],
     /// [`Error::MisalignedOffset`] and [`Error::OverlappingBuffers`] for slices; [`Error::OneSample`] and
-    /// [`Error::EmptyBatch`] by policy; [`Error::MissingBatchesTracked`]; [`Error::UselessActivationMask`];
+    /// [`Error::EmptyBatch`] by policy; [`Error::MissingBatchesTracked`]; [`Error::MissingRunningStatistics`];
+    /// [`Error::UselessActivationMask`];
     /// [`Error::StrategyNotServed`] where a pinned strategy does not serve what is fused; [`Error::LimitExceeded`];
     /// [`Error::Device`].
     pub fn bind_training(&self, plan: &Plan, buffers: &TrainingBuffers<'_>) -> Result<TrainingStep, Error> {
@@ -104,8 +107,8 @@ impl BatchNorm {
             ..TrainingOptions::default()
         };
         if let Some(running) = &buffers.running {
-            bindings.vector(Role::RunningMean, "running.mean", Usage::Write, Some(running.mean))?;
-            bindings.vector(Role::RunningVariance, "running.variance", Usage::Write, Some(running.variance))?;
+            bindings.running(Role::RunningMean, "running.mean", Usage::Write, running.mean)?;
+            bindings.running(Role::RunningVariance, "running.variance", Usage::Write, running.variance)?;
             let (name, counter) = ("running.batches_tracked", running.batches_tracked);
             bindings.optional(Role::BatchesTracked, name, Usage::Write, counter, 4)?;
             options.running = true;
@@ -114,6 +117,17 @@ impl BatchNorm {
         bindings.optional(Role::Statistics, "saved", Usage::Write, buffers.saved, plan.saved_size())?;
         options.saved = buffers.saved.is_some();
         bindings.optional(Role::Health, "health", Usage::Write, buffers.health, plan.health_size())?;
+        bindings.valid(buffers.valid)?;
+        options.valid = buffers.valid.is_some();
+        if let Some(renormalization) = &buffers.renormalization {
+            let (role, size) = (Role::Renormalization, plan.renormalization_size());
+            let saved = Some(renormalization.saved);
+            bindings.optional(role, "renormalization.saved", Usage::Write, saved, size)?;
+            let (role, limits) = (Role::RenormalizationLimits, Some(renormalization.limits));
+            bindings.optional(role, "renormalization.limits", Usage::Read, limits, 8)?;
+            options.renormalization = true;
+            options.renormalizes_to_running = options.running;
+        }
         bindings.workspace(buffers.workspace)?;
         let updating = plan.training(options)?;
         let without_update = plan.training(TrainingOptions { running: false, ..options })?;
@@ -128,7 +142,7 @@ impl BatchNorm {
     ///
     /// # Errors
     /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::UselessActivationMask`],
-    /// [`Error::LimitExceeded`], [`Error::Device`].
+    /// [`Error::PaddedActivationMask`], [`Error::LimitExceeded`], [`Error::Device`].
     pub fn bind_inference(&self, plan: &Plan, buffers: &InferenceBuffers<'_>) -> Result<Step, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);
@@ -137,13 +151,15 @@ impl BatchNorm {
         bind_fused(&mut bindings, plan, buffers.residual, buffers.activation_mask)?;
         bindings.vector(Role::Gamma, "gamma", Usage::Read, buffers.gamma)?;
         bindings.vector(Role::Beta, "beta", Usage::Read, buffers.beta)?;
-        bindings.vector(Role::RunningMean, "running_mean", Usage::Read, Some(buffers.running_mean))?;
-        bindings.vector(Role::RunningVariance, "running_variance", Usage::Read, Some(buffers.running_variance))?;
+        bindings.running(Role::RunningMean, "running_mean", Usage::Read, buffers.running_mean)?;
+        bindings.running(Role::RunningVariance, "running_variance", Usage::Read, buffers.running_variance)?;
+        bindings.valid(buffers.valid)?;
         let dispatches = plan.inference(InferenceOptions {
             gamma: buffers.gamma.is_some(),
             beta: buffers.beta.is_some(),
             residual: buffers.residual.is_some(),
             mask: buffers.activation_mask.is_some(),
+            valid: buffers.valid.is_some(),
         })?;
         let label = self.label("inference");
         let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;
@@ -156,7 +172,9 @@ impl BatchNorm {
     /// h = g·f'(t)      dz = h      dβ = Σ h      dγ = Σ h·x̂      dx = γ·r·( h − dβ/M − x̂·dγ/M )
     /// ```
     ///
-    /// with the pre-activation `t = γ·x̂ + β + z`; without an activation h = g.
+    /// with the pre-activation `t = γ·x̂ + β + z`; without an activation h = g. Sums and M are of what forward had: valid
+    /// elements, and instances of which those of one channel are added up for dγ and dβ. Where forward renormalised, γ·R stands
+    /// for γ, γ·D + β for β, and dγ = R·Σ h·x̂ + D·Σ h.
     ///
     /// [`crate::reference::BatchNorm::backward`] is the specification. An empty batch gives dγ = dβ = 0.
     ///
@@ -171,6 +189,9 @@ impl BatchNorm {
         bindings.vector(Role::Gamma, "gamma", Usage::Read, buffers.gamma)?;
         bindings.vector(Role::Beta, "beta", Usage::Read, buffers.beta)?;
         bindings.optional(Role::Statistics, "saved", Usage::Read, buffers.saved, plan.saved_size())?;
+        bindings.valid(buffers.valid)?;
+        let (role, size) = (Role::Renormalization, plan.renormalization_size());
+        bindings.optional(role, "renormalization", Usage::Read, buffers.renormalization, size)?;
         let gradients = Gradients {
             input: buffers.input_gradient,
             residual: buffers.residual_gradient,
@@ -182,6 +203,8 @@ impl BatchNorm {
             beta: buffers.beta.is_some(),
             saved: buffers.saved.is_some(),
             input: true,
+            valid: buffers.valid.is_some(),
+            renormalization: buffers.renormalization.is_some(),
             derivative: bind_activation(&mut bindings, plan, buffers.activation)?,
             ..gradients.bind(&mut bindings)?
         };
@@ -200,7 +223,7 @@ impl BatchNorm {
     /// ```
     ///
     /// With an in-place forward this saves [`Plan::tensor_size`] bytes a layer. It serves the identity and leaky ReLU with a
-    /// slope, without a residual. x̂ carries the rounding of y divided by γ, so a γ that is small against β costs digits. Where γ
+    /// slope, without a residual and without batch renormalization, whose x̂·R + D it would take for x̂. x̂ carries the rounding of y divided by γ, so a γ that is small against β costs digits. Where γ
     /// is 0, dx is 0, as it should be, but dγ is unknown and given as 0: such a channel cannot leave 0 by itself.
     ///
     /// [`crate::reference::BatchNorm::backward_from_output`] is the specification.
@@ -216,6 +239,7 @@ impl BatchNorm {
         bindings.vector(Role::Gamma, "gamma", Usage::Read, buffers.gamma)?;
         bindings.vector(Role::Beta, "beta", Usage::Read, buffers.beta)?;
         bindings.optional(Role::Statistics, "saved", Usage::Read, Some(buffers.saved), plan.saved_size())?;
+        bindings.valid(buffers.valid)?;
         let gradients = Gradients {
             input: buffers.input_gradient,
             residual: None,
@@ -227,6 +251,7 @@ impl BatchNorm {
             beta: buffers.beta.is_some(),
             saved: true,
             input: true,
+            valid: buffers.valid.is_some(),
             derivative: Derivative::Inverted,
             ..gradients.bind(&mut bindings)?
         };
@@ -255,8 +280,9 @@ impl BatchNorm {
         bindings.tensor(Role::OutputGradient, "output_gradient", Usage::Read, buffers.output_gradient)?;
         bindings.vector(Role::Gamma, "gamma", Usage::Read, buffers.gamma)?;
         bindings.vector(Role::Beta, "beta", Usage::Read, buffers.beta)?;
-        bindings.vector(Role::RunningMean, "running_mean", Usage::Read, Some(buffers.running_mean))?;
-        bindings.vector(Role::RunningVariance, "running_variance", Usage::Read, Some(buffers.running_variance))?;
+        bindings.running(Role::RunningMean, "running_mean", Usage::Read, buffers.running_mean)?;
+        bindings.running(Role::RunningVariance, "running_variance", Usage::Read, buffers.running_variance)?;
+        bindings.valid(buffers.valid)?;
         let gradients = Gradients {
             input: buffers.input_gradient,
             residual: buffers.residual_gradient,
@@ -267,6 +293,7 @@ impl BatchNorm {
             gamma: buffers.gamma.is_some(),
             beta: buffers.beta.is_some(),
             input: buffers.input.is_some(),
+            valid: buffers.valid.is_some(),
             derivative: bind_activation(&mut bindings, plan, buffers.activation)?,
             ..gradients.bind(&mut bindings)?
         };
@@ -287,7 +314,7 @@ impl BatchNorm {
     /// [`crate::reference::BatchNorm::fold`] is the specification.
     ///
     /// # Errors
-    /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::LimitExceeded`],
+    /// [`Error::PlanMismatch`], [`Error::SegmentedFold`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::LimitExceeded`],
     /// [`Error::Device`].
     pub fn bind_fold(&self, plan: &Plan, buffers: &FoldBuffers<'_>) -> Result<Step, Error> {
         self.check(plan)?;
@@ -303,14 +330,69 @@ impl BatchNorm {
         bindings.vector(Role::FoldedBias, "folded_bias", Usage::Write, Some(buffers.folded_bias))?;
         bindings.vector(Role::Gamma, "gamma", Usage::Read, buffers.gamma)?;
         bindings.vector(Role::Beta, "beta", Usage::Read, buffers.beta)?;
-        bindings.vector(Role::RunningMean, "running_mean", Usage::Read, Some(buffers.running_mean))?;
-        bindings.vector(Role::RunningVariance, "running_variance", Usage::Read, Some(buffers.running_variance))?;
+        bindings.running(Role::RunningMean, "running_mean", Usage::Read, buffers.running_mean)?;
+        bindings.running(Role::RunningVariance, "running_variance", Usage::Read, buffers.running_variance)?;
         let dispatches = plan.fold(FoldOptions {
             gamma: buffers.gamma.is_some(),
             beta: buffers.beta.is_some(),
             bias: buffers.bias.is_some(),
         })?;
         let label = self.label("fold");
+        let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;
+        Ok(Step { label, dispatches })
+    }
+
+    /// Binds finding out which elements of a padded batch are data, for the `valid` of every other step on the same shape:
+    /// forward and backward, and all layers with as many channels and the same segments. Needed once per batch, since only
+    /// the device knows the lengths.
+    ///
+    /// Padding counts for nothing: mean, variance and gradients are those of a batch without it, W elements a channel instead
+    /// of M, whatever x and g hold there (NaN too); y, dx and dz are 0 there. An instance without a valid element leaves
+    /// running statistics as they are; one with a single valid element too, unless the convention's `one_sample` is
+    /// [`PopulationVariance`](crate::OneSamplePolicy::PopulationVariance), since only the device knows how many there are.
+    ///
+    /// ```no_run
+    /// # use wgpu_batch_norm::{BatchNorm, Error, SequenceAxes, Shape, TrainingBuffers, ValidBuffers, ValidSource, wgpu};
+    /// # fn demo(bn: &BatchNorm, pass: &mut wgpu::ComputePass<'_>, [x, y, lengths, valid, workspace]: [&wgpu::Buffer; 5])
+    /// # -> Result<(), Error> {
+    /// let plan = bn.plan(&Shape::new(&[32, 50, 64])?)?; // 32 sequences of at most 50 steps, channels last
+    /// let axes = SequenceAxes { sequence: 0, step: 1 };
+    /// let source = ValidSource::Lengths { lengths: lengths.slice(..), axes }; // 32 lengths
+    /// let valid = valid.slice(..plan.valid_size());
+    /// let mark = bn.bind_valid(&plan, &ValidBuffers { source, valid })?;
+    /// let train = bn.bind_training(&plan, &TrainingBuffers {
+    ///     valid: Some(valid),
+    ///     ..TrainingBuffers::new(x.slice(..), y.slice(..), workspace.slice(..))
+    /// })?;
+    /// mark.record(pass); // once a batch
+    /// train.record(pass); // and every other step of any layer on this shape
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// [`crate::reference::BatchNorm::valid_positions`] is the specification. An empty batch records nothing.
+    ///
+    /// # Errors
+    /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::InvalidAxis`],
+    /// [`Error::LimitExceeded`], [`Error::Device`].
+    pub fn bind_valid(&self, plan: &Plan, buffers: &ValidBuffers<'_>) -> Result<Step, Error> {
+        self.check(plan)?;
+        let mut bindings = Bindings::new(plan);
+        let axes = match buffers.source {
+            ValidSource::Lengths { lengths, axes } => {
+                let axes = plan.sequence_axes(axes)?;
+                let size = 4 * axes[0].length;
+                bindings.optional(Role::ValidSource, "source.lengths", Usage::Read, Some(lengths), size)?;
+                Some(axes)
+            }
+            ValidSource::Flags(flags) => {
+                let size = plan.positions_size();
+                bindings.optional(Role::ValidSource, "source.flags", Usage::Read, Some(flags), size)?;
+                None
+            }
+        };
+        bindings.optional(Role::Valid, "valid", Usage::Write, Some(buffers.valid), plan.valid_size())?;
+        let dispatches = plan.valid(axes)?;
+        let label = self.label("valid");
         let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;
         Ok(Step { label, dispatches })
     }
@@ -330,15 +412,17 @@ impl BatchNorm {
         let mut bindings = Bindings::new(plan);
         bindings.tensor(Role::Input, "input", Usage::Read, buffers.input)?;
         bindings.optional(Role::Moments, "moments", Usage::Write, Some(buffers.moments), plan.moments_size())?;
+        bindings.valid(buffers.valid)?;
         bindings.workspace(buffers.workspace)?;
-        let dispatches = plan.accumulate_moments()?;
+        let dispatches = plan.accumulate_moments(buffers.valid.is_some())?;
         let label = self.label("accumulate");
         let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;
         Ok(Step { label, dispatches })
     }
 
     /// Binds writing accumulated moments to the running statistics: the mean, and the variance `M2/n`, or `M2/(n − 1)`
-    /// where the convention's running variance is unbiased and n > 1. Any plan of the batch norm will do.
+    /// where the convention's running variance is unbiased and n > 1. Any plan of the batch norm with as many running statistics
+    /// will do.
     ///
     /// [`crate::reference::BatchNorm::population`] is the specification.
     ///
@@ -349,8 +433,8 @@ impl BatchNorm {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);
         bindings.optional(Role::Moments, "moments", Usage::Read, Some(buffers.moments), plan.moments_size())?;
-        bindings.vector(Role::RunningMean, "running_mean", Usage::Write, Some(buffers.running_mean))?;
-        bindings.vector(Role::RunningVariance, "running_variance", Usage::Write, Some(buffers.running_variance))?;
+        bindings.running(Role::RunningMean, "running_mean", Usage::Write, buffers.running_mean)?;
+        bindings.running(Role::RunningVariance, "running_variance", Usage::Write, buffers.running_variance)?;
         let dispatches = plan.population()?;
         let label = self.label("population");
         let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;

@@ -84,6 +84,22 @@ impl<'a> Bindings<'a> {
         self.find(a).is_some_and(|slice| Some(slice) == self.find(b))
     }
 
+    /// One value for each of the running statistics.
+    pub(super) fn running(
+        &mut self,
+        role: Role,
+        name: &'static str,
+        usage: Usage,
+        slice: wgpu::BufferSlice<'a>,
+    ) -> Result<(), Error> {
+        self.optional(role, name, usage, Some(slice), self.plan.running_size())
+    }
+
+    /// Which elements count, if it is not all.
+    pub(super) fn valid(&mut self, slice: Option<wgpu::BufferSlice<'a>>) -> Result<(), Error> {
+        self.optional(Role::Valid, "valid", Usage::Read, slice, self.plan.valid_size())
+    }
+
     /// One value per channel.
     pub(super) fn vector(
         &mut self,
@@ -115,6 +131,11 @@ impl<'a> Bindings<'a> {
             |range: &Range<u64>| Slice { offset: whole.offset + range.start, size: range.end - range.start, ..whole };
         let layout = plan.workspace();
         self.roles.push((Role::Partials, part(&layout.partials)));
+        self.roles.push((Role::Prepared, part(&layout.prepared)));
+        if !layout.gamma_gradients.is_empty() {
+            self.roles.push((Role::InstanceGammaGradient, part(&layout.gamma_gradients)));
+            self.roles.push((Role::InstanceBetaGradient, part(&layout.beta_gradients)));
+        }
         if self.find(Role::Statistics).is_none() {
             self.roles.push((Role::Statistics, part(&layout.statistics)));
         }
@@ -219,7 +240,7 @@ impl<'a> Bindings<'a> {
                     };
                     Slice { buffer, offset, size: PLACEHOLDER_SIZE }
                 };
-                (role, written, self.find(role).unwrap_or_else(placeholder))
+                (role, written, self.find(dispatch.stand_in(role)).unwrap_or_else(placeholder))
             })
             .collect();
         let pooled = slices
@@ -227,7 +248,7 @@ impl<'a> Bindings<'a> {
             .any(|(_, read, a)| !read && slices.iter().any(|(_, written, b)| *written && a.buffer == b.buffer));
         let element = self.plan.descriptor().element;
         let storage = match element {
-            ElementType::F16 | ElementType::Bf16 if kernel.access().is_some() => Storage::Packed,
+            ElementType::F16 | ElementType::Bf16 if kernel.walk().is_some() => Storage::Packed,
             _ => Storage::Single,
         };
         let constants = Constants {
@@ -246,8 +267,7 @@ impl<'a> Bindings<'a> {
                 size: wgpu::BufferSize::new(slice.size),
             }),
         });
-        let params = kernel.has_params().then(|| uniforms.entry(index));
-        let entries: Vec<_> = params.into_iter().chain(storage).collect();
+        let entries: Vec<_> = std::iter::once(uniforms.entry(index)).chain(storage).collect();
         let bind_group = scoped(kernels.device(), "a bind group", || {
             Ok(kernels.device().create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some(label),

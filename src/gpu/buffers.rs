@@ -10,8 +10,14 @@
 //! `output_gradient`. The operation then works in place, which saves [`Plan::tensor_size`](crate::Plan::tensor_size) bytes.
 //!
 //! Tensors (x, y, the residual and their gradients) have the descriptor's element type, everything else is `f32` or `u32`.
+//!
+//! Where a batch has segments ([`Segmentation`](crate::Segmentation)), gamma, beta and their gradients still have C values;
+//! what is said to be a record a channel is a record an instance, and running statistics have a value an instance if segments
+//! have their own ([`SegmentRunning`](crate::SegmentRunning)).
 
 use wgpu::BufferSlice;
+
+use crate::SequenceAxes;
 
 /// What training forward reads and writes on the device.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +47,11 @@ pub struct TrainingBuffers<'a> {
     pub saved: Option<BufferSlice<'a>>,
     /// One [`ChannelHealth`](crate::ChannelHealth) a channel. Overwritten. Costs a small dispatch, but no pass over the tensor.
     pub health: Option<BufferSlice<'a>>,
+    /// Which elements are data and which padding, as [`BatchNorm::bind_valid`](crate::BatchNorm::bind_valid) wrote it; absent:
+    /// all are data. Read.
+    pub valid: Option<BufferSlice<'a>>,
+    /// Batch renormalization; needs `running`. Absent: none.
+    pub renormalization: Option<Renormalization<'a>>,
     /// Scratch of at least [`Plan::workspace_size`](crate::Plan::workspace_size) bytes. Holds nothing between steps, so
     /// steps that run one after the other may share it.
     pub workspace: BufferSlice<'a>,
@@ -60,6 +71,8 @@ impl<'a> TrainingBuffers<'a> {
             running: None,
             saved: None,
             health: None,
+            valid: None,
+            renormalization: None,
             workspace,
         }
     }
@@ -76,6 +89,52 @@ pub struct RunningStatistics<'a> {
     /// needed by [`Momentum::CumulativeAverage`](crate::Momentum::CumulativeAverage).
     #[doc(alias = "num_batches_tracked")]
     pub batches_tracked: Option<BufferSlice<'a>>,
+}
+
+/// Batch renormalization (Ioffe, arXiv 1702.03275): the batch's statistics are corrected towards the running ones, as those
+/// were before the step, so that small batches train on what inference will use.
+///
+/// ```text
+/// R = clamp(σ_B/σ, 1/r_max, r_max)      D = clamp((μ_B − μ)/σ, −d_max, d_max)      y = f(γ·(x̂·R + D) + β + z)
+/// ```
+///
+/// with `σ = √(running_variance + ε)`. R and D are constants to backward. With both limits at 1 and 0 this is batch
+/// normalization; by custom they grow over training to about 3 and 5. Where forward is computed twice
+/// ([`TrainingStep`](crate::TrainingStep)), let the last one update: both then see the same running statistics.
+#[derive(Clone, Copy, Debug)]
+pub struct Renormalization<'a> {
+    /// `r_max` ≥ 1 and `d_max` ≥ 0, two values. Read, so that a program can change them without binding anew.
+    pub limits: BufferSlice<'a>,
+    /// R and D for backward, one [`ChannelRenormalization`](crate::ChannelRenormalization) a channel. Overwritten.
+    pub saved: BufferSlice<'a>,
+}
+
+/// Where a padded batch has data.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum ValidSource<'a> {
+    /// Sequences of unequal length: steps from a sequence's length on are padding.
+    Lengths {
+        /// One `u32` a sequence. Read.
+        lengths: BufferSlice<'a>,
+        /// Which dimensions of the shape count sequences and steps.
+        axes: SequenceAxes,
+    },
+    /// One `u32` a position, an element of one channel, in the order of the tensor; 0 for padding. (N,T) for tensors (N,T,C)
+    /// and (N,C,T), (N,H,W) for images. Read.
+    Flags(BufferSlice<'a>),
+}
+
+/// What [`BatchNorm::bind_valid`](crate::BatchNorm::bind_valid) reads and writes on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct ValidBuffers<'a> {
+    /// Lengths or flags.
+    pub source: ValidSource<'a>,
+    /// [`Plan::valid_size`](crate::Plan::valid_size) bytes. Overwritten: for each segment of training, then for the whole batch
+    /// if segments share running statistics, four `u32` (valid elements; then, as indices among the segment's positions, the
+    /// first of them, the last, and the first in the second half); then a bit an element, bit e % 32 of word e / 32; then a
+    /// bit a position.
+    pub valid: BufferSlice<'a>,
 }
 
 /// What inference reads and writes on the device.
@@ -97,6 +156,9 @@ pub struct InferenceBuffers<'a> {
     pub running_mean: BufferSlice<'a>,
     /// The recorded variance, C values. Read.
     pub running_variance: BufferSlice<'a>,
+    /// Which elements are data and which padding, as [`BatchNorm::bind_valid`](crate::BatchNorm::bind_valid) wrote it; absent:
+    /// all are data. Read.
+    pub valid: Option<BufferSlice<'a>>,
 }
 
 impl<'a> InferenceBuffers<'a> {
@@ -117,6 +179,7 @@ impl<'a> InferenceBuffers<'a> {
             beta: None,
             running_mean,
             running_variance,
+            valid: None,
         }
     }
 }
@@ -182,6 +245,12 @@ pub struct BackwardBuffers<'a> {
     /// What forward saved, C records of [`ChannelStatistics`](crate::ChannelStatistics). Read. Absent: the statistics are
     /// taken from the input again, which costs one more pass over it.
     pub saved: Option<BufferSlice<'a>>,
+    /// Which elements are data and which padding, as [`BatchNorm::bind_valid`](crate::BatchNorm::bind_valid) wrote it; absent:
+    /// all are data. Read.
+    pub valid: Option<BufferSlice<'a>>,
+    /// What forward saved of batch renormalization, one [`ChannelRenormalization`](crate::ChannelRenormalization) a channel;
+    /// absent: it did none. Read.
+    pub renormalization: Option<BufferSlice<'a>>,
     /// dL/dx, M·C values. May overwrite the slice of `output_gradient`.
     pub input_gradient: Option<Gradient<'a>>,
     /// dL/dz, M·C values: the output gradient back through the activation.
@@ -205,6 +274,8 @@ impl<'a> BackwardBuffers<'a> {
             beta: None,
             activation: ActivationState::Recompute { residual: None },
             saved: None,
+            valid: None,
+            renormalization: None,
             input_gradient: None,
             residual_gradient: None,
             gamma_gradient: None,
@@ -231,6 +302,9 @@ pub struct FrozenBackwardBuffers<'a> {
     pub running_mean: BufferSlice<'a>,
     /// The variance that forward used, C values. Read.
     pub running_variance: BufferSlice<'a>,
+    /// Which elements are data and which padding, as [`BatchNorm::bind_valid`](crate::BatchNorm::bind_valid) wrote it; absent:
+    /// all are data. Read.
+    pub valid: Option<BufferSlice<'a>>,
     /// dL/dx, M·C values. May overwrite the slice of `output_gradient`.
     pub input_gradient: Option<Gradient<'a>>,
     /// dL/dz, M·C values: the output gradient back through the activation.
@@ -260,6 +334,7 @@ impl<'a> FrozenBackwardBuffers<'a> {
             activation: ActivationState::Recompute { residual: None },
             running_mean,
             running_variance,
+            valid: None,
             input_gradient: None,
             residual_gradient: None,
             gamma_gradient: None,
@@ -298,6 +373,9 @@ pub struct AccumulateBuffers<'a> {
     pub input: BufferSlice<'a>,
     /// C records of [`ChannelMoments`](crate::ChannelMoments), zero before the first batch. Read and written.
     pub moments: BufferSlice<'a>,
+    /// Which elements are data and which padding, as [`BatchNorm::bind_valid`](crate::BatchNorm::bind_valid) wrote it; absent:
+    /// all are data. Read.
+    pub valid: Option<BufferSlice<'a>>,
     /// Scratch of at least [`Plan::workspace_size`](crate::Plan::workspace_size) bytes.
     pub workspace: BufferSlice<'a>,
 }
@@ -326,6 +404,9 @@ pub struct OutputBackwardBuffers<'a> {
     pub beta: Option<BufferSlice<'a>>,
     /// What forward saved, C records of [`ChannelStatistics`](crate::ChannelStatistics). Read.
     pub saved: BufferSlice<'a>,
+    /// Which elements are data and which padding, as [`BatchNorm::bind_valid`](crate::BatchNorm::bind_valid) wrote it; absent:
+    /// all are data. Read.
+    pub valid: Option<BufferSlice<'a>>,
     /// dL/dx, M·C values. May overwrite the slice of `output_gradient`.
     pub input_gradient: Option<Gradient<'a>>,
     /// dL/dγ, C values.
@@ -351,6 +432,7 @@ impl<'a> OutputBackwardBuffers<'a> {
             gamma: None,
             beta: None,
             saved,
+            valid: None,
             input_gradient: None,
             gamma_gradient: None,
             beta_gradient: None,

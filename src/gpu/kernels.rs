@@ -183,7 +183,7 @@ impl Kernels {
         let storage = variant.bindings().into_iter().map(|(role, written)| {
             entry(role.binding(), wgpu::BufferBindingType::Storage { read_only: !written }, None)
         });
-        let entries: Vec<_> = variant.kernel.has_params().then_some(uniform).into_iter().chain(storage).collect();
+        let entries: Vec<_> = std::iter::once(uniform).chain(storage).collect();
         let layout = device
             .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
         let module = module::create(device, &label, variant.source(), self.0.checks);

@@ -11,7 +11,8 @@ mod step;
 pub use batch_norm::BatchNorm;
 pub use buffers::{
     AccumulateBuffers, ActivationState, BackwardBuffers, FoldBuffers, FrozenBackwardBuffers, Gradient,
-    InferenceBuffers, OutputBackwardBuffers, PopulationBuffers, RunningStatistics, TrainingBuffers,
+    InferenceBuffers, OutputBackwardBuffers, PopulationBuffers, Renormalization, RunningStatistics, TrainingBuffers,
+    ValidBuffers, ValidSource,
 };
 pub use kernels::{Kernels, KernelsDescriptor, ShaderChecks};
 pub use step::{Step, TrainingStep};

@@ -8,7 +8,7 @@ use super::kernel::Family;
 use super::params::Params;
 use super::profile::DeviceProfile;
 use super::workspace::RECORD_SIZE;
-use crate::{ElementType, Error, Problem};
+use crate::{ElementType, Error, Problem, Segmentation};
 
 /// Units that an invocation takes per loop trip.
 const UNITS_PER_BLOCK: u64 = 4;
@@ -24,6 +24,38 @@ const LEAST_MAPPED_PER_MERGED: u64 = 4;
 
 /// Column units that a workgroup reads side by side at least: 64 bytes.
 const LEAST_LANES: u64 = 4;
+
+/// A tensor as kernels go over it: one part after the other, all of the same shape.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Tensor {
+    pub segmentation: Segmentation,
+    pub element: ElementType,
+}
+
+impl Tensor {
+    /// One part.
+    pub(super) const fn part(&self) -> Problem {
+        self.segmentation.part
+    }
+
+    pub(super) const fn elements(&self) -> u64 {
+        self.segmentation.parts * self.part().elements()
+    }
+
+    /// Whether columns can walk it: their units are of one part.
+    pub(super) const fn has_columns(&self) -> bool {
+        self.segmentation.parts == 1 || self.part().elements().is_multiple_of(4)
+    }
+
+    /// Whether a family can write it: not where neighbouring rows, which different workgroups write, share a word.
+    pub(super) const fn maps(&self, family: Family) -> bool {
+        match (family, self.element) {
+            (Family::Rows, ElementType::F16 | ElementType::Bf16) => self.part().inner.is_multiple_of(4),
+            (Family::Rows, ElementType::F32) => true,
+            (Family::Columns, _) => self.has_columns(),
+        }
+    }
+}
 
 /// The shape of one dispatch, in the terms of `shaders/common/params.wgsl`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,71 +88,69 @@ enum Purpose {
 }
 
 impl Geometry {
-    /// For a kernel that reduces a tensor to one partial per channel and slot; `None` where a segment of columns is wider
+    /// For a kernel that reduces a tensor to one partial per channel and slot; `None` where a run of columns is wider
     /// than a workgroup, or partials do not fit a binding.
-    pub(super) fn reduction(
-        problem: Problem,
-        element: ElementType,
-        profile: &DeviceProfile,
-        family: Family,
-    ) -> Option<Self> {
+    pub(super) fn reduction(tensor: Tensor, profile: &DeviceProfile, family: Family) -> Option<Self> {
+        let part = tensor.part();
         match family {
-            Family::Rows => Some(Self::rows_reduction(problem, element, profile)),
-            Family::Columns if quantum(problem) > profile.columns_workgroup_size(row_units_of_columns(problem)) => None,
-            Family::Columns => Some(Self::columns(problem, element, profile, Purpose::Reduction)).filter(|geometry| {
+            Family::Rows => Some(Self::rows_reduction(tensor, profile)),
+            Family::Columns if !tensor.has_columns() => None,
+            Family::Columns if quantum(part) > profile.columns_workgroup_size(row_units_of_columns(part)) => None,
+            Family::Columns => Some(Self::columns(tensor, profile, Purpose::Reduction)).filter(|geometry| {
                 // As `Workspace`, which may hold merged partials too.
-                let partials = ((geometry.slots + 2) * u64::from(problem.channels) + 2) * RECORD_SIZE;
+                let partials = ((geometry.slots + 2) * tensor.segmentation.instances() + 2) * RECORD_SIZE;
                 partials <= profile.max_storage_buffer_binding_size
             }),
         }
     }
 
     /// The reduction that serves every problem.
-    pub(super) fn rows_reduction(problem: Problem, element: ElementType, profile: &DeviceProfile) -> Self {
-        Self::rows(problem, element, profile, Purpose::Reduction)
+    pub(super) fn rows_reduction(tensor: Tensor, profile: &DeviceProfile) -> Self {
+        Self::rows(tensor, profile, Purpose::Reduction)
     }
 
     /// For a kernel that maps a tensor to a tensor.
-    pub(super) fn elementwise(problem: Problem, element: ElementType, profile: &DeviceProfile, family: Family) -> Self {
+    pub(super) fn elementwise(tensor: Tensor, profile: &DeviceProfile, family: Family) -> Self {
         match family {
-            Family::Rows => Self::rows(problem, element, profile, Purpose::Elementwise),
-            Family::Columns => Self::columns(problem, element, profile, Purpose::Elementwise),
+            Family::Rows => Self::rows(tensor, profile, Purpose::Elementwise),
+            Family::Columns => Self::columns(tensor, profile, Purpose::Elementwise),
         }
     }
 
     /// For a kernel that merges the slots of a reduction and maps a tensor to a tensor.
-    pub(super) fn second(problem: Problem, element: ElementType, profile: &DeviceProfile, family: Family) -> Self {
+    pub(super) fn second(tensor: Tensor, profile: &DeviceProfile, family: Family) -> Self {
         match family {
-            Family::Rows => Self::rows(problem, element, profile, Purpose::Second),
-            Family::Columns => Self::columns(problem, element, profile, Purpose::Second),
+            Family::Rows => Self::rows(tensor, profile, Purpose::Second),
+            Family::Columns => Self::columns(tensor, profile, Purpose::Second),
         }
     }
 
     /// For a kernel whose workgroups have their channels to themselves, with at most `max_blocks` trips an invocation;
     /// `None` where a channel does not fit that way.
     pub(super) fn whole_channels(
-        problem: Problem,
+        tensor: Tensor,
         profile: &DeviceProfile,
         family: Family,
         max_blocks: u64,
     ) -> Option<Self> {
         let geometry = match family {
-            Family::Rows => Self::whole_rows(problem, profile),
-            Family::Columns => Self::whole_columns(problem, profile, max_blocks)?,
+            Family::Rows => Self::whole_rows(tensor, profile),
+            Family::Columns => Self::whole_columns(tensor, profile, max_blocks)?,
         };
         (geometry.blocks <= max_blocks).then_some(geometry)
     }
 
-    fn whole_rows(problem: Problem, profile: &DeviceProfile) -> Self {
+    fn whole_rows(tensor: Tensor, profile: &DeviceProfile) -> Self {
+        let (problem, instances) = (tensor.part(), tensor.segmentation.instances());
         let row_units = row_units(problem);
         let extent = problem.outer * row_units;
         let size = profile.rows_workgroup_size();
-        let positions = profile.tuning().row_positions(problem, useful_positions(extent)).min(size);
+        let positions = profile.tuning().row_positions(tensor.segmentation, useful_positions(extent)).min(size);
         let lanes = size / positions;
         Self {
             family: Family::Rows,
             workgroup_size: narrow(size),
-            tiles: u64::from(problem.channels).div_ceil(lanes),
+            tiles: instances.div_ceil(lanes),
             splits: 1,
             lanes,
             positions,
@@ -134,14 +164,15 @@ impl Geometry {
     }
 
     /// As many lanes as are good for loads, fewer where the channels would not fit or not fill the machine otherwise.
-    fn whole_columns(problem: Problem, profile: &DeviceProfile, max_blocks: u64) -> Option<Self> {
+    fn whole_columns(tensor: Tensor, profile: &DeviceProfile, max_blocks: u64) -> Option<Self> {
+        let (problem, parts) = (tensor.part(), tensor.segmentation.parts);
         let repeats = repeats(problem);
         let extent = problem.outer.div_ceil(repeats);
         let row_units = row_units_of_columns(problem);
-        // Whole segments; and where a channel stands several times in a super-row, the whole super-row.
+        // Whole runs; and where a channel stands several times in a super-row, the whole super-row.
         let quantum = if repeats == 1 { quantum(problem) } else { row_units };
         let most = profile.columns_workgroup_size(row_units);
-        if quantum > most {
+        if quantum > most || !tensor.has_columns() {
             return None;
         }
         let wanted = profile.tuning().lanes.max(quantum).min(row_units);
@@ -153,7 +184,7 @@ impl Geometry {
             Self {
                 family: Family::Columns,
                 workgroup_size: narrow(size),
-                tiles: row_units.div_ceil(lanes),
+                tiles: parts * row_units.div_ceil(lanes),
                 splits: 1,
                 lanes,
                 positions,
@@ -177,13 +208,14 @@ impl Geometry {
         }
     }
 
-    fn rows(problem: Problem, element: ElementType, profile: &DeviceProfile, purpose: Purpose) -> Self {
+    fn rows(tensor: Tensor, profile: &DeviceProfile, purpose: Purpose) -> Self {
+        let problem = tensor.part();
         let row_units = row_units(problem);
         let extent = problem.outer * row_units;
         let size = profile.rows_workgroup_size();
-        let positions = profile.tuning().row_positions(problem, useful_positions(extent)).min(size);
+        let positions = profile.tuning().row_positions(tensor.segmentation, useful_positions(extent)).min(size);
         let lanes = size / positions;
-        let tiles = u64::from(problem.channels).div_ceil(lanes);
+        let tiles = tensor.segmentation.instances().div_ceil(lanes);
         let mut geometry = Self {
             family: Family::Rows,
             workgroup_size: narrow(size),
@@ -198,24 +230,25 @@ impl Geometry {
             repeats: 1,
             slots: 0,
         };
-        geometry.split(problem, element, profile, purpose);
+        geometry.split(tensor, profile, purpose);
         geometry.slots = geometry.splits;
         geometry
     }
 
-    fn columns(problem: Problem, element: ElementType, profile: &DeviceProfile, purpose: Purpose) -> Self {
+    fn columns(tensor: Tensor, profile: &DeviceProfile, purpose: Purpose) -> Self {
+        let (problem, parts) = (tensor.part(), tensor.segmentation.parts);
         let repeats = repeats(problem);
         let extent = problem.outer.div_ceil(repeats);
         let row_units = row_units_of_columns(problem);
         let size = profile.columns_workgroup_size(row_units);
         let useful = useful_positions(extent);
         let wanted = profile.tuning().lanes.max(size / useful.min(size));
-        // A reduction merges the columns of a segment within the workgroup, so tiles must not cut segments.
+        // A reduction merges the columns of a run within the workgroup, so tiles must not cut runs.
         let quantum = match purpose {
             Purpose::Reduction => quantum(problem),
             Purpose::Elementwise | Purpose::Second => 1,
         };
-        // Equally wide tiles; a lone tile has whole segments whatever its width.
+        // Equally wide tiles; a lone tile has whole runs whatever its width.
         let tiles = row_units.div_ceil(wanted.min(size));
         let lanes = if tiles == 1 {
             row_units
@@ -227,7 +260,7 @@ impl Geometry {
         let mut geometry = Self {
             family: Family::Columns,
             workgroup_size: narrow(size),
-            tiles: row_units.div_ceil(lanes),
+            tiles: parts * row_units.div_ceil(lanes),
             splits: 1,
             lanes,
             positions,
@@ -238,21 +271,19 @@ impl Geometry {
             repeats,
             slots: 0,
         };
-        geometry.split(problem, element, profile, purpose);
+        geometry.split(tensor, profile, purpose);
         geometry.slots = geometry.splits * repeats;
         geometry
     }
 
     /// Cuts the extent.
-    fn split(&mut self, problem: Problem, element: ElementType, profile: &DeviceProfile, purpose: Purpose) {
+    fn split(&mut self, tensor: Tensor, profile: &DeviceProfile, purpose: Purpose) {
         let tuning = profile.tuning();
         let trip = self.positions * UNITS_PER_BLOCK;
         let blocks = self.extent.div_ceil(trip);
         let wanted = tuning.workgroups.div_ceil(self.tiles);
         let splits = match purpose {
-            Purpose::Reduction => {
-                wanted.min(blocks / tuning.least_blocks).min(max_slots(problem, element) / self.repeats)
-            }
+            Purpose::Reduction => wanted.min(blocks / tuning.least_blocks).min(max_slots(tensor) / self.repeats),
             Purpose::Elementwise => {
                 wanted.max(blocks.div_ceil(tuning.elementwise_blocks[self.family as usize])).min(blocks)
             }
@@ -276,7 +307,12 @@ impl Geometry {
     }
 
     /// Fills in the fields that describe the walk. All of them fit: the tensor fits one binding.
-    pub(super) fn describe(&self, problem: Problem, profile: &DeviceProfile, params: &mut Params) {
+    pub(super) fn describe(&self, tensor: Tensor, profile: &DeviceProfile, params: &mut Params) {
+        let problem = tensor.part();
+        params.part_tiles = narrow(match self.family {
+            Family::Rows => self.tiles,
+            Family::Columns => self.tiles / tensor.segmentation.parts,
+        });
         params.groups = narrow(self.tiles * self.splits);
         params.tiles = narrow(self.tiles);
         params.lanes = narrow(self.lanes);
@@ -328,12 +364,12 @@ pub(crate) struct FinalizeGeometry {
 }
 
 impl FinalizeGeometry {
-    pub(super) fn new(channels: u32, slots: u64, profile: &DeviceProfile) -> Self {
+    pub(super) fn new(channels: u64, slots: u64, profile: &DeviceProfile) -> Self {
         let workgroup_size = profile.finalize_workgroup_size();
         let size = u64::from(workgroup_size);
         let positions = slots.div_ceil(4).max(1).next_power_of_two().min(size);
         let lanes = size / positions;
-        Self { workgroup_size, groups: u64::from(channels).div_ceil(4).div_ceil(lanes), lanes, positions }
+        Self { workgroup_size, groups: channels.div_ceil(4).div_ceil(lanes), lanes, positions }
     }
 
     pub(super) fn workgroups(&self, profile: &DeviceProfile) -> Result<[u32; 3], Error> {
@@ -352,8 +388,9 @@ impl FinalizeGeometry {
 }
 
 /// Elements between two outer steps.
-fn outer_elements(problem: Problem) -> u64 {
-    u64::from(problem.channels) * problem.inner
+pub(super) fn outer_elements(problem: Problem) -> u64 {
+    // An empty batch may have astronomic rows.
+    u64::from(problem.channels).saturating_mul(problem.inner)
 }
 
 /// Units that a row touches at most.
@@ -371,19 +408,19 @@ pub(super) fn repeats(problem: Problem) -> u64 {
     (4 / gcd(outer_elements(problem), 4)).min(problem.outer)
 }
 
-/// The fewest units that are whole segments.
+/// The fewest units that are whole runs.
 fn quantum(problem: Problem) -> u64 {
     problem.inner / gcd(problem.inner, 4)
 }
 
-/// Slots that keep the workspace within 1 % of the tensor, or within 64 bytes a channel and 64 KiB.
-fn max_slots(problem: Problem, element: ElementType) -> u64 {
-    let channels = u64::from(problem.channels);
-    let budget = (element.tensor_size(problem.elements()) / 100).max(64 * channels + (64 << 10));
-    // What the workspace holds besides partials: records, merged partials, parameters, batch counts, and the alignment of
-    // its regions.
-    let partials = budget.saturating_sub(3 * 16 * channels + 1024);
-    (partials / (RECORD_SIZE * channels)).min(MAX_SLOTS)
+/// Slots that keep the workspace within 1 % of the tensor, or within 96 bytes an instance and 64 KiB.
+fn max_slots(tensor: Tensor) -> u64 {
+    let instances = tensor.segmentation.instances();
+    let budget = (tensor.element.tensor_size(tensor.elements()) / 100).max(96 * instances + (64 << 10));
+    // What the workspace holds besides partials: records, merged partials, parameters, coefficients, batch counts, and the
+    // alignment of its regions.
+    let partials = budget.saturating_sub(5 * 16 * instances + 1024);
+    (partials / (RECORD_SIZE * instances)).min(MAX_SLOTS)
 }
 
 /// Positions that have a whole block each; more would idle.
@@ -396,7 +433,7 @@ fn merge_groups(positions: u64) -> u32 {
     1 << (positions.next_power_of_two().ilog2() / 2)
 }
 
-fn fold(groups: u64, profile: &DeviceProfile) -> Result<[u32; 3], Error> {
+pub(super) fn fold(groups: u64, profile: &DeviceProfile) -> Result<[u32; 3], Error> {
     let limit = u64::from(profile.max_compute_workgroups_per_dimension);
     let rows = groups.div_ceil(limit.max(1));
     if rows > limit {

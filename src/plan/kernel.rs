@@ -22,14 +22,42 @@ pub enum Access {
     Scalar,
 }
 
-/// Where the statistics to normalise with come from.
+/// How a kernel goes over a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Walk {
+    /// How threads are laid over it.
+    pub family: Family,
+    /// How its elements are loaded and stored.
+    pub access: Access,
+    /// Whether elements may be padding, which counts for nothing and gets zeros.
+    pub skips_padding: bool,
+}
+
+impl Walk {
+    /// Every walk over elements that all count.
+    const WHOLE: [Self; 5] = [
+        Self::new(Family::Rows, Access::Whole),
+        Self::new(Family::Rows, Access::Shared),
+        Self::new(Family::Rows, Access::Scalar),
+        Self::new(Family::Columns, Access::Whole),
+        Self::new(Family::Columns, Access::Scalar),
+    ];
+
+    const fn new(family: Family, access: Access) -> Self {
+        Self { family, access, skips_padding: false }
+    }
+}
+
+/// Where gamma, beta and the statistics to normalise with come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Normalizer {
-    /// The records that training forward made.
+    /// The caller's parameters, and the records that training forward made.
     Saved,
-    /// The running statistics.
+    /// The caller's parameters, and the running statistics.
     Running,
+    /// Coefficients that a dispatch before has made of them.
+    Prepared,
 }
 
 /// What an operation binds and computes for a residual and an activation. Which activation it is makes no kernel: it is a
@@ -83,9 +111,11 @@ pub enum Reduction {
 #[non_exhaustive]
 pub enum Elementwise {
     /// y from x.
-    Normalize(Fusion),
-    /// dx from g.
-    FrozenInputGradient(Fusion),
+    Normalize(Normalizer, Fusion),
+    /// dx from g through training statistics, with coefficients that hold the gradient sums.
+    InputGradient(Fusion),
+    /// dx from g through frozen statistics.
+    FrozenInputGradient(Normalizer, Fusion),
 }
 
 /// What reduces a tensor and then maps it with the result.
@@ -165,7 +195,7 @@ pub enum Storage {
 #[non_exhaustive]
 pub enum Kernel {
     /// Tensor to partials.
-    Reduce(Reduction, Family, Access),
+    Reduce(Reduction, Walk),
     /// Partials of many slots to partials of one.
     MergePartials(Reduction),
     /// Partial statistics to records.
@@ -173,15 +203,29 @@ pub enum Kernel {
     /// Partial gradient sums to dgamma and dbeta.
     FinalizeGradients,
     /// Tensor to tensor, with statistics that are known.
-    Apply(Elementwise, Family, Access),
+    Apply(Elementwise, Walk),
     /// Partials and tensor to tensor, and what follows from the partials.
-    MergeAndApply(Operation, Fusion, Family, Access),
+    MergeAndApply(Operation, Fusion, Walk),
     /// The whole operation in one dispatch that reads the tensor twice.
-    ChannelLoop(Operation, Fusion, Family, Access),
+    ChannelLoop(Operation, Fusion, Walk),
     /// The whole operation in one dispatch that holds the tensor in registers.
-    Resident(Operation, Fusion, Family, Access, Trips),
-    /// The parameters of frozen statistics, for an [`Kernel::Apply`] that has no bindings left for them.
-    Prepare,
+    Resident(Operation, Fusion, Walk, Trips),
+    /// Statistics and parameters to coefficients, for kernels that have no bindings left for them or that renormalise.
+    Prepare(Normalizer),
+    /// Partial statistics to everything that training forward makes of them, coefficients included.
+    ConcludeStatistics,
+    /// Partial gradient sums to dgamma, dbeta and coefficients.
+    ConcludeGradients,
+    /// Records of instances to running statistics that segments share.
+    UpdateRunning,
+    /// dgamma and dbeta of instances to those of channels.
+    ShareGradients,
+    /// Lengths of sequences, or flags of positions, to one bit a position.
+    PackValid,
+    /// Bits of positions to bits of elements.
+    MarkValid,
+    /// The valid elements of an instance, counted.
+    CountValid,
     /// Records to health.
     ReportHealth,
     /// Frozen statistics to the bias of the layer before.
@@ -239,11 +283,25 @@ pub enum Role {
     FoldedBias = 19,
     /// Records of [`ChannelMoments`](crate::ChannelMoments).
     Moments = 20,
+    /// What maps need of a channel: parameters, statistics and sums as eight values.
+    Prepared = 21,
+    /// Counts of valid elements, one bit an element, and one a position.
+    Valid = 22,
+    /// Lengths of sequences, or flags of positions.
+    ValidSource = 23,
+    /// Records of [`ChannelRenormalization`](crate::ChannelRenormalization).
+    Renormalization = 24,
+    /// The bounds of batch renormalization.
+    RenormalizationLimits = 25,
+    /// dγ of instances, where several share a γ.
+    InstanceGammaGradient = 26,
+    /// dβ of instances, where several share a β.
+    InstanceBetaGradient = 27,
 }
 
 impl Role {
     /// The role with the highest number.
-    pub(crate) const LAST: Self = Self::Moments;
+    pub(crate) const LAST: Self = Self::InstanceBetaGradient;
 
     /// The binding number.
     #[must_use]
@@ -261,85 +319,122 @@ const WRITE: bool = true;
 impl Kernel {
     /// Every kernel there is.
     pub fn all() -> impl Iterator<Item = Self> {
-        let walks = [
-            (Family::Rows, Access::Whole),
-            (Family::Rows, Access::Shared),
-            (Family::Rows, Access::Scalar),
-            (Family::Columns, Access::Whole),
-            (Family::Columns, Access::Scalar),
-        ];
-        walks
-            .into_iter()
-            .flat_map(|(family, access)| over_tensor(family, access))
+        let over_tensors = Walk::WHOLE.into_iter().flat_map(|walk| {
+            let skipping = Walk { skips_padding: true, ..walk };
+            [over_tensor(walk), over_padded_tensor(skipping)].concat()
+        });
+        over_tensors
             .chain(
                 [Reduction::Statistics, Reduction::GradientSums(Normalizer::Saved, Fusion::None)]
                     .map(Self::MergePartials),
             )
             .chain([Self::FinalizeStatistics, Self::FinalizeGradients, Self::AccumulateMoments, Self::Population])
-            .chain([Self::Prepare, Self::ReportHealth, Self::FoldBias, Self::CountBatch])
+            .chain([Normalizer::Saved, Normalizer::Running].map(Self::Prepare))
+            .chain([Self::ConcludeStatistics, Self::ConcludeGradients, Self::UpdateRunning, Self::ShareGradients])
+            .chain([
+                Self::PackValid,
+                Self::MarkValid,
+                Self::CountValid,
+                Self::ReportHealth,
+                Self::FoldBias,
+                Self::CountBatch,
+            ])
     }
 
     /// The bindings, in the order of their numbers.
     pub(crate) fn bindings(self) -> Vec<Binding> {
         let mut bindings = match self {
-            Self::Reduce(Reduction::Statistics, ..) => vec![
+            Self::Reduce(Reduction::Statistics, _) => vec![
                 (Role::Input, READ),
                 (Role::Gamma, READ),
                 (Role::Beta, READ),
                 (Role::Partials, WRITE),
                 (Role::BatchesTracked, WRITE),
             ],
-            Self::Reduce(Reduction::GradientSums(source, fusion), ..) => [
+            Self::Reduce(Reduction::GradientSums(source, fusion), _) => [
                 vec![(Role::Input, READ), (Role::OutputGradient, READ), (Role::Partials, WRITE)],
-                parameters(fusion),
+                parameters(source, fusion),
                 normalizer(source),
                 derivative(fusion),
             ]
             .concat(),
             Self::MergePartials(_) => vec![(Role::Partials, WRITE)],
-            Self::FinalizeStatistics => vec![(Role::Partials, WRITE), (Role::Statistics, WRITE)],
+            Self::FinalizeStatistics => vec![(Role::Partials, WRITE), (Role::Statistics, WRITE), (Role::Valid, READ)],
             Self::FinalizeGradients => [vec![(Role::Partials, WRITE)], commits(Operation::Backward)].concat(),
-            Self::Apply(Elementwise::Normalize(fusion), ..) => [
+            Self::Apply(Elementwise::Normalize(source, fusion), _) => [
                 tensors(Operation::Training, fusion),
-                vec![(Role::Gamma, READ), (Role::Beta, READ)],
-                normalizer(Normalizer::Running),
+                match source {
+                    Normalizer::Prepared => Vec::new(),
+                    Normalizer::Saved | Normalizer::Running => vec![(Role::Gamma, READ), (Role::Beta, READ)],
+                },
+                normalizer(source),
             ]
             .concat(),
-            Self::Apply(Elementwise::FrozenInputGradient(fusion), ..) => {
-                let mut bindings = tensors(Operation::FrozenBackward, fusion);
-                if fusion.binds_more() {
-                    bindings.push((Role::Partials, WRITE));
-                } else {
-                    bindings.extend([parameters(fusion), normalizer(Normalizer::Running)].concat());
-                }
-                bindings
+            Self::Apply(Elementwise::InputGradient(fusion), _) => {
+                [tensors(Operation::Backward, fusion), normalizer(Normalizer::Prepared)].concat()
             }
-            Self::MergeAndApply(operation, fusion, ..) => {
+            Self::Apply(Elementwise::FrozenInputGradient(source, fusion), _) => {
+                [tensors(Operation::FrozenBackward, fusion), parameters(source, fusion), normalizer(source)].concat()
+            }
+            Self::MergeAndApply(operation, fusion, _) => {
                 [vec![(Role::Partials, WRITE)], tensors(operation, fusion), commits(operation)].concat()
             }
-            Self::ChannelLoop(operation, fusion, ..) | Self::Resident(operation, fusion, ..) => {
+            Self::ChannelLoop(operation, fusion, _) | Self::Resident(operation, fusion, ..) => {
                 let mut bindings = [tensors(operation, fusion), commits(operation)].concat();
+                let direct = |source| [parameters(source, fusion), normalizer(source)].concat();
                 match operation {
                     Operation::Training => {
                         bindings.extend([(Role::Gamma, READ), (Role::Beta, READ), (Role::BatchesTracked, WRITE)]);
                     }
-                    Operation::Backward => {
-                        bindings.extend([parameters(fusion), normalizer(Normalizer::Saved)].concat());
-                    }
+                    Operation::Backward => bindings.extend(direct(Normalizer::Saved)),
                     Operation::FrozenBackward => {
-                        bindings.extend([parameters(fusion), normalizer(Normalizer::Running)].concat());
+                        bindings.extend(direct(Normalizer::Running));
                         // The reduction reads it, whether or not the map does.
                         bindings.push((Role::Input, READ));
                     }
                 }
                 bindings
             }
-            Self::Prepare => [
-                vec![(Role::Partials, WRITE), (Role::Gamma, READ), (Role::Beta, READ)],
-                normalizer(Normalizer::Running),
+            Self::Prepare(source) => [
+                vec![(Role::Prepared, WRITE), (Role::Gamma, READ), (Role::Beta, READ), (Role::Renormalization, READ)],
+                normalizer(source),
             ]
             .concat(),
-            Self::AccumulateMoments => vec![(Role::Partials, WRITE), (Role::Moments, WRITE)],
+            Self::ConcludeStatistics => [
+                vec![
+                    (Role::Partials, WRITE),
+                    (Role::Prepared, WRITE),
+                    (Role::Valid, READ),
+                    (Role::Renormalization, WRITE),
+                    (Role::RenormalizationLimits, READ),
+                ],
+                commits(Operation::Training),
+            ]
+            .concat(),
+            Self::ConcludeGradients => [
+                vec![
+                    (Role::Partials, WRITE),
+                    (Role::Prepared, WRITE),
+                    (Role::Valid, READ),
+                    (Role::Renormalization, READ),
+                ],
+                commits(Operation::Backward),
+            ]
+            .concat(),
+            Self::UpdateRunning => vec![
+                (Role::Statistics, READ),
+                (Role::RunningMean, WRITE),
+                (Role::RunningVariance, WRITE),
+                (Role::Valid, READ),
+                (Role::BatchesTracked, READ),
+            ],
+            Self::ShareGradients => {
+                let parts = [(Role::InstanceGammaGradient, READ), (Role::InstanceBetaGradient, READ)];
+                [parts.to_vec(), commits(Operation::Backward)].concat()
+            }
+            Self::PackValid => vec![(Role::ValidSource, READ), (Role::Valid, WRITE)],
+            Self::MarkValid | Self::CountValid => vec![(Role::Valid, WRITE)],
+            Self::AccumulateMoments => vec![(Role::Partials, WRITE), (Role::Moments, WRITE), (Role::Valid, READ)],
             Self::Population => {
                 vec![(Role::Moments, READ), (Role::RunningMean, WRITE), (Role::RunningVariance, WRITE)]
             }
@@ -351,6 +446,9 @@ impl Kernel {
             Self::ReportHealth => vec![(Role::Statistics, READ), (Role::Health, WRITE)],
             Self::CountBatch => vec![(Role::BatchesTracked, WRITE)],
         };
+        if self.walk().is_some_and(|walk| walk.skips_padding) {
+            bindings.push((Role::Valid, READ));
+        }
         bindings.sort_unstable();
         bindings.dedup();
         bindings
@@ -360,74 +458,53 @@ impl Kernel {
     /// mapped.
     pub(crate) const fn in_place(self) -> Option<(Role, Role)> {
         match self {
-            Self::Apply(Elementwise::Normalize(_), ..)
+            Self::Apply(Elementwise::Normalize(..), _)
             | Self::MergeAndApply(Operation::Training, ..)
             | Self::ChannelLoop(Operation::Training, ..)
             | Self::Resident(Operation::Training, ..) => Some((Role::Input, Role::Output)),
-            Self::Apply(Elementwise::FrozenInputGradient(_), ..)
-            | Self::MergeAndApply(..)
-            | Self::ChannelLoop(..)
-            | Self::Resident(..) => Some((Role::OutputGradient, Role::InputGradient)),
-            Self::Reduce(..)
-            | Self::MergePartials(_)
-            | Self::FinalizeStatistics
-            | Self::FinalizeGradients
-            | Self::Prepare
-            | Self::ReportHealth
-            | Self::FoldBias
-            | Self::AccumulateMoments
-            | Self::Population
-            | Self::CountBatch => None,
+            Self::Apply(..) | Self::MergeAndApply(..) | Self::ChannelLoop(..) | Self::Resident(..) => {
+                Some((Role::OutputGradient, Role::InputGradient))
+            }
+            _ => None,
         }
     }
 
-    /// How the kernel reads and writes tensors; `None` where it does neither.
-    pub(crate) const fn access(self) -> Option<Access> {
+    /// How the kernel goes over tensors; `None` where it does not.
+    pub(crate) const fn walk(self) -> Option<Walk> {
         match self {
-            Self::Reduce(.., access)
-            | Self::Apply(.., access)
-            | Self::MergeAndApply(.., access)
-            | Self::ChannelLoop(.., access)
-            | Self::Resident(.., access, _) => Some(access),
+            Self::Reduce(_, walk)
+            | Self::Apply(_, walk)
+            | Self::MergeAndApply(.., walk)
+            | Self::ChannelLoop(.., walk)
+            | Self::Resident(.., walk, _) => Some(walk),
             _ => None,
         }
     }
 
     /// Whether the kernel is there for tensors of this storage. Neighbours that share a unit may share a word of 16-bit
     /// elements, and none of them can write its half alone: unaligned rows are not mapped then.
-    pub(crate) const fn serves(self, storage: Storage) -> bool {
-        match (storage, self) {
+    pub(crate) fn serves(self, storage: Storage) -> bool {
+        match (storage, self.walk()) {
             (Storage::Single, _) => true,
-            (
-                Storage::Packed,
-                Self::Apply(_, family, access)
-                | Self::MergeAndApply(_, _, family, access)
-                | Self::ChannelLoop(_, _, family, access)
-                | Self::Resident(_, _, family, access, _),
-            ) => matches!((family, access), (Family::Columns, _) | (Family::Rows, Access::Whole)),
-            (Storage::Packed, _) => self.access().is_some(),
+            (Storage::Packed, Some(Walk { family: Family::Rows, access, .. })) if self.in_place().is_some() => {
+                access == Access::Whole
+            }
+            (Storage::Packed, walk) => walk.is_some(),
         }
     }
 
     /// What is fused into the kernel, and whether it is a forward one; `None` where nothing can be.
     const fn fused(self) -> Option<(Fusion, bool)> {
         match self {
-            Self::Reduce(Reduction::GradientSums(_, fusion), ..)
-            | Self::Apply(Elementwise::FrozenInputGradient(fusion), ..) => Some((fusion, false)),
-            Self::Apply(Elementwise::Normalize(fusion), ..) => Some((fusion, true)),
-            Self::MergeAndApply(operation, fusion, ..)
-            | Self::ChannelLoop(operation, fusion, ..)
+            Self::Reduce(Reduction::GradientSums(_, fusion), _)
+            | Self::Apply(Elementwise::FrozenInputGradient(_, fusion) | Elementwise::InputGradient(fusion), _) => {
+                Some((fusion, false))
+            }
+            Self::Apply(Elementwise::Normalize(_, fusion), _) => Some((fusion, true)),
+            Self::MergeAndApply(operation, fusion, _)
+            | Self::ChannelLoop(operation, fusion, _)
             | Self::Resident(operation, fusion, ..) => Some((fusion, matches!(operation, Operation::Training))),
-            Self::Reduce(Reduction::Statistics, ..)
-            | Self::MergePartials(_)
-            | Self::FinalizeStatistics
-            | Self::FinalizeGradients
-            | Self::Prepare
-            | Self::ReportHealth
-            | Self::FoldBias
-            | Self::AccumulateMoments
-            | Self::Population
-            | Self::CountBatch => None,
+            _ => None,
         }
     }
 
@@ -450,50 +527,81 @@ impl Kernel {
             None => false,
         }
     }
-
-    /// Whether the kernel reads the uniform block and sizes its workgroup by the device.
-    pub(crate) const fn has_params(self) -> bool {
-        !matches!(self, Self::CountBatch)
-    }
 }
 
-/// The kernels of one walk over a tensor.
-fn over_tensor(family: Family, access: Access) -> Vec<Kernel> {
-    let mut kernels = vec![Kernel::Reduce(Reduction::Statistics, family, access)];
+/// The kernels of one walk over a tensor whose elements all count.
+fn over_tensor(walk: Walk) -> Vec<Kernel> {
+    let mut kernels = vec![Kernel::Reduce(Reduction::Statistics, walk)];
     for fusion in Fusion::FORWARD {
-        kernels.push(Kernel::Apply(Elementwise::Normalize(fusion), family, access));
+        for source in [Normalizer::Running, Normalizer::Prepared] {
+            kernels.push(Kernel::Apply(Elementwise::Normalize(source, fusion), walk));
+        }
     }
     for fusion in Fusion::FROZEN {
-        kernels.push(Kernel::Apply(Elementwise::FrozenInputGradient(fusion), family, access));
-        kernels.push(Kernel::Reduce(Reduction::GradientSums(Normalizer::Running, fusion), family, access));
+        let source = Normalizer::of_frozen(fusion);
+        kernels.push(Kernel::Apply(Elementwise::FrozenInputGradient(source, fusion), walk));
+        kernels.push(Kernel::Reduce(Reduction::GradientSums(Normalizer::Running, fusion), walk));
+        // Renormalised.
+        kernels.push(Kernel::Reduce(Reduction::GradientSums(Normalizer::Prepared, fusion), walk));
+        kernels.push(Kernel::Apply(Elementwise::InputGradient(fusion), walk));
     }
     for fusion in Fusion::BACKWARD {
-        kernels.push(Kernel::Reduce(Reduction::GradientSums(Normalizer::Saved, fusion), family, access));
+        kernels.push(Kernel::Reduce(Reduction::GradientSums(Normalizer::Saved, fusion), walk));
     }
     for operation in Operation::ALL {
         for &fusion in operation.fusions() {
-            kernels.push(Kernel::MergeAndApply(operation, fusion, family, access));
+            kernels.push(Kernel::MergeAndApply(operation, fusion, walk));
             if !fusion.binds_more() {
-                kernels.push(Kernel::ChannelLoop(operation, fusion, family, access));
-                kernels.extend(Trips::ALL.map(|trips| Kernel::Resident(operation, fusion, family, access, trips)));
+                kernels.push(Kernel::ChannelLoop(operation, fusion, walk));
+                kernels.extend(Trips::ALL.map(|trips| Kernel::Resident(operation, fusion, walk, trips)));
             }
         }
     }
     kernels
 }
 
+/// The kernels of one walk over a tensor with padding: everything but inference comes from coefficients.
+fn over_padded_tensor(walk: Walk) -> Vec<Kernel> {
+    let mut kernels = vec![Kernel::Reduce(Reduction::Statistics, walk)];
+    for fusion in Fusion::FORWARD {
+        kernels.push(Kernel::Apply(Elementwise::Normalize(Normalizer::Prepared, fusion), walk));
+        if fusion != Fusion::Mask {
+            kernels.push(Kernel::Apply(Elementwise::Normalize(Normalizer::Running, fusion), walk));
+        }
+    }
+    for fusion in Fusion::BACKWARD {
+        kernels.push(Kernel::Reduce(Reduction::GradientSums(Normalizer::Prepared, fusion), walk));
+        kernels.push(Kernel::Apply(Elementwise::InputGradient(fusion), walk));
+    }
+    for fusion in Fusion::FROZEN {
+        kernels.push(Kernel::Apply(Elementwise::FrozenInputGradient(Normalizer::Prepared, fusion), walk));
+    }
+    kernels
+}
+
+impl Normalizer {
+    /// Where a map through frozen statistics, of elements that all count, finds them: with a tensor more to bind, in one place.
+    pub(crate) const fn of_frozen(fusion: Fusion) -> Self {
+        if fusion.binds_more() { Self::Prepared } else { Self::Running }
+    }
+}
+
 fn normalizer(source: Normalizer) -> Vec<Binding> {
     match source {
         Normalizer::Saved => vec![(Role::Statistics, READ)],
         Normalizer::Running => vec![(Role::RunningMean, READ), (Role::RunningVariance, READ)],
+        Normalizer::Prepared => vec![(Role::Prepared, READ)],
     }
 }
 
-/// The parameters that backward depends on.
-fn parameters(fusion: Fusion) -> Vec<Binding> {
-    match fusion {
-        Fusion::None | Fusion::Mask => vec![(Role::Gamma, READ)],
-        Fusion::Activation | Fusion::Companion | Fusion::Inverted => vec![(Role::Gamma, READ), (Role::Beta, READ)],
+/// The parameters that backward depends on, where they have bindings of their own.
+fn parameters(source: Normalizer, fusion: Fusion) -> Vec<Binding> {
+    match (source, fusion) {
+        (Normalizer::Prepared, _) => Vec::new(),
+        (_, Fusion::None | Fusion::Mask) => vec![(Role::Gamma, READ)],
+        (_, Fusion::Activation | Fusion::Companion | Fusion::Inverted) => {
+            vec![(Role::Gamma, READ), (Role::Beta, READ)]
+        }
     }
 }
 

@@ -14,7 +14,9 @@ mod workspace;
 #[cfg(test)]
 mod tests;
 
-pub use kernel::{Access, Elementwise, Family, Fusion, Kernel, Normalizer, Operation, Reduction, Role, Storage, Trips};
+pub use kernel::{
+    Access, Elementwise, Family, Fusion, Kernel, Normalizer, Operation, Reduction, Role, Storage, Trips, Walk,
+};
 pub(crate) use operation::{
     BackwardOptions, CompanionUse, Derivative, FoldOptions, GradientMode, InferenceOptions, TrainingOptions,
 };
@@ -23,12 +25,20 @@ pub use profile::{AdapterClass, DeviceProfile};
 pub use strategy::{Strategies, Strategy};
 pub(crate) use workspace::Workspace;
 
-use crate::{Activation, ActivationCost, ActivationSource, BatchNormDescriptor, ElementType, Error, Problem, Shape};
-use geometry::Geometry;
+use crate::convention::SegmentRunning;
+use crate::problem::PositionAxis;
+use crate::{
+    Activation, ActivationCost, ActivationSource, BatchNormDescriptor, Error, Problem, Segmentation, SequenceAxes,
+    Shape,
+};
+use geometry::{Geometry, Tensor};
 use strategy::Choice;
 
 /// What the kernels' 32-bit element indices serve, with room for the last, overhanging loop trip.
 const MAX_ELEMENTS: u64 = 1 << 31;
+
+/// Segments whose gradients one invocation adds up, within the loops that every driver allows.
+const SEGMENTS_PER_POSITION: u64 = 1 << 15;
 
 /// One batch norm on one shape: sizes of all buffers and, inside, the dispatches of every operation.
 ///
@@ -47,10 +57,36 @@ const MAX_ELEMENTS: u64 = 1 << 31;
 pub struct Plan {
     descriptor: BatchNormDescriptor,
     profile: DeviceProfile,
+    shape: Shape,
     problem: Problem,
+    /// As training and its backward go over the tensor.
+    batch: Laid,
+    /// As everything does that reads running statistics.
+    recorded: Laid,
+    workspace: Workspace,
+}
+
+/// A tensor, and how operations go over it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Laid {
+    tensor: Tensor,
     /// Absent for an empty batch.
     geometries: Option<Geometries>,
-    workspace: Workspace,
+}
+
+impl Laid {
+    fn new(tensor: Tensor, profile: &DeviceProfile, strategies: Strategies) -> Result<Self, Error> {
+        let geometries = if tensor.elements() > 0 { Some(Geometries::new(tensor, profile, strategies)?) } else { None };
+        Ok(Self { tensor, geometries })
+    }
+
+    fn slots(&self) -> u64 {
+        self.geometries.as_ref().map_or(0, Geometries::slots)
+    }
+
+    fn merge_apart(&self) -> bool {
+        self.geometries.as_ref().is_some_and(Geometries::merge_apart)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,7 +106,8 @@ impl Plan {
     /// Plans `shape` for a device with `profile`; [`BatchNorm::plan`](crate::BatchNorm::plan) does it for its device.
     ///
     /// # Errors
-    /// The descriptor's, [`Error::ShapeTooLarge`], [`Error::ChannelMismatch`], and [`Error::LimitExceeded`] when the
+    /// The descriptor's, [`Error::ShapeTooLarge`], [`Error::ChannelMismatch`]; with segments [`Error::SegmentsNotServed`],
+    /// [`Error::SharedWords`] and [`Error::TooManySegments`]; and [`Error::LimitExceeded`] when the
     /// tensor does not fit one storage binding or a limit is below what WebGPU guarantees.
     pub fn new(descriptor: &BatchNormDescriptor, shape: &Shape, profile: &DeviceProfile) -> Result<Self, Error> {
         Self::with_strategies(descriptor, shape, profile, Strategies::default())
@@ -93,16 +130,31 @@ impl Plan {
     ) -> Result<Self, Error> {
         descriptor.validate()?;
         let problem = descriptor.problem(shape)?;
-        check_limits(problem, descriptor.element, profile)?;
-        let geometries = if problem.count() > 0 {
-            Some(Geometries::new((problem, descriptor.element), profile, strategies)?)
+        let segmentation = shape.segmentation(descriptor.layout)?;
+        let tensor = |segmentation| Tensor { segmentation, element: descriptor.element };
+        check_limits(tensor(segmentation), profile)?;
+        let separate = descriptor.convention.segment_running == SegmentRunning::Separate;
+        let (batch, recorded) = if separate || segmentation.segments() == 1 {
+            let laid = Laid::new(tensor(segmentation), profile, strategies)?;
+            (laid, laid)
         } else {
-            None
+            let recorded = Strategies { inference: strategies.inference, ..Strategies::default() };
+            (
+                Laid::new(tensor(segmentation), profile, Strategies { inference: None, ..strategies })?,
+                Laid::new(tensor(Segmentation::whole(problem)), profile, recorded)?,
+            )
         };
-        let slots = geometries.as_ref().map_or(0, Geometries::slots);
-        let merges_apart = geometries.as_ref().is_some_and(Geometries::merge_apart);
-        let workspace = Workspace::new(problem.channels, slots, merges_apart, profile)?;
-        Ok(Self { descriptor: descriptor.clone(), profile: *profile, problem, geometries, workspace })
+        let both = [batch, recorded];
+        // The batch has the most instances.
+        let workspace = Workspace::new(
+            batch.instances(),
+            batch.segments() > 1,
+            both.iter().map(|laid| (laid.slots() * laid.instances()).div_ceil(batch.instances())).max().unwrap_or(0),
+            both.iter().any(Laid::merge_apart),
+            profile,
+        )?;
+        let (descriptor, shape) = (descriptor.clone(), shape.clone());
+        Ok(Self { descriptor, profile: *profile, shape, problem, batch, recorded, workspace })
     }
 
     /// The strategies that can serve an operation on a shape, the planner's choice first; none for an empty batch.
@@ -116,8 +168,10 @@ impl Plan {
         operation: Operation,
     ) -> Result<Vec<Strategy>, Error> {
         let plan = Self::new(descriptor, shape, profile)?;
-        let Some(geometries) = &plan.geometries else { return Ok(Vec::new()) };
-        let chosen = geometries.choice(operation).strategy();
+        let Some(chosen) = plan.strategy(operation) else { return Ok(Vec::new()) };
+        if operation == Operation::FrozenBackward && plan.recorded != plan.batch {
+            return Ok(vec![chosen]);
+        }
         let serves = |strategy| {
             let pin = match operation {
                 Operation::Training => Strategies { training: Some(strategy), ..Strategies::default() },
@@ -137,10 +191,32 @@ impl Plan {
         self.problem
     }
 
+    /// How the shape falls into instances: what has a mean and a variance of its own.
+    #[must_use]
+    pub const fn segmentation(&self) -> Segmentation {
+        self.batch.tensor.segmentation
+    }
+
     /// Bytes of x, y, the residual and their gradients: `M·C` elements, rounded up to a multiple of 4 bytes.
     #[must_use]
     pub const fn tensor_size(&self) -> u64 {
         self.descriptor.element.tensor_size(self.problem.elements())
+    }
+
+    /// Bytes that working in place saves, once where y takes the place of x and once more where dx takes that of dy. With
+    /// [`BatchNorm::bind_backward_from_output`](crate::BatchNorm::bind_backward_from_output) the first lasts until backward: only y
+    /// is kept, which the layer after this one keeps anyway.
+    ///
+    /// ```
+    /// # use wgpu_batch_norm::{AdapterClass, BatchNormDescriptor, DeviceProfile, ElementType, Plan, Shape};
+    /// let descriptor = BatchNormDescriptor { channels: 64, element: ElementType::F16, ..Default::default() };
+    /// let plan = Plan::new(&descriptor, &Shape::new(&[32, 64, 56, 56])?, &DeviceProfile::webgpu(AdapterClass::Discrete))?;
+    /// assert_eq!(plan.in_place_saving(), 32 * 64 * 56 * 56 * 2);
+    /// # Ok::<(), wgpu_batch_norm::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn in_place_saving(&self) -> u64 {
+        self.tensor_size()
     }
 
     /// Bytes of an activation mask: one bit an element, in whole words of 32.
@@ -149,16 +225,43 @@ impl Plan {
         self.problem.elements().div_ceil(32) * 4
     }
 
-    /// Bytes of moments of many batches: `C·16`, one [`ChannelMoments`](crate::ChannelMoments) a channel.
+    /// Bytes of moments of many batches: 16, one [`ChannelMoments`](crate::ChannelMoments), for each of the running
+    /// statistics.
     #[must_use]
     pub const fn moments_size(&self) -> u64 {
-        self.problem.channels as u64 * 16
+        self.recorded.tensor.segmentation.instances() * 16
     }
 
-    /// Bytes of a health report: `C·4`, one [`ChannelHealth`](crate::ChannelHealth) a channel.
+    /// Bytes of a health report: 4, one [`ChannelHealth`](crate::ChannelHealth), an instance (without segments: a channel).
     #[must_use]
     pub const fn health_size(&self) -> u64 {
-        self.vector_size()
+        self.batch.tensor.segmentation.instances() * 4
+    }
+
+    /// Bytes of what [`BatchNorm::bind_valid`](crate::BatchNorm::bind_valid) writes: 16 a segment, a bit an element, and a bit a
+    /// position.
+    #[must_use]
+    pub const fn valid_size(&self) -> u64 {
+        self.valid_records() * 16 + self.mask_size() + self.problem.count().div_ceil(32) * 4
+    }
+
+    /// Bytes of a flag for every position, `M·4` where the whole batch shares its statistics.
+    #[must_use]
+    pub const fn positions_size(&self) -> u64 {
+        self.problem.count() * 4
+    }
+
+    /// Bytes of what batch renormalization saves for backward: 8, one
+    /// [`ChannelRenormalization`](crate::ChannelRenormalization), an instance (without segments: a channel).
+    #[must_use]
+    pub const fn renormalization_size(&self) -> u64 {
+        self.batch.tensor.segmentation.instances() * 8
+    }
+
+    /// Segments with a record of their valid elements: those of training, and the whole batch if running statistics are its.
+    const fn valid_records(&self) -> u64 {
+        let (batch, recorded) = (self.batch.tensor.segmentation, self.recorded.tensor.segmentation);
+        batch.segments() + if batch.segments() == recorded.segments() { 0 } else { 1 }
     }
 
     /// What it costs to give backward the activation's derivative from a source, where forward added a residual or not.
@@ -186,16 +289,24 @@ impl Plan {
         }
     }
 
-    /// Bytes of gamma, beta, their gradients, running mean and running variance: `C·4` each.
+    /// Bytes of gamma, beta and their gradients: `C·4` each.
     #[must_use]
     pub const fn vector_size(&self) -> u64 {
         self.problem.channels as u64 * 4
     }
 
-    /// Bytes of the saved statistics: `C·16`, one [`ChannelStatistics`](crate::ChannelStatistics) a channel.
+    /// Bytes of running mean and running variance, each: `C·4`, or 4 an instance where segments have their own
+    /// ([`SegmentRunning::Separate`]).
+    #[must_use]
+    pub const fn running_size(&self) -> u64 {
+        self.recorded.tensor.segmentation.instances() * 4
+    }
+
+    /// Bytes of the saved statistics: 16, one [`ChannelStatistics`](crate::ChannelStatistics), an instance (without segments:
+    /// a channel).
     #[must_use]
     pub const fn saved_size(&self) -> u64 {
-        self.problem.channels as u64 * 16
+        self.batch.tensor.segmentation.instances() * 16
     }
 
     /// Bytes of scratch that serve every operation of this plan; never 0.
@@ -205,18 +316,19 @@ impl Plan {
         self.workspace.size
     }
 
-    /// How an operation is carried out; `None` for an empty batch. With a residual, a mask, or an output that tells the
+    /// How an operation is carried out; `None` for an empty batch. With padding, batch renormalization, a residual, a mask, or an output that tells the
     /// activation's derivative it is always a [`Strategy::Split`], and so is a backward through frozen statistics that
     /// recomputes an activation where the device has no more bindings than WebGPU guarantees.
     #[must_use]
     pub fn strategy(&self, operation: Operation) -> Option<Strategy> {
-        self.geometries.as_ref().map(|geometries| geometries.choice(operation).strategy())
+        let laid = if operation == Operation::FrozenBackward { &self.recorded } else { &self.batch };
+        laid.geometries.as_ref().map(|geometries| geometries.choice(operation).strategy())
     }
 
     /// How inference lays threads over the tensor; `None` for an empty batch.
     #[must_use]
     pub fn inference_family(&self) -> Option<Family> {
-        self.geometries.as_ref().map(|geometries| geometries.inference.family)
+        self.recorded.geometries.as_ref().map(|geometries| geometries.inference.family)
     }
 
     pub(crate) const fn descriptor(&self) -> &BatchNormDescriptor {
@@ -239,33 +351,35 @@ impl Plan {
         &self.profile
     }
 
+    /// Where sequence and step stand among positions.
+    pub(crate) fn sequence_axes(&self, axes: SequenceAxes) -> Result<[PositionAxis; 2], Error> {
+        self.shape.sequence_axes(self.descriptor.layout, axes)
+    }
+
     pub(crate) const fn workspace(&self) -> &Workspace {
         &self.workspace
     }
 }
 
 impl Geometries {
-    fn new(
-        (problem, element): (Problem, ElementType),
-        profile: &DeviceProfile,
-        strategies: Strategies,
-    ) -> Result<Self, Error> {
+    fn new(tensor: Tensor, profile: &DeviceProfile, strategies: Strategies) -> Result<Self, Error> {
         let any = |_| true;
         let split = |strategy| matches!(strategy, Strategy::Split { .. });
-        let fallback = Error::StrategyNotServed { strategy: selection::FALLBACK };
+        let fallback = Error::StrategyNotServed { strategy: selection::fallback(tensor) };
         let choice = |operation, pinned: Option<Strategy>| match pinned {
-            Some(strategy) => Choice::new(strategy, operation, (problem, element), profile)
-                .ok_or(Error::StrategyNotServed { strategy }),
-            None => selection::select(operation, (problem, element), profile, any).ok_or_else(|| fallback.clone()),
+            Some(strategy) => {
+                Choice::new(strategy, operation, tensor, profile).ok_or(Error::StrategyNotServed { strategy })
+            }
+            None => selection::select(operation, tensor, profile, any).ok_or_else(|| fallback.clone()),
         };
         let split_choice = |operation, chosen: &Choice| match chosen {
             Choice::Split { .. } => Ok(*chosen),
             Choice::ChannelLoop(_) | Choice::Resident(..) => {
-                selection::select(operation, (problem, element), profile, split).ok_or_else(|| fallback.clone())
+                selection::select(operation, tensor, profile, split).ok_or_else(|| fallback.clone())
             }
         };
-        let family = strategies.inference.unwrap_or_else(|| selection::select_inference(problem, element));
-        if !strategy::maps(family, problem, element) {
+        let family = strategies.inference.unwrap_or_else(|| selection::select_inference(tensor));
+        if !tensor.maps(family) {
             let strategy = Strategy::Split { reduction: family, elementwise: family };
             return Err(Error::StrategyNotServed { strategy });
         }
@@ -276,8 +390,8 @@ impl Geometries {
             backward,
             training_split: split_choice(Operation::Training, &training)?,
             backward_split: split_choice(Operation::Backward, &backward)?,
-            inference: Geometry::elementwise(problem, element, profile, family),
-            reduction: selection::select_reduction(problem, element, profile),
+            inference: Geometry::elementwise(tensor, profile, family),
+            reduction: selection::select_reduction(tensor, profile),
             pinned: strategies,
         };
         for geometry in geometries.all() {
@@ -338,16 +452,33 @@ pub(crate) struct Dispatch {
     pub workgroup_size: u32,
     pub workgroups: [u32; 3],
     pub params: Params,
+    /// Writes dgamma and dbeta of instances, to be added up, in place of the caller's.
+    pub per_instance: bool,
 }
 
-fn check_limits(problem: Problem, element: ElementType, profile: &DeviceProfile) -> Result<(), Error> {
+impl Dispatch {
+    /// The role whose buffer stands in for a role of the kernel.
+    pub(crate) const fn stand_in(&self, role: Role) -> Role {
+        match role {
+            Role::GammaGradient if self.per_instance => Role::InstanceGammaGradient,
+            Role::BetaGradient if self.per_instance => Role::InstanceBetaGradient,
+            _ => role,
+        }
+    }
+}
+
+fn check_limits(tensor: Tensor, profile: &DeviceProfile) -> Result<(), Error> {
+    let (part, element, instances) = (tensor.part(), tensor.element, tensor.segmentation.instances());
+    if !tensor.maps(Family::Rows) && !tensor.maps(Family::Columns) {
+        return Err(Error::SharedWords { elements: part.elements(), inner: part.inner });
+    }
     let needs = [
         (
             "max_storage_buffer_binding_size",
-            element.tensor_size(problem.elements()),
+            element.tensor_size(tensor.elements()),
             profile.max_storage_buffer_binding_size.min(MAX_ELEMENTS * element.size()),
         ),
-        ("max_storage_buffer_binding_size", u64::from(problem.channels) * 16, profile.max_storage_buffer_binding_size),
+        ("max_storage_buffer_binding_size", instances * 32, profile.max_storage_buffer_binding_size),
         ("max_storage_buffers_per_shader_stage", 8, u64::from(profile.max_storage_buffers_per_shader_stage)),
         ("max_uniform_buffer_binding_size", size_of::<Params>() as u64, profile.max_uniform_buffer_binding_size),
         ("max_compute_invocations_per_workgroup", 1, u64::from(profile.max_compute_invocations_per_workgroup)),
@@ -362,6 +493,11 @@ fn check_limits(problem: Problem, element: ElementType, profile: &DeviceProfile)
         if required > available {
             return Err(Error::LimitExceeded { limit, required, available });
         }
+    }
+    let segments = tensor.segmentation.segments();
+    let most = SEGMENTS_PER_POSITION * u64::from(profile.finalize_workgroup_size());
+    if segments > most {
+        return Err(Error::TooManySegments { segments, most });
     }
     Ok(())
 }

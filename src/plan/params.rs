@@ -35,8 +35,19 @@ pub(crate) struct Params {
     pub trips_in_step: u32,
     pub records_base: u32,
     pub slope: f32,
-    /// Uniform blocks are multiples of 16 bytes.
-    pub padding: u32,
+    pub part_channels: u32,
+    pub part_elements: u32,
+    pub part_tiles: u32,
+    pub steps: u32,
+    pub parameter_channels: u32,
+    pub segments: u32,
+    pub valid_base: u32,
+    pub valid_bits: u32,
+    pub sequence_stride: u32,
+    pub sequence_length: u32,
+    pub step_stride: u32,
+    pub step_length: u32,
+    pub position_bits: u32,
 }
 
 impl Params {
@@ -58,4 +69,10 @@ impl Params {
     pub(crate) const GUARDS_RUNNING: u32 = 32768;
     pub(crate) const HAS_LAYER_BIAS: u32 = 65536;
     pub(crate) const UNBIASED: u32 = 131_072;
+    pub(crate) const HAS_VALID: u32 = 1 << 18;
+    pub(crate) const RENORMALIZES: u32 = 1 << 19;
+    pub(crate) const SHARES_RUNNING: u32 = 1 << 20;
+    pub(crate) const AVERAGES_SEGMENTS: u32 = 1 << 21;
+    pub(crate) const FROM_LENGTHS: u32 = 1 << 22;
+    pub(crate) const UPDATES_FROM_ONE: u32 = 1 << 23;
 }

@@ -1,7 +1,7 @@
 //! What the planner knows of a device: numbers, no handles.
 
 use super::kernel::Family;
-use crate::Problem;
+use crate::Segmentation;
 
 /// The kind of machine behind an adapter; it decides how much parallel work to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -162,9 +162,9 @@ pub(crate) struct Tuning {
 
 impl Tuning {
     /// Positions of a lane in the rows family.
-    pub(crate) const fn row_positions(&self, problem: Problem, useful: u64) -> u64 {
-        let lone =
-            problem.count() <= 4 * self.lone_position_units && problem.channels as u64 >= 8 * self.least_whole_groups;
+    pub(crate) const fn row_positions(&self, segmentation: Segmentation, useful: u64) -> u64 {
+        let lone = segmentation.count() <= 4 * self.lone_position_units
+            && segmentation.instances() >= 8 * self.least_whole_groups;
         if lone { 1 } else { useful }
     }
 }

@@ -5,11 +5,11 @@
 
 use std::ops::RangeInclusive;
 
-use super::geometry::{Geometry, repeats};
+use super::geometry::{Geometry, Tensor, repeats};
 use super::kernel::{Family, Operation};
 use super::profile::{AdapterClass, DeviceProfile};
-use super::strategy::{Choice, Strategy, maps};
-use crate::{ElementType, Problem};
+use super::strategy::{Choice, Strategy};
+use crate::Problem;
 
 /// Where a strategy is the one to take. The first rule that matches, and whose strategy serves the problem, decides.
 #[derive(Clone, Debug)]
@@ -84,8 +84,10 @@ pub(super) const GPU: &[Rule] = &[
     rule(split(COLUMNS, COLUMNS), ANY, ANY, 0),
 ];
 
-/// Where no rule serves: the segments of columns are wider than a workgroup. It serves every problem.
-pub(super) const FALLBACK: Strategy = split(ROWS, COLUMNS);
+/// Where no rule serves: the runs of columns are wider than a workgroup, or parts share units. It serves every problem.
+pub(super) const fn fallback(tensor: Tensor) -> Strategy {
+    if tensor.has_columns() { split(ROWS, COLUMNS) } else { split(ROWS, ROWS) }
+}
 
 /// Inference of any class, and the input gradient alone through frozen statistics: elements of a row, super-rows, family.
 pub(super) const INFERENCE: &[(RangeInclusive<u64>, RangeInclusive<u64>, Family)] =
@@ -102,36 +104,38 @@ pub(super) const fn table(class: AdapterClass, operation: Operation) -> &'static
 /// The strategy of the first rule that matches and serves; `among` says which may be taken.
 pub(super) fn select(
     operation: Operation,
-    (problem, element): (Problem, ElementType),
+    tensor: Tensor,
     profile: &DeviceProfile,
     among: impl Fn(Strategy) -> bool,
 ) -> Option<Choice> {
-    let small = problem.elements() <= SMALL;
+    let problem = tensor.part();
+    let small = tensor.elements() <= SMALL;
     table(profile.class, operation)
         .iter()
         .filter(|rule| among(rule.strategy))
         .filter(|rule| rule.inner.contains(&problem.inner) && rule.super_rows.contains(&super_rows(problem)))
         .filter(|rule| !rule.aligned || problem.inner.is_multiple_of(4))
         .find_map(|rule| {
-            let choice = Choice::new(rule.strategy, operation, (problem, element), profile)?;
+            let choice = Choice::new(rule.strategy, operation, tensor, profile)?;
             let enough = choice.geometries().all(|geometry| geometry.groups() >= rule.least_groups);
             (enough || small).then_some(choice)
         })
-        .or_else(|| Choice::new(FALLBACK, operation, (problem, element), profile))
+        .or_else(|| Choice::new(fallback(tensor), operation, tensor, profile))
 }
 
-pub(super) fn select_inference(problem: Problem, element: ElementType) -> Family {
+pub(super) fn select_inference(tensor: Tensor) -> Family {
+    let problem = tensor.part();
     INFERENCE
         .iter()
-        .filter(|(.., family)| maps(*family, problem, element))
+        .filter(|(.., family)| tensor.maps(*family))
         .find(|(inner, rows, _)| inner.contains(&problem.inner) && rows.contains(&super_rows(problem)))
-        .map_or(COLUMNS, |(_, _, family)| *family)
+        .map_or(if tensor.has_columns() { COLUMNS } else { ROWS }, |(_, _, family)| *family)
 }
 
 /// For a reduction that no map follows.
-pub(super) fn select_reduction(problem: Problem, element: ElementType, profile: &DeviceProfile) -> Geometry {
-    let columns = if problem.inner < 16 { Geometry::reduction(problem, element, profile, COLUMNS) } else { None };
-    columns.unwrap_or_else(|| Geometry::rows_reduction(problem, element, profile))
+pub(super) fn select_reduction(tensor: Tensor, profile: &DeviceProfile) -> Geometry {
+    let columns = if tensor.part().inner < 16 { Geometry::reduction(tensor, profile, COLUMNS) } else { None };
+    columns.unwrap_or_else(|| Geometry::rows_reduction(tensor, profile))
 }
 
 pub(super) fn super_rows(problem: Problem) -> u64 {

@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use super::geometry::Geometry;
+use super::geometry::{Geometry, Tensor};
 use super::kernel::{Family, Operation, Trips};
 use super::profile::DeviceProfile;
-use crate::{ElementType, Problem};
 
 /// How an operation that reduces and then maps a tensor is carried out.
 ///
@@ -70,7 +69,7 @@ pub struct Strategies {
     pub training: Option<Strategy>,
     /// For inference and the input gradient alone through frozen statistics, which map and do not reduce.
     pub inference: Option<Family>,
-    /// For both backwards.
+    /// For both backwards; not for the one through frozen statistics where segments share them.
     pub backward: Option<Strategy>,
 }
 
@@ -92,31 +91,31 @@ impl Choice {
     pub(super) fn new(
         strategy: Strategy,
         operation: Operation,
-        (problem, element): (Problem, ElementType),
+        tensor: Tensor,
         profile: &DeviceProfile,
     ) -> Option<Self> {
         let mapped = match strategy {
             Strategy::Split { elementwise, .. } => elementwise,
             Strategy::ChannelLoop(family) | Strategy::Resident(family) => family,
         };
-        if !maps(mapped, problem, element) {
+        if !tensor.maps(mapped) {
             return None;
         }
         match strategy {
             Strategy::Split { reduction, elementwise } => {
-                let reduction = Geometry::reduction(problem, element, profile, reduction)?;
-                let elementwise = Geometry::second(problem, element, profile, elementwise);
+                let reduction = Geometry::reduction(tensor, profile, reduction)?;
+                let elementwise = Geometry::second(tensor, profile, elementwise);
                 let merges_apart = elementwise.merges_apart(reduction.slots);
                 Some(Self::Split { reduction, elementwise, merges_apart })
             }
             Strategy::ChannelLoop(family) => {
-                Geometry::whole_channels(problem, profile, family, profile.max_blocks()).map(Self::ChannelLoop)
+                Geometry::whole_channels(tensor, profile, family, profile.max_blocks()).map(Self::ChannelLoop)
             }
             Strategy::Resident(family) => {
                 // Backward holds two tensors; a processor's caches hold them all the same.
                 let many = operation == Operation::Training || profile.is_cpu();
                 let most = if many { Trips::Four } else { Trips::Two };
-                let geometry = Geometry::whole_channels(problem, profile, family, most.count())?;
+                let geometry = Geometry::whole_channels(tensor, profile, family, most.count())?;
                 let trips = Trips::ALL.into_iter().find(|trips| trips.count() >= geometry.blocks)?;
                 Some(Self::Resident(geometry, trips))
             }
@@ -140,14 +139,5 @@ impl Choice {
             Self::ChannelLoop(geometry) | Self::Resident(geometry, _) => (geometry, None),
         };
         [Some(first), second].into_iter().flatten()
-    }
-}
-
-/// Whether a family can write a tensor of this type: not where neighbouring rows, which different workgroups write, share
-/// a word.
-pub(super) const fn maps(family: Family, problem: Problem, element: ElementType) -> bool {
-    match (family, element) {
-        (Family::Rows, ElementType::F16 | ElementType::Bf16) => problem.inner.is_multiple_of(4),
-        (Family::Rows, ElementType::F32) | (Family::Columns, _) => true,
     }
 }

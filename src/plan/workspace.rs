@@ -14,6 +14,11 @@ pub(crate) struct Workspace {
     pub partials: Range<u64>,
     /// Statistics records of steps that are not given a `saved` slice.
     pub statistics: Range<u64>,
+    /// What maps need of each instance, eight values, where they have no bindings for its parts.
+    pub prepared: Range<u64>,
+    /// dgamma and dbeta of each instance, where several share a gamma; else nothing.
+    pub gamma_gradients: Range<u64>,
+    pub beta_gradients: Range<u64>,
     pub size: u64,
 }
 
@@ -21,8 +26,14 @@ pub(crate) struct Workspace {
 pub(super) const RECORD_SIZE: u64 = 16;
 
 impl Workspace {
-    pub(crate) fn new(channels: u32, slots: u64, merges_apart: bool, profile: &DeviceProfile) -> Result<Self, Error> {
-        let channels = u64::from(channels);
+    /// `channels` as kernels call them: instances.
+    pub(crate) fn new(
+        channels: u64,
+        shares: bool,
+        slots: u64,
+        merges_apart: bool,
+        profile: &DeviceProfile,
+    ) -> Result<Self, Error> {
         let limit = profile.max_storage_buffer_binding_size.min(4 * super::MAX_ELEMENTS);
         let mut end = 0;
         let mut region = |size: u64| {
@@ -41,6 +52,9 @@ impl Workspace {
         let merged = if merges_apart { channels + 1 } else { 0 };
         let partials = region((slots.max(1) * channels + 1 + merged + channels) * RECORD_SIZE)?;
         let statistics = region(channels * 16)?;
-        Ok(Self { partials, statistics, size: end })
+        let prepared = region(channels * 32)?;
+        let parts = if shares { channels * 4 } else { 0 };
+        let (gamma_gradients, beta_gradients) = (region(parts)?, region(parts)?);
+        Ok(Self { partials, statistics, prepared, gamma_gradients, beta_gradients, size: end })
     }
 }

@@ -1,6 +1,7 @@
 //! Shapes and the three numbers that they come down to.
 
 use super::Layout;
+use super::segmentation::Segments;
 use crate::Error;
 
 /// The shape of a row-major tensor that is normalised over all dimensions but the channel dimension.
@@ -13,7 +14,10 @@ use crate::Error;
 /// # Ok::<(), wgpu_batch_norm::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Shape(Dimensions);
+pub struct Shape {
+    dimensions: Dimensions,
+    pub(super) segments: Segments,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Dimensions {
@@ -30,24 +34,20 @@ impl Shape {
         if !(2..=5).contains(&dimensions.len()) {
             return Err(Error::UnsupportedRank { rank: dimensions.len() });
         }
-        Ok(Self(Dimensions::Tensor(dimensions.to_vec())))
+        Ok(Self { dimensions: Dimensions::Tensor(dimensions.to_vec()), segments: Segments::Batch })
     }
 
     /// A tensor already seen as `outer × channels × inner`, whatever the layout says.
     ///
     /// (N,C,H,W) is `(N, C, H·W)`, (N,H,W,C) is `(N·H·W, C, 1)`.
     ///
-    /// What counts as a channel is the caller's choice, as long as all its vectors have a value for each:
-    ///
-    /// * statistics for every time step of a sequence (N,L,C), or of (N,C,L): `(N, L·C, 1)` in either;
-    /// * the paper's per-activation mode, every element of a sample for itself: `(N, C·H·W, 1)`;
-    /// * instance norm of (N,C,H,W), every channel of every sample for itself: `(1, N·C, H·W)`.
-    ///
-    /// Gamma, beta and running statistics then belong to a step, an activation or an instance too; they are not shared over
-    /// them.
+    /// What counts as a channel is the caller's choice, as long as all its vectors have a value for each. The paper's
+    /// per-activation mode, every element of a sample for itself, is `(N, C·H·W, 1)`; gamma, beta and running statistics then
+    /// belong to an activation too. Where they are to be shared, see [`Shape::with_sub_batches`] and
+    /// [`Shape::with_segments_along`].
     #[must_use]
     pub const fn flat(outer: usize, channels: usize, inner: usize) -> Self {
-        Self(Dimensions::Flat([outer, channels, inner]))
+        Self { dimensions: Dimensions::Flat([outer, channels, inner]), segments: Segments::Batch }
     }
 
     /// The shape as `outer × channels × inner` under `layout`.
@@ -55,7 +55,7 @@ impl Shape {
     /// # Errors
     /// [`Error::ShapeTooLarge`] when the element count does not fit 63 bits or the channel count 32 bits.
     pub fn problem(&self, layout: Layout) -> Result<Problem, Error> {
-        let (outer, channels, inner) = match &self.0 {
+        let (outer, channels, inner) = match &self.dimensions {
             Dimensions::Flat([outer, channels, inner]) => (Some(*outer as u64), *channels, Some(*inner as u64)),
             Dimensions::Tensor(dims) => {
                 let axis = layout.channel_axis(dims.len());
@@ -72,10 +72,18 @@ impl Shape {
         }
     }
 
+    /// The index of the channel dimension in [`Shape::dimensions`].
+    pub(super) fn channel_axis(&self, layout: Layout) -> usize {
+        match &self.dimensions {
+            Dimensions::Tensor(dims) => layout.channel_axis(dims.len()),
+            Dimensions::Flat(_) => 1,
+        }
+    }
+
     /// The dimensions as given; `[outer, channels, inner]` for a flat shape.
     #[must_use]
     pub fn dimensions(&self) -> &[usize] {
-        match &self.0 {
+        match &self.dimensions {
             Dimensions::Tensor(dims) => dims,
             Dimensions::Flat(dims) => dims,
         }

@@ -1,12 +1,11 @@
 //! Backward through training statistics and through frozen statistics.
 
+use super::instances::Instances;
+use super::renormalization::{Correction, corrected, gamma_gradient};
 use super::training::moments;
-use super::{
-    ActivationState, BatchNorm, Element, Plan, channel_indices, check_length, check_optional, inverse_deviation,
-    parameter,
-};
+use super::{ActivationState, BatchNorm, Element, Plan, check_length, check_optional, inverse_deviation, parameter};
 use crate::convention::{EmptyBatchPolicy, OneSamplePolicy};
-use crate::{Activation, ChannelStatistics, Error, Problem};
+use crate::{Activation, ChannelRenormalization, ChannelStatistics, Error, Problem};
 
 /// A gradient to be written, and how.
 #[derive(Debug)]
@@ -45,8 +44,13 @@ pub struct BackwardBuffers<'a, T: Element> {
     pub gamma: Option<&'a [T::Parameter]>,
     /// β, C values; absent means 0. Read only where the activation is recomputed.
     pub beta: Option<&'a [T::Parameter]>,
-    /// What forward saved, C records; absent: the statistics are taken from the input again.
+    /// What forward saved, a record for each instance; absent: the statistics are taken from the input again.
     pub saved: Option<&'a [ChannelStatistics]>,
+    /// How forward renormalised, a record for each instance; absent if it did not.
+    pub renormalization: Option<&'a [ChannelRenormalization]>,
+    /// Whether a position, `o·inner + i` of the plan's problem, holds anything but padding, as in
+    /// forward; absent: all do.
+    pub valid: Option<&'a [bool]>,
     /// What the activation's derivative is taken from; not read without an activation.
     pub activation: ActivationState<'a, T>,
     /// dL/dx, M·C elements.
@@ -67,6 +71,8 @@ impl<T: Element> Default for BackwardBuffers<'_, T> {
             gamma: None,
             beta: None,
             saved: None,
+            renormalization: None,
+            valid: None,
             activation: ActivationState::default(),
             input_gradient: None,
             gamma_gradient: None,
@@ -89,10 +95,14 @@ pub struct FrozenBackwardBuffers<'a, T: Element> {
     pub gamma: Option<&'a [T::Parameter]>,
     /// β, C values; absent means 0. Read only where the activation is recomputed.
     pub beta: Option<&'a [T::Parameter]>,
-    /// The mean that forward used, C values.
+    /// The mean that forward used: C values, or one for each instance under
+    /// [`SegmentRunning::Separate`](crate::SegmentRunning::Separate).
     pub running_mean: &'a [T::Parameter],
-    /// The variance that forward used, C values.
+    /// The variance that forward used, as many.
     pub running_variance: &'a [T::Parameter],
+    /// Whether a position, `o·inner + i` of the plan's problem, holds anything but padding, as in
+    /// forward; absent: all do.
+    pub valid: Option<&'a [bool]>,
     /// What the activation's derivative is taken from; not read without an activation.
     pub activation: ActivationState<'a, T>,
     /// dL/dx, M·C elements.
@@ -114,6 +124,7 @@ impl<T: Element> Default for FrozenBackwardBuffers<'_, T> {
             beta: None,
             running_mean: &[],
             running_variance: &[],
+            valid: None,
             activation: ActivationState::default(),
             input_gradient: None,
             gamma_gradient: None,
@@ -165,25 +176,52 @@ impl<T: Element> Sources<'_, T> {
     }
 }
 
-/// The statistics that one channel was normalised with.
+/// What one instance was normalised with.
 #[derive(Clone, Copy)]
 struct Normalizer {
     mean: f64,
     inverse: f64,
+    correction: Option<Correction>,
     /// Whether the statistics depend on the input, so that gradient flows through them.
     through_statistics: bool,
 }
 
-/// One channel of either backward.
-fn channel_backward<T: Element>(
-    problem: Problem,
-    channel: usize,
+/// Either backward, channel by channel.
+fn backward<T: Element>(
+    instances: Instances<'_>,
+    channels: u32,
+    sources: &Sources<'_, T>,
+    normalizer: impl Fn(usize) -> Normalizer,
+    results: &mut Results<'_, T>,
+) {
+    for channel in 0..channels as usize {
+        let (mut dgamma, mut dbeta) = (0.0, 0.0);
+        for instance in instances.of_channel(channel) {
+            let sums = instance_backward(instances, instance, sources, normalizer(instance), results);
+            dgamma += sums[0];
+            dbeta += sums[1];
+        }
+        if let Some(target) = &mut results.gamma {
+            target.write(channel, dgamma);
+        }
+        if let Some(target) = &mut results.beta {
+            target.write(channel, dbeta);
+        }
+    }
+}
+
+/// One instance of either backward: dx and dz are written, what it adds to dγ and dβ is returned.
+fn instance_backward<T: Element>(
+    instances: Instances<'_>,
+    instance: usize,
     sources: &Sources<'_, T>,
     normalizer: Normalizer,
     results: &mut Results<'_, T>,
-) {
-    let Normalizer { mean, inverse, through_statistics } = normalizer;
+) -> [f64; 2] {
+    let Normalizer { mean, inverse, correction, through_statistics } = normalizer;
+    let channel = instances.channel_of(instance);
     let (gamma, beta) = (parameter(sources.gamma, channel, 1.0), parameter(sources.beta, channel, 0.0));
+    let (gamma, beta) = corrected(gamma, beta, correction);
     // Without an input nothing that depends on it is written.
     let normalised = |index: usize| sources.input.map_or(0.0, |input| (input[index].to_f64() - mean) * inverse);
     // h, the gradient through the activation.
@@ -192,31 +230,28 @@ fn channel_backward<T: Element>(
         sources.state.gradient(sources.activation, index, t, sources.output_gradient[index].to_f64())
     };
     let (mut sum, mut product_sum) = (0.0, 0.0);
-    for index in channel_indices(problem, channel) {
+    for index in instances.valid(instance) {
         let gradient = gradient(index);
         sum += gradient;
         product_sum += gradient * normalised(index);
+    }
+    let count = instances.count(instance) as f64;
+    for index in instances.elements(instance) {
+        let (mut dx, mut dz) = (0.0, 0.0);
+        if instances.is_valid(index) {
+            dz = gradient(index);
+            let centred =
+                if through_statistics { dz - sum / count - normalised(index) * (product_sum / count) } else { dz };
+            dx = gamma * inverse * centred;
+        }
+        if let Some(target) = &mut results.input {
+            target.write(index, dx);
+        }
         if let Some(target) = &mut results.residual {
-            target.write(index, gradient);
+            target.write(index, dz);
         }
     }
-    if let Some(target) = &mut results.gamma {
-        target.write(channel, product_sum);
-    }
-    if let Some(target) = &mut results.beta {
-        target.write(channel, sum);
-    }
-    if let Some(target) = &mut results.input {
-        let count = problem.count() as f64;
-        for index in channel_indices(problem, channel) {
-            let centred = if through_statistics {
-                gradient(index) - sum / count - normalised(index) * (product_sum / count)
-            } else {
-                gradient(index)
-            };
-            target.write(index, gamma * inverse * centred);
-        }
-    }
+    [gamma_gradient(product_sum, sum, correction), sum]
 }
 
 impl BatchNorm {
@@ -227,7 +262,16 @@ impl BatchNorm {
     /// dz = h
     /// dβ = Σ h
     /// dγ = Σ h·x̂
-    /// dx = γ·r·( h − dβ/M − x̂·dγ/M )
+    /// dx = γ·r·( h − Σh/W − x̂·Σh·x̂/W )
+    /// ```
+    ///
+    /// The sums in dx run over the instance. dβ and dγ are those of all instances of the channel added up: γ and β are
+    /// shared. dx and dz are 0 at padding, where nothing is looked at.
+    ///
+    /// Through batch renormalization, where R and D are constants, γ' = γ·R and β' = γ·D + β take the place of γ and β:
+    ///
+    /// ```text
+    /// t  = γ'·x̂ + β' + z        dγ = R·Σh·x̂ + D·Σh, of an instance        dx = γ'·r·( h − Σh/W − x̂·Σh·x̂/W )
     /// ```
     ///
     /// Without an activation h = g. f'(t) comes from what `activation` gives; where the activation is piecewise linear,
@@ -250,6 +294,8 @@ impl BatchNorm {
             gamma,
             beta,
             saved,
+            renormalization,
+            valid,
             activation: state,
             input_gradient,
             gamma_gradient,
@@ -259,29 +305,32 @@ impl BatchNorm {
         let activation = self.descriptor.activation;
         let sources = Sources { activation, state, input: Some(input), output_gradient, gamma, beta };
         sources.check(problem)?;
-        check_optional("saved", saved, u64::from(problem.channels))?;
+        check_optional("saved", saved, plan.segmentation.instances())?;
+        check_optional("renormalization", renormalization, plan.segmentation.instances())?;
+        let instances = Instances::new(problem, plan.segmentation, valid)?;
         let mut results =
             Results { input: input_gradient, gamma: gamma_gradient, beta: beta_gradient, residual: residual_gradient };
         results.check(problem)?;
-        match (problem.count(), convention.empty_batch, convention.one_sample) {
+        match (plan.segmentation.count(), convention.empty_batch, convention.one_sample) {
             (0, EmptyBatchPolicy::Error, _) => return Err(Error::EmptyBatch),
             (1, _, OneSamplePolicy::Error) => return Err(Error::OneSample),
             _ => {}
         }
-        for channel in 0..problem.channels as usize {
+        let normalizer = |instance: usize| {
             let (mean, inverse) = match saved {
                 Some(saved) => {
-                    let saved = saved[channel];
+                    let saved = saved[instance];
                     (f64::from(saved.pivot) + f64::from(saved.offset), f64::from(saved.inverse_deviation))
                 }
                 None => {
-                    let moments = moments(problem, input, channel);
+                    let moments = moments(instances, input, instance);
                     (moments.mean, inverse_deviation(moments.variance, convention.epsilon))
                 }
             };
-            let normalizer = Normalizer { mean, inverse, through_statistics: true };
-            channel_backward(problem, channel, &sources, normalizer, &mut results);
-        }
+            let correction = renormalization.map(|records| records[instance].into());
+            Normalizer { mean, inverse, correction, through_statistics: true }
+        };
+        backward(instances, problem.channels, &sources, normalizer, &mut results);
         Ok(())
     }
 
@@ -295,7 +344,8 @@ impl BatchNorm {
     /// ```
     ///
     /// Without an activation h = g. As PyTorch's `native_batch_norm_backward(train=False)` and oneDNN's
-    /// `use_global_stats`.
+    /// `use_global_stats`. dx and dz are 0 at padding, where nothing is looked at. Under
+    /// [`SegmentRunning::Separate`](crate::SegmentRunning::Separate) every instance has a mean and variance of its own.
     ///
     /// # Errors
     /// [`Error::WrongLength`], [`Error::ActivationSourceNotServed`], [`Error::NoGradientRequested`],
@@ -304,7 +354,7 @@ impl BatchNorm {
     pub fn backward_frozen<T: Element>(&self, plan: &Plan, buffers: FrozenBackwardBuffers<'_, T>) -> Result<(), Error> {
         self.check(plan)?;
         let (problem, convention) = (plan.problem, self.descriptor.convention);
-        let channels = u64::from(problem.channels);
+        let recorded = plan.recorded.instances();
         let FrozenBackwardBuffers {
             input,
             output_gradient,
@@ -312,6 +362,7 @@ impl BatchNorm {
             beta,
             running_mean,
             running_variance,
+            valid,
             activation: state,
             input_gradient,
             gamma_gradient,
@@ -321,8 +372,9 @@ impl BatchNorm {
         let activation = self.descriptor.activation;
         let sources = Sources { activation, state, input, output_gradient, gamma, beta };
         sources.check(problem)?;
-        check_length("running_mean", running_mean, channels)?;
-        check_length("running_variance", running_variance, channels)?;
+        check_length("running_mean", running_mean, recorded)?;
+        check_length("running_variance", running_variance, recorded)?;
+        let instances = Instances::new(problem, plan.recorded, valid)?;
         let mut results =
             Results { input: input_gradient, gamma: gamma_gradient, beta: beta_gradient, residual: residual_gradient };
         results.check(problem)?;
@@ -332,14 +384,13 @@ impl BatchNorm {
         if problem.count() == 0 && convention.empty_batch == EmptyBatchPolicy::Error {
             return Err(Error::EmptyBatch);
         }
-        for channel in 0..problem.channels as usize {
-            let normalizer = Normalizer {
-                mean: running_mean[channel].to_f64(),
-                inverse: inverse_deviation(running_variance[channel].to_f64(), convention.epsilon),
-                through_statistics: false,
-            };
-            channel_backward(problem, channel, &sources, normalizer, &mut results);
-        }
+        let normalizer = |instance: usize| Normalizer {
+            mean: running_mean[instance].to_f64(),
+            inverse: inverse_deviation(running_variance[instance].to_f64(), convention.epsilon),
+            correction: None,
+            through_statistics: false,
+        };
+        backward(instances, problem.channels, &sources, normalizer, &mut results);
         Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! Folding inference into the weight and bias of the layer before it.
 
-use super::{BatchNorm, Element, Plan, channel_indices, check_length, check_optional, inverse_deviation, parameter};
-use crate::Error;
+use super::instances::Instances;
+use super::{BatchNorm, Element, Plan, check_length, check_optional, inverse_deviation, parameter};
+use crate::{Error, Segmentation};
 
 /// What folding reads and writes. Vectors have C values, one an output channel.
 ///
@@ -82,9 +83,12 @@ impl BatchNorm {
     /// ```
     ///
     /// # Errors
-    /// [`Error::WrongLength`] for a slice of another length, [`Error::PlanMismatch`]. Nothing is written then.
+    /// [`Error::WrongLength`], [`Error::SegmentedFold`] for a slice of another length, [`Error::PlanMismatch`]. Nothing is written then.
     pub fn fold<T: Element>(&self, plan: &Plan, buffers: FoldBuffers<'_, T>) -> Result<(), Error> {
         self.check(plan)?;
+        if plan.recorded.segments() > 1 {
+            return Err(Error::SegmentedFold);
+        }
         let problem = plan.problem;
         let channels = u64::from(problem.channels);
         let FoldBuffers { weight, bias, gamma, beta, running_mean, running_variance, folded_weight, folded_bias } =
@@ -97,10 +101,11 @@ impl BatchNorm {
         check_length("running_variance", running_variance, channels)?;
         check_length("folded_weight", folded_weight, problem.elements())?;
         check_length("folded_bias", folded_bias, channels)?;
+        let instances = Instances::new(problem, Segmentation::whole(problem), None)?;
         for channel in 0..problem.channels as usize {
             let inverse = inverse_deviation(running_variance[channel].to_f64(), self.descriptor.convention.epsilon);
             let scale = parameter(gamma, channel, 1.0) * inverse;
-            for index in channel_indices(problem, channel) {
+            for index in instances.elements(channel) {
                 folded_weight[index] = T::from_f64(weight[index].to_f64() * scale);
             }
             let centred = parameter(bias, channel, 0.0) - running_mean[channel].to_f64();

@@ -1,6 +1,8 @@
 //! From statistics to outputs, as training and inference share it: normalise, scale-shift, residual, activation, mask.
 
-use super::{Element, channel_indices, check_length, check_optional, mask_words, parameter};
+use super::instances::Instances;
+use super::renormalization::{Correction, corrected};
+use super::{Element, check_length, check_optional, mask_words, parameter};
 use crate::{Activation, Error, Problem};
 
 /// What both forwards read and write.
@@ -29,10 +31,22 @@ impl<T: Element> Forward<'_, T> {
         Ok(())
     }
 
-    /// One channel; bits of the mask are set only, so all must be 0 before the first channel.
-    pub(super) fn channel(&mut self, problem: Problem, channel: usize, mean: f64, inverse: f64) {
+    /// One instance; bits of the mask are set only, so all must be 0 before the first instance.
+    pub(super) fn instance(
+        &mut self,
+        instances: Instances<'_>,
+        instance: usize,
+        (mean, inverse): (f64, f64),
+        correction: Option<Correction>,
+    ) {
+        let channel = instances.channel_of(instance);
         let (gamma, beta) = (parameter(self.gamma, channel, 1.0), parameter(self.beta, channel, 0.0));
-        for index in channel_indices(problem, channel) {
+        let (gamma, beta) = corrected(gamma, beta, correction);
+        for index in instances.elements(instance) {
+            if !instances.is_valid(index) {
+                self.output[index] = T::from_f64(0.0);
+                continue;
+            }
             let normalised = (self.input[index].to_f64() - mean) * inverse;
             let mut t = gamma * normalised + beta;
             if let Some(residual) = self.residual {

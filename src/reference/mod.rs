@@ -3,12 +3,13 @@
 //! Each kernel is verified against these functions, and a program without an adapter can run on them. Names, fields and
 //! conventions are those of the device path; slices of host memory take the place of buffer slices.
 //!
-//! Notation, per channel: `M` elements, mean `μ`, population variance `v`, `r = 1/√(v + ε)`, `x̂ = (x − μ)·r`, residual
-//! `z` (0 if there is none), pre-activation `t = γ·x̂ + β + z`, output `y = f(t)`, incoming gradient `g = dL/dy`,
-//! gradient through the activation `h = g·f'(t)`. [`Activation::value`](crate::Activation::value) is f,
-//! [`Activation::derivative`](crate::Activation::derivative) is f'. Sources: Ioffe and Szegedy, *Batch Normalization*,
-//! 2015 (arXiv 1502.03167), section 3, for the training forward and backward; PyTorch and ONNX for what the paper
-//! leaves open (see [`crate::Convention`]).
+//! Notation, per instance (a channel, where the shape has no segments; see [`Segmentation`]): `W` elements without
+//! padding (the problem's M where there are neither segments nor padding), mean `μ`, population variance `v`,
+//! `r = 1/√(v + ε)`, `x̂ = (x − μ)·r`, residual `z` (0 if there is none), pre-activation `t = γ·x̂ + β + z`, output
+//! `y = f(t)`, incoming gradient `g = dL/dy`, gradient through the activation `h = g·f'(t)`.
+//! [`Activation::value`](crate::Activation::value) is f, [`Activation::derivative`](crate::Activation::derivative) is
+//! f'. Sources: Ioffe and Szegedy, *Batch Normalization*, 2015 (arXiv 1502.03167), section 3, for the training forward
+//! and backward; PyTorch and ONNX for what the paper leaves open (see [`crate::Convention`]).
 //!
 //! Slices have their element type from Rust ([`Element`]); that of the descriptor is not looked at. They are read
 //! exactly into f64, and every result is rounded once, when it is written.
@@ -30,8 +31,11 @@ mod element;
 mod fold;
 mod forward;
 mod inference;
+mod instances;
 mod output_backward;
 mod population;
+mod renormalization;
+mod running;
 mod training;
 
 pub use activation_state::ActivationState;
@@ -40,9 +44,12 @@ pub use element::Element;
 pub use fold::FoldBuffers;
 pub use inference::InferenceBuffers;
 pub use output_backward::OutputBackwardBuffers;
-pub use training::{RunningStatistics, TrainingBuffers};
+pub use renormalization::Renormalization;
+pub use running::RunningStatistics;
+pub use training::TrainingBuffers;
 
-use crate::{BatchNormDescriptor, Error, Problem, Shape};
+use crate::convention::SegmentRunning;
+use crate::{BatchNormDescriptor, Error, Problem, Segmentation, SequenceAxes, Shape};
 
 /// A batch norm on the CPU; the twin of `BatchNorm`.
 #[derive(Clone, Debug)]
@@ -54,7 +61,11 @@ pub struct BatchNorm {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     descriptor: BatchNormDescriptor,
+    shape: Shape,
     problem: Problem,
+    segmentation: Segmentation,
+    /// Over which running statistics stand.
+    recorded: Segmentation,
 }
 
 impl Plan {
@@ -62,6 +73,12 @@ impl Plan {
     #[must_use]
     pub const fn problem(&self) -> Problem {
         self.problem
+    }
+
+    /// How the shape falls into instances, each with statistics of its own.
+    #[must_use]
+    pub const fn segmentation(&self) -> Segmentation {
+        self.segmentation
     }
 }
 
@@ -78,15 +95,45 @@ impl BatchNorm {
     /// Checks a shape against the descriptor.
     ///
     /// # Errors
-    /// [`Error::ShapeTooLarge`], [`Error::ChannelMismatch`].
+    /// [`Error::ShapeTooLarge`], [`Error::ChannelMismatch`], [`Error::SegmentsNotServed`].
     pub fn plan(&self, shape: &Shape) -> Result<Plan, Error> {
-        Ok(Plan { problem: self.descriptor.problem(shape)?, descriptor: self.descriptor.clone() })
+        let problem = self.descriptor.problem(shape)?;
+        let segmentation = shape.segmentation(self.descriptor.layout)?;
+        let recorded = match self.descriptor.convention.segment_running {
+            SegmentRunning::Separate => segmentation,
+            SegmentRunning::InTurn | SegmentRunning::Averaged => Segmentation::whole(problem),
+        };
+        Ok(Plan { descriptor: self.descriptor.clone(), shape: shape.clone(), problem, segmentation, recorded })
     }
 
     /// The descriptor.
     #[must_use]
     pub const fn descriptor(&self) -> &BatchNormDescriptor {
         &self.descriptor
+    }
+
+    /// What padded sequences leave valid: a flag for each position, `o·inner + i` of the plan's problem, true where the
+    /// step is below the length of its sequence.
+    ///
+    /// ```
+    /// use wgpu_batch_norm::{BatchNormDescriptor, Layout, SequenceAxes, Shape, reference};
+    /// let layout = Layout::ChannelsLast;
+    /// let bn = reference::BatchNorm::new(&BatchNormDescriptor { channels: 8, layout, ..Default::default() })?;
+    /// let plan = bn.plan(&Shape::new(&[2, 3, 8])?)?;
+    /// let valid = bn.valid_positions(&plan, &[3, 1], SequenceAxes { sequence: 0, step: 1 })?;
+    /// assert_eq!(valid, [true, true, true, true, false, false]);
+    /// # Ok::<(), wgpu_batch_norm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidAxis`], [`Error::PlanMismatch`], and [`Error::WrongLength`] unless there is a length for each
+    /// sequence.
+    pub fn valid_positions(&self, plan: &Plan, lengths: &[u32], axes: SequenceAxes) -> Result<Vec<bool>, Error> {
+        self.check(plan)?;
+        let [sequence, step] = plan.shape.sequence_axes(self.descriptor.layout, axes)?;
+        check_length("lengths", lengths, plan.shape.dimensions()[axes.sequence] as u64)?;
+        let valid = |position| step.index_of(position) < u64::from(lengths[sequence.index_of(position) as usize]);
+        Ok((0..plan.problem.count()).map(valid).collect())
     }
 
     fn check(&self, plan: &Plan) -> Result<(), Error> {
@@ -98,17 +145,6 @@ impl BatchNorm {
 fn inverse_deviation(variance: f64, epsilon: f64) -> f64 {
     let sum = variance + epsilon;
     if sum == 0.0 { 0.0 } else { 1.0 / sum.sqrt() }
-}
-
-/// The flat indices of channel `c`'s elements, in memory order.
-fn channel_indices(problem: Problem, channel: usize) -> impl Iterator<Item = usize> + Clone {
-    let (channels, inner) = (problem.channels as usize, problem.inner as usize);
-    // An empty row may be one of astronomically many.
-    let rows = if inner == 0 { 0 } else { problem.outer as usize };
-    (0..rows).flat_map(move |outer| {
-        let start = (outer * channels + channel) * inner;
-        start..start + inner
-    })
 }
 
 /// The words of a mask of one bit an element.

@@ -1,6 +1,7 @@
 //! Backward from the output, without the input.
 
-use super::{BatchNorm, Element, Gradient, Plan, channel_indices, check_length, check_optional, parameter};
+use super::instances::Instances;
+use super::{BatchNorm, Element, Gradient, Plan, check_length, check_optional, parameter};
 use crate::activation::Activation;
 use crate::convention::{EmptyBatchPolicy, OneSamplePolicy};
 use crate::{ChannelStatistics, Error};
@@ -16,8 +17,11 @@ pub struct OutputBackwardBuffers<'a, T: Element> {
     pub gamma: Option<&'a [T::Parameter]>,
     /// β as forward used it, C values; absent means 0.
     pub beta: Option<&'a [T::Parameter]>,
-    /// What forward saved, C records.
+    /// What forward saved, a record for each instance.
     pub saved: &'a [ChannelStatistics],
+    /// Whether a position, `o·inner + i` of the plan's problem, holds anything but padding, as in
+    /// forward; absent: all do.
+    pub valid: Option<&'a [bool]>,
     /// dL/dx, M·C elements.
     pub input_gradient: Option<Gradient<'a, T>>,
     /// dL/dγ, C values.
@@ -33,10 +37,12 @@ impl BatchNorm {
     /// ```text
     /// x̂  = (f⁻¹(y) − β)/γ
     /// h  = g·f'(t), the sign of t being that of y
-    /// dβ = Σ h        dγ = Σ h·x̂        dx = γ·r·( h − dβ/M − x̂·dγ/M )
+    /// dβ = Σ h        dγ = Σ h·x̂        dx = γ·r·( h − Σh/W − x̂·Σh·x̂/W )
     /// ```
     ///
-    /// For the identity and leaky ReLU with a slope, and without a residual.
+    /// dβ and dγ are sums over the batch, those in dx over the instance, as in [`BatchNorm::backward`]; dx is 0 at
+    /// padding.
+    /// For the identity and leaky ReLU with a slope, and without a residual and without batch renormalization.
     ///
     /// # Errors
     /// [`Error::WrongLength`], [`Error::NotInvertible`], [`Error::NoGradientRequested`], [`Error::ZeroGamma`],
@@ -49,13 +55,14 @@ impl BatchNorm {
         self.check(plan)?;
         let (problem, convention) = (plan.problem, self.descriptor.convention);
         let channels = u64::from(problem.channels);
-        let OutputBackwardBuffers { output, output_gradient, gamma, beta, saved, .. } = buffers;
+        let OutputBackwardBuffers { output, output_gradient, gamma, beta, saved, valid, .. } = buffers;
         let (mut dx, mut dgamma, mut dbeta) = (buffers.input_gradient, buffers.gamma_gradient, buffers.beta_gradient);
         check_length("output", output, problem.elements())?;
         check_length("output_gradient", output_gradient, problem.elements())?;
         check_optional("gamma", gamma, channels)?;
         check_optional("beta", beta, channels)?;
-        check_length("saved", saved, channels)?;
+        check_length("saved", saved, plan.segmentation.instances())?;
+        let instances = Instances::new(problem, plan.segmentation, valid)?;
         self.descriptor.activation.check_invertible()?;
         if dx.is_none() && dgamma.is_none() && dbeta.is_none() {
             return Err(Error::NoGradientRequested);
@@ -63,7 +70,7 @@ impl BatchNorm {
         check_optional("input_gradient", dx.as_ref().map(Gradient::values), problem.elements())?;
         check_optional("gamma_gradient", dgamma.as_ref().map(Gradient::values), channels)?;
         check_optional("beta_gradient", dbeta.as_ref().map(Gradient::values), channels)?;
-        match (problem.count(), convention.empty_batch, convention.one_sample) {
+        match (plan.segmentation.count(), convention.empty_batch, convention.one_sample) {
             (0, EmptyBatchPolicy::Error, _) => return Err(Error::EmptyBatch),
             (1, _, OneSamplePolicy::Error) => return Err(Error::OneSample),
             _ => {}
@@ -76,33 +83,40 @@ impl BatchNorm {
             Activation::LeakyRelu { slope } => slope,
             _ => 1.0,
         };
-        for (channel, saved) in saved.iter().enumerate() {
+        for channel in 0..problem.channels as usize {
             let (gamma, beta) = (gamma_of(channel), parameter(beta, channel, 0.0));
-            let inverse = f64::from(saved.inverse_deviation);
             // h and x̂.
             let terms = |index: usize| {
                 let (y, g) = (output[index].to_f64(), output_gradient[index].to_f64());
                 let (t, h) = if y <= 0.0 { (y / slope, g * slope) } else { (y, g) };
                 (h, (t - beta) / gamma)
             };
-            let (mut sum, mut product_sum) = (0.0, 0.0);
-            for index in channel_indices(problem, channel) {
-                let (h, normalised) = terms(index);
-                sum += h;
-                product_sum += h * normalised;
-            }
-            if let Some(target) = &mut dgamma {
-                target.write(channel, product_sum);
-            }
-            if let Some(target) = &mut dbeta {
-                target.write(channel, sum);
-            }
-            if let Some(target) = &mut dx {
-                let count = problem.count() as f64;
-                for index in channel_indices(problem, channel) {
+            let (mut channel_sum, mut channel_product_sum) = (0.0, 0.0);
+            for instance in instances.of_channel(channel) {
+                let (mut sum, mut product_sum) = (0.0, 0.0);
+                for index in instances.valid(instance) {
+                    let (h, normalised) = terms(index);
+                    sum += h;
+                    product_sum += h * normalised;
+                }
+                channel_sum += sum;
+                channel_product_sum += product_sum;
+                let Some(target) = &mut dx else { continue };
+                let (count, inverse) = (instances.count(instance) as f64, f64::from(saved[instance].inverse_deviation));
+                for index in instances.elements(instance) {
+                    if !instances.is_valid(index) {
+                        target.write(index, 0.0);
+                        continue;
+                    }
                     let (h, normalised) = terms(index);
                     target.write(index, gamma * inverse * (h - sum / count - normalised * (product_sum / count)));
                 }
+            }
+            if let Some(target) = &mut dgamma {
+                target.write(channel, channel_product_sum);
+            }
+            if let Some(target) = &mut dbeta {
+                target.write(channel, channel_sum);
             }
         }
         Ok(())

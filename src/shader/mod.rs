@@ -7,7 +7,7 @@
 mod tests;
 
 use crate::plan::{
-    Access, Elementwise, Family, Fusion, Kernel, Normalizer, Operation, Reduction, Role, Storage, Trips,
+    Access, Elementwise, Family, Fusion, Kernel, Normalizer, Operation, Reduction, Role, Storage, Trips, Walk,
 };
 
 /// A kernel as it is compiled.
@@ -66,7 +66,7 @@ impl Variant {
     /// A name that tells the variant, for labels and reports.
     #[must_use]
     pub fn name(self) -> String {
-        let walk = |family, access| {
+        let walk = |Walk { family, access, skips_padding }| {
             let family = match family {
                 Family::Rows => "rows",
                 Family::Columns => "columns",
@@ -76,7 +76,12 @@ impl Variant {
                 Access::Shared => "shared",
                 Access::Scalar => "scalar",
             };
-            format!("{family}::{access}")
+            format!("{family}::{access}{}", if skips_padding { "::padded" } else { "" })
+        };
+        let from = |source| match source {
+            Normalizer::Saved => "",
+            Normalizer::Running => "_frozen",
+            Normalizer::Prepared => "_prepared",
         };
         let fused = |fusion| match fusion {
             Fusion::None => "",
@@ -94,31 +99,36 @@ impl Variant {
             format!("{operation}{}", fused(fusion))
         };
         let mut name = match self.kernel {
-            Kernel::Reduce(Reduction::Statistics, f, a) => format!("statistics::{}", walk(f, a)),
-            Kernel::Reduce(Reduction::GradientSums(Normalizer::Saved, fusion), f, a) => {
-                format!("gradient_sums{}::{}", fused(fusion), walk(f, a))
+            Kernel::Reduce(Reduction::Statistics, w) => format!("statistics::{}", walk(w)),
+            Kernel::Reduce(Reduction::GradientSums(source, fusion), w) => {
+                format!("gradient_sums{}{}::{}", from(source), fused(fusion), walk(w))
             }
-            Kernel::Reduce(Reduction::GradientSums(Normalizer::Running, fusion), f, a) => {
-                format!("frozen_gradient_sums{}::{}", fused(fusion), walk(f, a))
+            Kernel::Apply(Elementwise::Normalize(source, fusion), w) => {
+                format!("normalize{}{}::{}", from(source), fused(fusion), walk(w))
             }
-            Kernel::Apply(Elementwise::Normalize(fusion), f, a) => {
-                format!("inference{}::{}", fused(fusion), walk(f, a))
+            Kernel::Apply(Elementwise::InputGradient(fusion), w) => {
+                format!("input_gradient{}::{}", fused(fusion), walk(w))
             }
-            Kernel::Apply(Elementwise::FrozenInputGradient(fusion), f, a) => {
-                format!("frozen_input_gradient{}::{}", fused(fusion), walk(f, a))
+            Kernel::Apply(Elementwise::FrozenInputGradient(source, fusion), w) => {
+                format!("frozen_input_gradient{}{}::{}", from(source), fused(fusion), walk(w))
             }
-            Kernel::MergeAndApply(o, fusion, f, a) => {
-                format!("{}::merge_and_apply::{}", operation(o, fusion), walk(f, a))
-            }
-            Kernel::ChannelLoop(o, fusion, f, a) => format!("{}::channel_loop::{}", operation(o, fusion), walk(f, a)),
-            Kernel::Resident(o, fusion, f, a, trips) => {
-                format!("{}::resident_{}::{}", operation(o, fusion), trips.count(), walk(f, a))
+            Kernel::MergeAndApply(o, fusion, w) => format!("{}::merge_and_apply::{}", operation(o, fusion), walk(w)),
+            Kernel::ChannelLoop(o, fusion, w) => format!("{}::channel_loop::{}", operation(o, fusion), walk(w)),
+            Kernel::Resident(o, fusion, w, trips) => {
+                format!("{}::resident_{}::{}", operation(o, fusion), trips.count(), walk(w))
             }
             Kernel::MergePartials(Reduction::Statistics) => "merge_partial_statistics".into(),
             Kernel::MergePartials(Reduction::GradientSums(..)) => "merge_partial_gradient_sums".into(),
             Kernel::FinalizeStatistics => "finalize_statistics".into(),
             Kernel::FinalizeGradients => "finalize_gradients".into(),
-            Kernel::Prepare => "prepare".into(),
+            Kernel::Prepare(source) => format!("prepare{}", from(source)),
+            Kernel::ConcludeStatistics => "conclude_statistics".into(),
+            Kernel::ConcludeGradients => "conclude_gradients".into(),
+            Kernel::UpdateRunning => "update_running".into(),
+            Kernel::ShareGradients => "share_gradients".into(),
+            Kernel::PackValid => "pack_valid".into(),
+            Kernel::MarkValid => "mark_valid".into(),
+            Kernel::CountValid => "count_valid".into(),
             Kernel::ReportHealth => "report_health".into(),
             Kernel::FoldBias => "fold_bias".into(),
             Kernel::AccumulateMoments => "accumulate_moments".into(),
@@ -153,7 +163,7 @@ impl Variant {
     pub(crate) fn constants(self, given: Constants) -> Constants {
         let kernel = self.kernel;
         Constants {
-            workgroup_size: given.workgroup_size.filter(|_| kernel.has_params()),
+            workgroup_size: given.workgroup_size,
             activation: given.activation.filter(|_| kernel.activates()),
             companion: given.companion.filter(|_| kernel.has_companion()),
             brain_float: given.brain_float.filter(|_| self.storage == Storage::Packed),
@@ -188,50 +198,21 @@ struct Files {
 
 impl Files {
     fn of(self, kernel: Kernel) -> Vec<&'static str> {
-        let codec = match (self.storage, kernel.access()) {
+        let codec = match (self.storage, kernel.walk()) {
             (Storage::Packed, Some(_)) => vec![wgsl!("tensor/packed/codec.wgsl")],
             _ => Vec::new(),
         };
         let files = match kernel {
-            Kernel::Reduce(reduction, family, access) => self.reduce(reduction, family, access),
-            Kernel::MergePartials(reduction) => {
-                let conclusion = vec![wgsl!("conclusion/partial.wgsl")];
-                [quads(), accumulator(reduction), merges(reduction, Family::Columns), conclusion, finalize()].concat()
-            }
-            Kernel::FinalizeStatistics => [
-                quads(),
-                vec![wgsl!("common/inverse_deviation.wgsl")],
-                accumulator(Reduction::Statistics),
-                merges(Reduction::Statistics, Family::Columns),
-                vec![wgsl!("conclusion/record.wgsl")],
-                finalize(),
+            Kernel::Reduce(reduction, walk) => self.reduce(reduction, walk),
+            Kernel::Apply(map, walk) => self.apply(map, walk),
+            Kernel::MergeAndApply(operation, fusion, walk) => self.merge_and_apply(operation, fusion, walk),
+            Kernel::ChannelLoop(operation, fusion, walk) => [
+                self.whole_channels(operation, fusion, walk),
+                vec![wgsl!("reduction/loop.wgsl"), loop_of(walk), wgsl!("entry/channel_loop.wgsl")],
             ]
             .concat(),
-            Kernel::AccumulateMoments => [
-                quads(),
-                accumulator(Reduction::Statistics),
-                merges(Reduction::Statistics, Family::Columns),
-                vec![wgsl!("conclusion/accumulate_moments.wgsl")],
-                finalize(),
-            ]
-            .concat(),
-            Kernel::Population => [quads(), vec![wgsl!("conclusion/population.wgsl")], each_channel()].concat(),
-            Kernel::FinalizeGradients => {
-                let reduction = Operation::Backward.reduction(Fusion::None);
-                let commits = commits(Operation::Backward);
-                [quads(), accumulator(reduction), merges(reduction, Family::Columns), commits, finalize()].concat()
-            }
-            Kernel::Apply(map, family, access) => self.apply(map, family, access),
-            Kernel::MergeAndApply(operation, fusion, family, access) => {
-                self.merge_and_apply(operation, fusion, family, access)
-            }
-            Kernel::ChannelLoop(operation, fusion, family, access) => [
-                self.whole_channels(operation, fusion, family, access),
-                vec![wgsl!("reduction/loop.wgsl"), loop_of(access), wgsl!("entry/channel_loop.wgsl")],
-            ]
-            .concat(),
-            Kernel::Resident(operation, fusion, family, access, trips) => [
-                self.whole_channels(operation, fusion, family, access),
+            Kernel::Resident(operation, fusion, walk, trips) => [
+                self.whole_channels(operation, fusion, walk),
                 vec![match trips {
                     Trips::One => wgsl!("entry/resident_1.wgsl"),
                     Trips::Two => wgsl!("entry/resident_2.wgsl"),
@@ -239,39 +220,120 @@ impl Files {
                 }],
             ]
             .concat(),
-            Kernel::Prepare => [
+            Kernel::MergePartials(reduction) => [
+                merges_of_quads(reduction),
+                vec![wgsl!("common/count_of_shape.wgsl"), wgsl!("conclusion/partial.wgsl"), FINALIZE],
+            ]
+            .concat(),
+            Kernel::FinalizeStatistics => [
+                merges_of_quads(Reduction::Statistics),
+                vec![
+                    wgsl!("common/count_of_valid.wgsl"),
+                    wgsl!("common/inverse_deviation.wgsl"),
+                    wgsl!("conclusion/record.wgsl"),
+                    FINALIZE,
+                ],
+            ]
+            .concat(),
+            Kernel::AccumulateMoments => [
+                merges_of_quads(Reduction::Statistics),
+                vec![wgsl!("common/count_of_valid.wgsl"), wgsl!("conclusion/accumulate_moments.wgsl"), FINALIZE],
+            ]
+            .concat(),
+            Kernel::FinalizeGradients => {
+                [merges_of_quads(GRADIENT_SUMS), vec![wgsl!("conclusion/gradients.wgsl"), FINALIZE]].concat()
+            }
+            Kernel::ConcludeStatistics => [
+                merges_of_quads(Reduction::Statistics),
+                vec![
+                    wgsl!("common/count_of_valid.wgsl"),
+                    wgsl!("counter/recorded.wgsl"),
+                    wgsl!("parameter/recorded_statistics.wgsl"),
+                    wgsl!("coefficients/written.wgsl"),
+                    wgsl!("renormalization/corrected.wgsl"),
+                    wgsl!("conclusion/prepare_statistics.wgsl"),
+                ],
+                commits(Operation::Training),
+                vec![wgsl!("entry/conclude.wgsl")],
+            ]
+            .concat(),
+            Kernel::ConcludeGradients => [
+                merges_of_quads(GRADIENT_SUMS),
+                vec![
+                    wgsl!("common/count_of_valid.wgsl"),
+                    wgsl!("coefficients/written.wgsl"),
+                    wgsl!("renormalization/read.wgsl"),
+                    wgsl!("conclusion/prepare_gradients.wgsl"),
+                    wgsl!("conclusion/gradients.wgsl"),
+                    wgsl!("entry/conclude.wgsl"),
+                ],
+            ]
+            .concat(),
+            Kernel::ShareGradients => [
                 quads(),
-                vec![wgsl!("partials/record_of_sums.wgsl"), wgsl!("partials/buffer.wgsl")],
-                direct(Normalizer::Running),
-                vec![wgsl!("parameter/gamma.wgsl"), wgsl!("parameter/beta.wgsl")],
-                vec![wgsl!("parameter/record_gradients.wgsl"), wgsl!("conclusion/prepare.wgsl")],
-                each_channel(),
+                accumulator(GRADIENT_SUMS),
+                vec![
+                    wgsl!("partials/instance_gradients.wgsl"),
+                    wgsl!("partials/share_slots.wgsl"),
+                    wgsl!("conclusion/gradients.wgsl"),
+                    FINALIZE,
+                ],
+            ]
+            .concat(),
+            Kernel::UpdateRunning => vec![
+                wgsl!("common/count_of_valid.wgsl"),
+                wgsl!("common/finite.wgsl"),
+                wgsl!("entry/update_running.wgsl"),
+            ],
+            Kernel::Prepare(source) => [
+                quads(),
+                direct(source),
+                vec![
+                    wgsl!("parameter/gamma.wgsl"),
+                    wgsl!("parameter/beta.wgsl"),
+                    wgsl!("renormalization/read.wgsl"),
+                    wgsl!("coefficients/written.wgsl"),
+                    wgsl!("conclusion/prepare.wgsl"),
+                    EACH_CHANNEL,
+                ],
             ]
             .concat(),
             Kernel::ReportHealth => [
                 quads(),
-                vec![wgsl!("normalizer/saved.wgsl"), wgsl!("common/finite.wgsl"), wgsl!("conclusion/health.wgsl")],
-                each_channel(),
+                vec![
+                    wgsl!("normalizer/saved.wgsl"),
+                    wgsl!("common/finite.wgsl"),
+                    wgsl!("conclusion/health.wgsl"),
+                    EACH_CHANNEL,
+                ],
             ]
             .concat(),
             Kernel::FoldBias => [
                 quads(),
                 direct(Normalizer::Running),
-                vec![wgsl!("parameter/gamma.wgsl"), wgsl!("parameter/beta.wgsl"), wgsl!("conclusion/fold_bias.wgsl")],
-                each_channel(),
+                vec![
+                    wgsl!("parameter/gamma.wgsl"),
+                    wgsl!("parameter/beta.wgsl"),
+                    wgsl!("conclusion/fold_bias.wgsl"),
+                    EACH_CHANNEL,
+                ],
             ]
             .concat(),
-            Kernel::CountBatch => return vec![wgsl!("entry/count_batch.wgsl")],
+            Kernel::Population => [quads(), vec![wgsl!("conclusion/population.wgsl"), EACH_CHANNEL]].concat(),
+            Kernel::PackValid => vec![wgsl!("entry/pack_valid.wgsl")],
+            Kernel::MarkValid => vec![wgsl!("entry/mark_valid.wgsl")],
+            Kernel::CountValid => vec![wgsl!("entry/count_valid.wgsl")],
+            Kernel::CountBatch => vec![wgsl!("entry/count_batch.wgsl")],
         };
-        [vec![wgsl!("common/params.wgsl")], codec, files].concat()
+        [vec![wgsl!("common/params.wgsl"), wgsl!("common/instance.wgsl")], codec, files].concat()
     }
 
-    fn reduce(self, reduction: Reduction, family: Family, access: Access) -> Vec<&'static str> {
+    fn reduce(self, reduction: Reduction, walk: Walk) -> Vec<&'static str> {
         // A reduction writes no tensor, so nothing takes the place of what it reads.
         let files = Self { in_place: false, ..self };
         [
-            walk(family, access),
-            files.reads(reduction, access),
+            walk_over(walk),
+            files.reads(reduction, walk.access),
             accumulator(reduction),
             vec![wgsl!("partials/buffer.wgsl")],
             match reduction {
@@ -283,77 +345,73 @@ impl Files {
                 ],
                 Reduction::GradientSums(source, fusion) => [
                     vec![wgsl!("counter/none.wgsl")],
-                    direct(source),
-                    parameters(fusion),
-                    vec![wgsl!("parameter/record_gradients.wgsl")],
+                    known(source, fusion),
+                    vec![match source {
+                        Normalizer::Prepared => wgsl!("parameter/prepared.wgsl"),
+                        Normalizer::Saved | Normalizer::Running => wgsl!("parameter/record_gradients.wgsl"),
+                    }],
                     derivative(fusion, true),
                 ]
                 .concat(),
             },
-            reduces(reduction, family),
+            reduces(reduction, walk),
             vec![wgsl!("reduction/loop.wgsl")],
-            match family {
+            match walk.family {
                 Family::Rows => vec![wgsl!("entry/reduce_rows.wgsl")],
-                Family::Columns => vec![wgsl!("accumulator/segment.wgsl"), wgsl!("entry/reduce_columns.wgsl")],
+                Family::Columns => vec![wgsl!("accumulator/run.wgsl"), wgsl!("entry/reduce_columns.wgsl")],
             },
         ]
         .concat()
     }
 
-    fn apply(self, map: Elementwise, family: Family, access: Access) -> Vec<&'static str> {
+    fn apply(self, map: Elementwise, walk: Walk) -> Vec<&'static str> {
         [
-            walk(family, access),
+            walk_over(walk),
             match map {
-                Elementwise::Normalize(fusion) => [
-                    self.forward_reads(fusion, access),
-                    direct(Normalizer::Running),
-                    vec![wgsl!("parameter/gamma.wgsl"), wgsl!("parameter/beta.wgsl")],
-                    self.maps(Operation::Training, fusion, access),
+                Elementwise::Normalize(source, fusion) => [
+                    self.forward_reads(fusion, walk.access),
+                    // Forward needs beta, whatever is fused.
+                    known(source, Fusion::Activation),
+                    self.maps(Operation::Training, fusion, walk),
                     vec![wgsl!("conclusion/known_normalize.wgsl")],
                 ]
                 .concat(),
-                Elementwise::FrozenInputGradient(fusion) => [
-                    self.backward_reads(fusion, access, fusion != Fusion::None),
-                    if fusion.binds_more() {
-                        vec![
-                            wgsl!("partials/record_of_sums.wgsl"),
-                            wgsl!("partials/buffer.wgsl"),
-                            wgsl!("parameter/recorded_gradients.wgsl"),
-                            wgsl!("normalizer/normalizer.wgsl"),
-                            wgsl!("normalizer/channels.wgsl"),
-                        ]
-                    } else {
-                        [direct(Normalizer::Running), parameters(fusion)].concat()
-                    },
+                Elementwise::InputGradient(fusion) => [
+                    self.backward_reads(fusion, walk.access, true),
+                    known(Normalizer::Prepared, fusion),
+                    vec![wgsl!("coefficients/means.wgsl")],
+                    derivative(fusion, true),
+                    self.maps(Operation::Backward, fusion, walk),
+                    vec![wgsl!("conclusion/prepared_input_gradient.wgsl")],
+                ]
+                .concat(),
+                Elementwise::FrozenInputGradient(source, fusion) => [
+                    self.backward_reads(fusion, walk.access, fusion != Fusion::None),
+                    known(source, fusion),
                     derivative(fusion, fusion != Fusion::None),
-                    self.maps(Operation::FrozenBackward, fusion, access),
+                    self.maps(Operation::FrozenBackward, fusion, walk),
                     vec![wgsl!("conclusion/known_input_gradient.wgsl")],
                 ]
                 .concat(),
             },
-            vec![loop_of(access), wgsl!("entry/apply.wgsl")],
+            vec![loop_of(walk), wgsl!("entry/apply.wgsl")],
         ]
         .concat()
     }
 
-    fn merge_and_apply(
-        self,
-        operation: Operation,
-        fusion: Fusion,
-        family: Family,
-        access: Access,
-    ) -> Vec<&'static str> {
+    fn merge_and_apply(self, operation: Operation, fusion: Fusion, walk: Walk) -> Vec<&'static str> {
         let reduction = operation.reduction(fusion);
         [
-            walk(family, access),
+            walk_over(walk),
             match operation {
-                Operation::Training => self.forward_reads(fusion, access),
-                Operation::Backward => self.backward_reads(fusion, access, true),
+                Operation::Training => self.forward_reads(fusion, walk.access),
+                Operation::Backward => self.backward_reads(fusion, walk.access, true),
                 // The input gradient through frozen statistics does not depend on the input, but for an activation.
-                Operation::FrozenBackward => self.backward_reads(fusion, access, fusion != Fusion::None),
+                Operation::FrozenBackward => self.backward_reads(fusion, walk.access, fusion != Fusion::None),
             },
+            vec![wgsl!("common/count_of_shape.wgsl")],
             accumulator(reduction),
-            merges(reduction, family),
+            merges(reduction, walk.family),
             match operation {
                 Operation::Training => {
                     vec![wgsl!("counter/recorded.wgsl"), wgsl!("parameter/recorded_statistics.wgsl")]
@@ -370,47 +428,41 @@ impl Files {
                     derivative(fusion, operation == Operation::Backward || fusion != Fusion::None)
                 }
             },
-            self.maps(operation, fusion, access),
-            vec![conclusion(operation), loop_of(access), wgsl!("entry/merge_and_apply.wgsl")],
+            self.maps(operation, fusion, walk),
+            vec![conclusion(operation), loop_of(walk), wgsl!("entry/merge_and_apply.wgsl")],
         ]
         .concat()
     }
 
     /// What the kernels of one dispatch share.
-    fn whole_channels(self, operation: Operation, fusion: Fusion, family: Family, access: Access) -> Vec<&'static str> {
+    fn whole_channels(self, operation: Operation, fusion: Fusion, walk: Walk) -> Vec<&'static str> {
         let reduction = operation.reduction(fusion);
         [
-            walk(family, access),
+            walk_over(walk),
             match operation {
-                Operation::Training => self.forward_reads(fusion, access),
-                Operation::Backward | Operation::FrozenBackward => self.backward_reads(fusion, access, true),
+                Operation::Training => self.forward_reads(fusion, walk.access),
+                Operation::Backward | Operation::FrozenBackward => self.backward_reads(fusion, walk.access, true),
             },
+            vec![wgsl!("common/count_of_shape.wgsl")],
             accumulator(reduction),
-            match operation {
-                Operation::Training => vec![
+            match reduction {
+                Reduction::Statistics => vec![
                     wgsl!("counter/direct.wgsl"),
                     wgsl!("parameter/gamma.wgsl"),
                     wgsl!("parameter/beta.wgsl"),
                     wgsl!("normalizer/normalizer.wgsl"),
                 ],
-                Operation::Backward => {
-                    [vec![wgsl!("counter/none.wgsl")], direct(Normalizer::Saved), parameters(fusion)].concat()
-                }
-                Operation::FrozenBackward => {
-                    [vec![wgsl!("counter/none.wgsl")], direct(Normalizer::Running), parameters(fusion)].concat()
+                Reduction::GradientSums(source, _) => {
+                    [vec![wgsl!("counter/none.wgsl")], known(source, fusion), derivative(fusion, true)].concat()
                 }
             },
-            match operation {
-                Operation::Training => Vec::new(),
-                Operation::Backward | Operation::FrozenBackward => derivative(fusion, true),
-            },
-            reduces(reduction, family),
-            match family {
+            reduces(reduction, walk),
+            match walk.family {
                 Family::Rows => vec![wgsl!("channel/rows.wgsl")],
-                Family::Columns => vec![wgsl!("accumulator/segment.wgsl"), wgsl!("channel/columns.wgsl")],
+                Family::Columns => vec![wgsl!("accumulator/run.wgsl"), wgsl!("channel/columns.wgsl")],
             },
             commits(operation),
-            self.maps(operation, fusion, access),
+            self.maps(operation, fusion, walk),
             vec![conclusion(operation)],
         ]
         .concat()
@@ -463,7 +515,8 @@ impl Files {
     }
 
     /// The map of an operation and the stores of its results.
-    fn maps(self, operation: Operation, fusion: Fusion, access: Access) -> Vec<&'static str> {
+    fn maps(self, operation: Operation, fusion: Fusion, walk: Walk) -> Vec<&'static str> {
+        let access = walk.access;
         let whole = access == Access::Whole;
         let mut files = match (operation, fusion.binds_more()) {
             (Operation::Training, more) => {
@@ -515,7 +568,22 @@ impl Files {
             Operation::Backward => wgsl!("elementwise/input_gradient.wgsl"),
             Operation::FrozenBackward => wgsl!("elementwise/frozen_input_gradient.wgsl"),
         });
-        files.push(if whole { wgsl!("elementwise/trip_whole.wgsl") } else { wgsl!("elementwise/trip_shared.wgsl") });
+        if walk.skips_padding {
+            files.push(match (operation, fusion) {
+                (Operation::Training, Fusion::Mask) => wgsl!("result/padded_output_and_mask.wgsl"),
+                (Operation::Training, _) => wgsl!("result/padded_output.wgsl"),
+                (_, Fusion::Companion | Fusion::Mask) => wgsl!("result/padded_gradients.wgsl"),
+                (_, Fusion::None | Fusion::Activation | Fusion::Inverted) => {
+                    wgsl!("result/padded_input_gradient.wgsl")
+                }
+            });
+        }
+        files.push(match (whole, walk.skips_padding) {
+            (true, false) => wgsl!("elementwise/trip_whole.wgsl"),
+            (false, false) => wgsl!("elementwise/trip_shared.wgsl"),
+            (true, true) => wgsl!("elementwise/trip_padded_whole.wgsl"),
+            (false, true) => wgsl!("elementwise/trip_padded_shared.wgsl"),
+        });
         files
     }
 
@@ -550,28 +618,38 @@ impl Files {
     }
 }
 
+const EACH_CHANNEL: &str = wgsl!("entry/each_channel.wgsl");
+const FINALIZE: &str = wgsl!("entry/finalize.wgsl");
+
+/// Sums are sums, whatever was added up.
+const GRADIENT_SUMS: Reduction = Operation::Backward.reduction(Fusion::None);
+
 fn quads() -> Vec<&'static str> {
     vec![wgsl!("walk/quads.wgsl")]
 }
 
-fn each_channel() -> Vec<&'static str> {
-    vec![wgsl!("entry/each_channel.wgsl")]
+/// The merge of all slots of four channels.
+fn merges_of_quads(reduction: Reduction) -> Vec<&'static str> {
+    // The quads of finalize have channels like columns.
+    [quads(), accumulator(reduction), merges(reduction, Family::Columns)].concat()
 }
 
-fn finalize() -> Vec<&'static str> {
-    vec![wgsl!("entry/finalize.wgsl")]
-}
-
-fn walk(family: Family, access: Access) -> Vec<&'static str> {
-    let trip = match access {
-        Access::Whole => wgsl!("walk/trip_whole.wgsl"),
-        Access::Shared | Access::Scalar => wgsl!("walk/trip_shared.wgsl"),
-    };
-    let walk = match family {
+fn walk_over(walk: Walk) -> Vec<&'static str> {
+    let mut files = vec![wgsl!("walk/extent.wgsl")];
+    files.extend(match (walk.skips_padding, walk.access) {
+        (true, _) => {
+            vec![wgsl!("common/padding.wgsl"), wgsl!("walk/trip_shared.wgsl"), wgsl!("walk/counts_valid.wgsl")]
+        }
+        (false, Access::Whole) => vec![wgsl!("walk/trip_whole.wgsl")],
+        (false, Access::Shared | Access::Scalar) => {
+            vec![wgsl!("walk/trip_shared.wgsl"), wgsl!("walk/counts_all.wgsl")]
+        }
+    });
+    files.push(match walk.family {
         Family::Rows => wgsl!("walk/rows.wgsl"),
         Family::Columns => wgsl!("walk/columns.wgsl"),
-    };
-    vec![wgsl!("walk/extent.wgsl"), trip, walk]
+    });
+    files
 }
 
 fn accumulator(reduction: Reduction) -> Vec<&'static str> {
@@ -582,19 +660,19 @@ fn accumulator(reduction: Reduction) -> Vec<&'static str> {
     vec![record, accumulator, wgsl!("accumulator/positions.wgsl")]
 }
 
-fn reduces(reduction: Reduction, family: Family) -> Vec<&'static str> {
-    match (reduction, family) {
-        (Reduction::Statistics, Family::Rows) => {
-            vec![wgsl!("reduction/samples_rows.wgsl"), wgsl!("reduction/statistics.wgsl")]
-        }
-        (Reduction::Statistics, Family::Columns) => {
-            vec![wgsl!("reduction/samples_columns.wgsl"), wgsl!("reduction/statistics.wgsl")]
-        }
-        (Reduction::GradientSums(..), _) => vec![wgsl!("reduction/gradient_sums.wgsl")],
+fn reduces(reduction: Reduction, walk: Walk) -> Vec<&'static str> {
+    let samples = match (walk.skips_padding, walk.family) {
+        (true, _) => wgsl!("reduction/samples_valid.wgsl"),
+        (false, Family::Rows) => wgsl!("reduction/samples_rows.wgsl"),
+        (false, Family::Columns) => wgsl!("reduction/samples_columns.wgsl"),
+    };
+    match reduction {
+        Reduction::Statistics => vec![samples, wgsl!("reduction/statistics.wgsl")],
+        Reduction::GradientSums(..) => vec![wgsl!("reduction/gradient_sums.wgsl")],
     }
 }
 
-/// The merge of a place's slots; the quads of finalize have channels like columns.
+/// The merge of a place's slots.
 fn merges(reduction: Reduction, family: Family) -> Vec<&'static str> {
     let slots = match family {
         Family::Rows => wgsl!("partials/slots_rows.wgsl"),
@@ -628,30 +706,34 @@ fn conclusion(operation: Operation) -> &'static str {
     }
 }
 
-fn loop_of(access: Access) -> &'static str {
-    match access {
-        Access::Whole => wgsl!("elementwise/loop_whole.wgsl"),
-        Access::Shared | Access::Scalar => wgsl!("elementwise/loop_shared.wgsl"),
+fn loop_of(walk: Walk) -> &'static str {
+    match walk {
+        Walk { access: Access::Whole, skips_padding: false, .. } => wgsl!("elementwise/loop_whole.wgsl"),
+        _ => wgsl!("elementwise/loop_shared.wgsl"),
     }
 }
 
-/// The statistics to normalise with, from bindings of their own.
+/// The statistics to normalise with.
 fn direct(source: Normalizer) -> Vec<&'static str> {
     let mut files = match source {
         Normalizer::Saved => vec![wgsl!("normalizer/saved.wgsl")],
         Normalizer::Running => vec![wgsl!("common/inverse_deviation.wgsl"), wgsl!("normalizer/running.wgsl")],
+        Normalizer::Prepared => vec![wgsl!("coefficients/read.wgsl")],
     };
     files.extend([wgsl!("normalizer/normalizer.wgsl"), wgsl!("normalizer/channels.wgsl")]);
     files
 }
 
-/// The parameters that backward depends on, from bindings of their own.
-fn parameters(fusion: Fusion) -> Vec<&'static str> {
-    let beta = match fusion {
-        Fusion::None | Fusion::Mask => wgsl!("parameter/no_beta.wgsl"),
-        Fusion::Activation | Fusion::Companion | Fusion::Inverted => wgsl!("parameter/beta.wgsl"),
+/// The statistics to normalise with, and the parameters that what is fused depends on.
+fn known(source: Normalizer, fusion: Fusion) -> Vec<&'static str> {
+    let parameters = match (source, fusion) {
+        (Normalizer::Prepared, _) => Vec::new(),
+        (_, Fusion::None | Fusion::Mask) => vec![wgsl!("parameter/gamma.wgsl"), wgsl!("parameter/no_beta.wgsl")],
+        (_, Fusion::Activation | Fusion::Companion | Fusion::Inverted) => {
+            vec![wgsl!("parameter/gamma.wgsl"), wgsl!("parameter/beta.wgsl")]
+        }
     };
-    vec![wgsl!("parameter/gamma.wgsl"), beta]
+    [direct(source), parameters].concat()
 }
 
 /// The gradient before the activation, and x̂ where `input` is read.

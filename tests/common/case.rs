@@ -5,8 +5,9 @@ use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 use wgpu_batch_norm::{
     Activation, ActivationSource, ActivationState, BackwardBuffers, BatchNorm, BatchNormDescriptor, ChannelHealth,
-    ChannelStatistics, Convention, ElementType, Error, FrozenBackwardBuffers, Gradient, InferenceBuffers, Layout,
-    RunningStatistics, Shape, Strategies, TrainingBuffers, reference, wgpu,
+    ChannelRenormalization, ChannelStatistics, Convention, ElementType, Error, FrozenBackwardBuffers, Gradient,
+    InferenceBuffers, Layout, OneSamplePolicy, Renormalization, RunningStatistics, SegmentRunning, Segmentation,
+    SequenceAxes, Shape, Strategies, TrainingBuffers, ValidBuffers, ValidSource, reference, wgpu,
 };
 
 use super::Target;
@@ -27,6 +28,30 @@ pub const ACTIVATIONS: [Activation; 6] = [
     Activation::Gelu,
     Activation::GeluTanh,
 ];
+
+/// What has statistics of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Segments {
+    #[default]
+    Batch,
+    SubBatches(usize),
+    Along(usize),
+}
+
+/// Where a padded batch has data.
+#[derive(Clone, Debug)]
+pub enum Padding {
+    Lengths(Vec<u32>, SequenceAxes),
+    Flags(Vec<bool>),
+}
+
+/// What a channel, or one of its segments, is normalised with, in f64.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moments {
+    pub count: f64,
+    pub mean: f64,
+    pub variance: f64,
+}
 
 /// Inputs of all operations on one shape.
 #[derive(Clone, Debug)]
@@ -56,6 +81,14 @@ pub struct Case {
     pub reports_health: bool,
     /// Results take the place of inputs; then gradients do not accumulate.
     pub in_place: bool,
+    /// Which of the gradients a device is asked for.
+    pub wants_input: bool,
+    pub wants_gamma: bool,
+    pub wants_beta: bool,
+    pub segments: Segments,
+    pub padding: Option<Padding>,
+    /// r_max and d_max.
+    pub renormalization: Option<[f32; 2]>,
 }
 
 /// Results of all operations; the gradients once more for frozen statistics.
@@ -66,6 +99,8 @@ pub struct Results {
     pub running_variance: Vec<f32>,
     pub batches_tracked: Option<u32>,
     pub saved: Vec<ChannelStatistics>,
+    /// Empty without batch renormalization.
+    pub renormalization: Vec<ChannelRenormalization>,
     pub health: Vec<ChannelHealth>,
     pub inference: Vec<f32>,
     /// Empty unless the source is the mask.
@@ -116,7 +151,99 @@ impl Case {
             returns_residual_gradient: false,
             reports_health: false,
             in_place: false,
+            wants_input: true,
+            wants_gamma: true,
+            wants_beta: true,
+            segments: Segments::Batch,
+            padding: None,
+            renormalization: None,
         }
+    }
+
+    /// The same case in segments, with running statistics for each if the convention has them apart.
+    pub fn segmented(mut self, segments: Segments, running: SegmentRunning) -> Self {
+        self.segments = segments;
+        self.convention.segment_running = running;
+        let count = self.recorded().instances() as usize;
+        let repeated = |values: &[f32]| (0..count).map(|i| values[i % values.len()] + 0.01 * i as f32).collect();
+        self.running_mean = repeated(&self.running_mean);
+        self.running_variance = repeated(&self.running_variance);
+        self
+    }
+
+    pub fn shape(&self) -> Shape {
+        let shape = Shape::new(&self.shape).unwrap();
+        match self.segments {
+            Segments::Batch => shape,
+            Segments::SubBatches(count) => shape.with_sub_batches(count).unwrap(),
+            Segments::Along(axis) => shape.with_segments_along(axis).unwrap(),
+        }
+    }
+
+    /// As training goes over the batch.
+    pub fn segmentation(&self) -> Segmentation {
+        self.shape().segmentation(self.layout).unwrap()
+    }
+
+    /// As everything does that reads running statistics.
+    pub fn recorded(&self) -> Segmentation {
+        match self.convention.segment_running {
+            SegmentRunning::Separate => self.segmentation(),
+            _ => Shape::new(&self.shape).unwrap().segmentation(self.layout).unwrap(),
+        }
+    }
+
+    /// Whether each position is valid; `None` if all are.
+    pub fn valid(&self) -> Option<Vec<bool>> {
+        match self.padding.as_ref()? {
+            Padding::Flags(flags) => Some(flags.clone()),
+            Padding::Lengths(lengths, axes) => {
+                let bn = reference::BatchNorm::new(&self.descriptor()).unwrap();
+                Some(bn.valid_positions(&bn.plan(&self.shape()).unwrap(), lengths, *axes).unwrap())
+            }
+        }
+    }
+
+    /// Whether each element is valid.
+    pub fn valid_elements(&self) -> Vec<bool> {
+        let problem = Shape::new(&self.shape).unwrap().problem(self.layout).unwrap();
+        let (inner, valid) = (problem.inner as usize, self.valid());
+        let position = |index: usize| index / (inner * self.channels()) * inner + index % inner;
+        (0..self.input.len()).map(|index| valid.as_ref().is_none_or(|valid| valid[position(index)])).collect()
+    }
+
+    /// The statistics of every instance, of its valid elements.
+    pub fn moments(&self, segmentation: Segmentation) -> Vec<Moments> {
+        let mut moments = vec![Moments::default(); segmentation.instances() as usize];
+        let valid = self.valid_elements();
+        let places = || (0..self.input.len()).filter(|&index| valid[index]);
+        let of = |index: usize| segmentation.instance_of(index as u64) as usize;
+        for index in places() {
+            let record = &mut moments[of(index)];
+            record.count += 1.0;
+            record.mean += f64::from(self.input[index]);
+        }
+        moments.iter_mut().for_each(|record| record.mean /= record.count.max(1.0));
+        for index in places() {
+            let record = &mut moments[of(index)];
+            record.variance += (f64::from(self.input[index]) - record.mean).powi(2) / record.count;
+        }
+        moments
+    }
+
+    /// R and D of an instance.
+    pub fn correction(&self, instance: usize, moments: &Moments) -> (f64, f64) {
+        let Some([scale_limit, shift_limit]) = self.renormalization.map(|limits| limits.map(f64::from)) else {
+            return (1.0, 0.0);
+        };
+        let segmentation = self.segmentation();
+        let channel = segmentation.channel_of(instance as u64) as usize;
+        let recorded = if self.recorded() == segmentation { instance } else { channel };
+        let epsilon = self.convention.epsilon;
+        let deviation = (f64::from(self.running_variance[recorded]) + epsilon).sqrt();
+        let scale = (moments.variance + epsilon).sqrt() / deviation;
+        let shift = (moments.mean - f64::from(self.running_mean[recorded])) / deviation;
+        (scale.clamp(1.0 / scale_limit, scale_limit), shift.clamp(-shift_limit, shift_limit))
     }
 
     /// The same case with tensors of an element type, their values rounded to it.
@@ -152,33 +279,26 @@ impl Case {
 
     /// γ·x̂ + β + z, through the statistics of the batch or through frozen ones.
     pub fn preactivations(&self, frozen: bool) -> Vec<f64> {
-        let channels = self.channels();
-        let mut moments = vec![(0.0, 0.0, 0.0); channels];
-        let channel = |index: usize| self.channel(index);
-        for (index, &x) in self.input.iter().enumerate() {
-            let (count, sum, _) = &mut moments[channel(index)];
-            *count += 1.0;
-            *sum += f64::from(x);
-        }
-        for (index, &x) in self.input.iter().enumerate() {
-            let (count, sum, squares) = &mut moments[channel(index)];
-            *squares += (f64::from(x) - *sum / *count).powi(2);
-        }
+        let segmentation = if frozen { self.recorded() } else { self.segmentation() };
         let epsilon = self.convention.epsilon;
         let value = |values: &Option<Vec<f32>>, index: usize, otherwise: f64| {
             values.as_ref().map_or(otherwise, |values| f64::from(values[index]))
         };
+        // Mean, inverse deviation, scale, shift.
+        let of_instance: Vec<_> = if frozen {
+            let statistics = self.running_mean.iter().zip(&self.running_variance);
+            statistics.map(|(&mean, &variance)| (f64::from(mean), f64::from(variance), 1.0, 0.0)).collect()
+        } else {
+            let moments = self.moments(segmentation).into_iter().enumerate();
+            let corrected = moments.map(|(instance, moments)| (moments, self.correction(instance, &moments)));
+            corrected.map(|(moments, (scale, shift))| (moments.mean, moments.variance, scale, shift)).collect()
+        };
         (0..self.input.len())
             .map(|index| {
-                let channel = channel(index);
-                let (mean, variance) = if frozen {
-                    (f64::from(self.running_mean[channel]), f64::from(self.running_variance[channel]))
-                } else {
-                    let (count, sum, squares) = moments[channel];
-                    (sum / count, squares / count)
-                };
+                let (mean, variance, scale, shift) = of_instance[segmentation.instance_of(index as u64) as usize];
+                let channel = self.channel(index);
                 let normalised = (f64::from(self.input[index]) - mean) / (variance + epsilon).sqrt();
-                value(&self.gamma, channel, 1.0) * normalised
+                value(&self.gamma, channel, 1.0) * (normalised * scale + shift)
                     + value(&self.beta, channel, 0.0)
                     + value(&self.residual, index, 0.0)
             })
@@ -206,6 +326,7 @@ impl Case {
             }
             _ => Convention::pytorch(),
         };
+        case = case.arbitrary_structure(&mut rng);
         let element = ElementType::ALL[rng.random_range(0..3)];
         let activation = ACTIVATIONS[rng.random_range(0..ACTIVATIONS.len())];
         let source = match rng.random_range(0..3) {
@@ -220,7 +341,53 @@ impl Case {
         case.reports_health = rng.random_bool(0.3);
         case.in_place = rng.random_bool(0.3);
         case.accumulates &= !case.in_place;
+        if rng.random_bool(0.4) {
+            case.wants_input = rng.random_bool(0.5);
+            case.wants_gamma = rng.random_bool(0.5);
+            case.wants_beta = rng.random_bool(0.5) || !(case.wants_input || case.wants_gamma);
+        }
         case
+    }
+
+    /// Segments, padding and renormalization by chance, each of them off more often than not.
+    fn arbitrary_structure(mut self, rng: &mut StdRng) -> Self {
+        let channel_axis = self.layout.channel_axis(self.shape.len());
+        let beside = match self.layout {
+            Layout::ChannelsFirst => channel_axis + 1,
+            Layout::ChannelsLast => channel_axis - 1,
+        };
+        let samples = self.shape[0];
+        let segments = match rng.random_range(0..8) {
+            0 | 1 => {
+                let divisors: Vec<_> = (1..=samples).filter(|count| samples.is_multiple_of(*count)).collect();
+                Segments::SubBatches(divisors[rng.random_range(0..divisors.len())])
+            }
+            2 if beside < self.shape.len() => Segments::Along(beside),
+            3 => Segments::Along(0),
+            _ => Segments::Batch,
+        };
+        let running =
+            [SegmentRunning::InTurn, SegmentRunning::Averaged, SegmentRunning::Separate][rng.random_range(0..3)];
+        self = self.segmented(segments, running);
+        let problem = Shape::new(&self.shape).unwrap().problem(self.layout).unwrap();
+        let others: Vec<_> = (0..self.shape.len()).filter(|&axis| axis != channel_axis).collect();
+        self.padding = match rng.random_range(0..6) {
+            0 if others.len() > 1 => {
+                let axes = SequenceAxes { sequence: others[0], step: others[1] };
+                let steps = self.shape[axes.step] as u32;
+                Some(Padding::Lengths(
+                    (0..self.shape[axes.sequence]).map(|_| rng.random_range(0..=steps + 1)).collect(),
+                    axes,
+                ))
+            }
+            1 => Some(Padding::Flags((0..problem.count()).map(|_| rng.random_bool(0.7)).collect())),
+            _ => None,
+        };
+        if self.segmentation().count() == 1 && self.convention.one_sample == OneSamplePolicy::Error {
+            self.convention.one_sample = OneSamplePolicy::SkipRunningUpdate;
+        }
+        self.renormalization = rng.random_bool(0.2).then(|| [rng.random_range(1.0..3.0), rng.random_range(0.0..3.0)]);
+        self
     }
 
     pub fn channels(&self) -> usize {
@@ -244,6 +411,15 @@ impl Case {
         (index / problem.inner as usize) % self.channels()
     }
 
+    fn valid_source(&self) -> Vec<u32> {
+        match &self.padding {
+            None => Vec::new(),
+            Some(Padding::Lengths(lengths, _)) => lengths.clone(),
+            // Anything but 0 is valid.
+            Some(Padding::Flags(flags)) => flags.iter().map(|&flag| if flag { 7 } else { 0 }).collect(),
+        }
+    }
+
     /// What accumulating gradients start from.
     fn gradient_seed(&self, count: usize) -> Vec<f32> {
         if self.accumulates { (0..count).map(|i| (i % 7) as f32 - 3.0).collect() } else { vec![POISON; count] }
@@ -251,6 +427,11 @@ impl Case {
 
     fn residual_seed(&self) -> Vec<f32> {
         if self.returns_residual_gradient { self.gradient_seed(self.input.len()) } else { Vec::new() }
+    }
+
+    /// What the mask of inference holds before it is written; there is none of a padded batch.
+    fn inference_mask(&self) -> Vec<u32> {
+        if self.padding.is_some() { Vec::new() } else { self.mask() }
     }
 
     /// What a mask holds before it is written.
@@ -262,18 +443,24 @@ impl Case {
     /// Every operation on the reference.
     pub fn run_reference(&self) -> Result<Results, Error> {
         let bn = reference::BatchNorm::new(&self.descriptor())?;
-        let plan = bn.plan(&Shape::new(&self.shape)?)?;
+        let plan = bn.plan(&self.shape())?;
         let (elements, channels) = (self.input.len(), self.channels());
+        let instances = plan.segmentation().instances() as usize;
+        let valid = self.valid();
         let mut results = Results {
             output: vec![POISON; elements],
             running_mean: self.running_mean.clone(),
             running_variance: self.running_variance.clone(),
             batches_tracked: self.batches_tracked,
-            saved: vec![ChannelStatistics::default(); channels],
+            saved: vec![ChannelStatistics::default(); instances],
+            renormalization: vec![
+                ChannelRenormalization::default();
+                if self.renormalization.is_some() { instances } else { 0 }
+            ],
             inference: vec![POISON; elements],
-            health: vec![ChannelHealth::default(); channels],
+            health: vec![ChannelHealth::default(); instances],
             mask: self.mask(),
-            inference_mask: self.mask(),
+            inference_mask: self.inference_mask(),
             input_gradient: self.gradient_seed(elements),
             residual_gradient: self.residual_seed(),
             frozen_residual_gradient: self.residual_seed(),
@@ -311,6 +498,10 @@ impl Case {
                     batches_tracked: results.batches_tracked.as_mut(),
                 }),
                 saved: Some(&mut results.saved),
+                valid: valid.as_deref(),
+                renormalization: self
+                    .renormalization
+                    .map(|limits| reference::Renormalization { limits, saved: &mut results.renormalization }),
                 health: Some(&mut results.health),
             },
         )?;
@@ -325,6 +516,7 @@ impl Case {
                 beta: self.beta.as_deref(),
                 running_mean: &self.running_mean,
                 running_variance: &self.running_variance,
+                valid: valid.as_deref(),
             },
         )?;
         bn.backward(
@@ -338,6 +530,8 @@ impl Case {
                 residual_gradient: some(&mut results.residual_gradient).and_then(gradient),
                 // The truth: statistics in f64, not the records rounded to f32.
                 saved: None,
+                valid: valid.as_deref(),
+                renormalization: self.renormalization.map(|_| &results.renormalization[..]),
                 input_gradient: gradient(&mut results.input_gradient),
                 gamma_gradient: gradient(&mut results.gamma_gradient),
                 beta_gradient: gradient(&mut results.beta_gradient),
@@ -354,6 +548,7 @@ impl Case {
                 residual_gradient: some(&mut results.frozen_residual_gradient).and_then(gradient),
                 running_mean: &self.running_mean,
                 running_variance: &self.running_variance,
+                valid: valid.as_deref(),
                 input_gradient: gradient(&mut results.frozen_input_gradient),
                 gamma_gradient: gradient(&mut results.frozen_gamma_gradient),
                 beta_gradient: gradient(&mut results.frozen_beta_gradient),
@@ -371,7 +566,7 @@ impl Case {
     pub fn run_device_with(&self, target: &Target, strategies: Strategies) -> Result<Results, Error> {
         let gpu = &target.gpu;
         let bn = BatchNorm::with_kernels(&target.kernels, &self.descriptor())?;
-        let plan = bn.plan_with(&Shape::new(&self.shape)?, strategies)?;
+        let plan = bn.plan_with(&self.shape(), strategies)?;
         let (elements, channels) = (self.input.len(), self.channels());
         let tensor = |label, values: &[f32]| gpu.upload(label, &stored(self.element, values));
         let vector = |label, values: &[f32]| gpu.upload(label, values);
@@ -392,9 +587,14 @@ impl Case {
         let tracked = self.batches_tracked.map(|count| gpu.upload("batches_tracked", &[count]));
         let output = result("output", &self.input, &poison);
         let inference = result("inference", &self.input, &poison);
-        let [mask, inference_mask] = ["mask", "inference_mask"].map(|label| gpu.upload(label, &self.mask()));
-        let saved = vector("saved", &vec![POISON; 4 * channels]);
-        let health = gpu.upload("health", &vec![!0_u32; channels]);
+        let (mask, inference_mask) = (gpu.upload("mask", &self.mask()), gpu.upload("mask", &self.inference_mask()));
+        let instances = plan.segmentation().instances() as usize;
+        let saved = vector("saved", &vec![POISON; 4 * instances]);
+        let health = gpu.upload("health", &vec![!0_u32; instances]);
+        let valid = gpu.upload("valid", &vec![POISON; plan.valid_size() as usize / 4]);
+        let valid_source = gpu.upload("valid_source", &self.valid_source());
+        let limits = vector("limits", &self.renormalization.unwrap_or_default());
+        let renormalization = vector("renormalization", &vec![POISON; 2 * instances]);
         let workspace = vector("workspace", &vec![POISON; plan.workspace_size() as usize / 4]);
         let seed = self.gradient_seed(elements);
         let [input_gradient, frozen_input_gradient] =
@@ -409,16 +609,35 @@ impl Case {
         let mask_size = if self.mask().is_empty() { 0 } else { plan.mask_size() };
         let written = |buffer| slice(Some(buffer).filter(|_| mask_size > 0), mask_size);
         let replaced = |source, result| if self.in_place { result } else { source };
+        let marked = match &self.padding {
+            None => None,
+            Some(padding) => {
+                let source = match padding {
+                    Padding::Lengths(lengths, axes) => {
+                        ValidSource::Lengths { lengths: valid_source.slice(..4 * lengths.len() as u64), axes: *axes }
+                    }
+                    Padding::Flags(_) => ValidSource::Flags(valid_source.slice(..plan.positions_size())),
+                };
+                let valid = valid.slice(..plan.valid_size());
+                Some((bn.bind_valid(&plan, &ValidBuffers { source, valid })?, valid))
+            }
+        };
+        let valid = marked.as_ref().map(|(_, slice)| *slice);
+        let corrections = renormalization.slice(..plan.renormalization_size());
         let training = bn.bind_training(
             &plan,
             &TrainingBuffers {
+                valid,
+                renormalization: self
+                    .renormalization
+                    .map(|_| Renormalization { limits: limits.slice(..8), saved: corrections }),
                 residual: added,
                 activation_mask: written(&mask),
                 gamma,
                 beta,
                 running: Some(RunningStatistics {
-                    mean: updated_mean.slice(..plan.vector_size()),
-                    variance: updated_variance.slice(..plan.vector_size()),
+                    mean: updated_mean.slice(..plan.running_size()),
+                    variance: updated_variance.slice(..plan.running_size()),
                     batches_tracked: slice(tracked.as_ref(), 4),
                 }),
                 saved: self.saves.then(|| saved.slice(..plan.saved_size())),
@@ -430,26 +649,32 @@ impl Case {
             &plan,
             &InferenceBuffers {
                 residual: added,
-                activation_mask: written(&inference_mask),
+                valid,
+                activation_mask: if valid.is_none() { written(&inference_mask) } else { None },
                 gamma,
                 beta,
                 ..InferenceBuffers::new(
                     replaced(&input, &inference).slice(whole),
                     inference.slice(whole),
-                    running_mean.slice(..plan.vector_size()),
-                    running_variance.slice(..plan.vector_size()),
+                    running_mean.slice(..plan.running_size()),
+                    running_variance.slice(..plan.running_size()),
                 )
             },
         )?;
-        let state = |output, mask| match self.source {
+        let state = |output, mask, masked: bool| match self.source {
             ActivationSource::Output => ActivationState::Output(wgpu::Buffer::slice(output, whole)),
-            ActivationSource::Mask if mask_size > 0 => ActivationState::Mask(wgpu::Buffer::slice(mask, ..mask_size)),
+            ActivationSource::Mask if mask_size > 0 && masked => {
+                ActivationState::Mask(wgpu::Buffer::slice(mask, ..mask_size))
+            }
+            // Where there is no mask of a padded batch, the output tells as much.
+            ActivationSource::Mask if mask_size > 0 => ActivationState::Output(wgpu::Buffer::slice(output, whole)),
             _ => ActivationState::Recompute { residual: added },
         };
         let gradient = |buffer, size| {
             let slice = wgpu::Buffer::slice(buffer, ..size);
             Some(if self.accumulates { Gradient::Accumulate(slice) } else { Gradient::Overwrite(slice) })
         };
+        let wanted = |wants: bool, buffer, size| if wants { gradient(buffer, size) } else { None };
         let returned =
             |buffer| if self.returns_residual_gradient { gradient(buffer, plan.tensor_size()) } else { None };
         let backward = bn.bind_backward(
@@ -457,12 +682,14 @@ impl Case {
             &BackwardBuffers {
                 gamma,
                 beta,
-                activation: state(&output, &mask),
+                activation: state(&output, &mask, true),
+                valid,
+                renormalization: self.renormalization.map(|_| corrections),
                 saved: self.saves.then(|| saved.slice(..plan.saved_size())),
-                input_gradient: gradient(&input_gradient, plan.tensor_size()),
+                input_gradient: wanted(self.wants_input, &input_gradient, plan.tensor_size()),
                 residual_gradient: returned(&residual_gradient),
-                gamma_gradient: gradient(&vectors[0], plan.vector_size()),
-                beta_gradient: gradient(&vectors[1], plan.vector_size()),
+                gamma_gradient: wanted(self.wants_gamma, &vectors[0], plan.vector_size()),
+                beta_gradient: wanted(self.wants_beta, &vectors[1], plan.vector_size()),
                 ..BackwardBuffers::new(
                     input.slice(whole),
                     replaced(&output_gradient, &input_gradient).slice(whole),
@@ -476,20 +703,24 @@ impl Case {
                 input: Some(input.slice(whole)),
                 gamma,
                 beta,
-                activation: state(&inference, &inference_mask),
-                input_gradient: gradient(&frozen_input_gradient, plan.tensor_size()),
+                activation: state(&inference, &inference_mask, valid.is_none()),
+                valid,
+                input_gradient: wanted(self.wants_input, &frozen_input_gradient, plan.tensor_size()),
                 residual_gradient: returned(&frozen_residual_gradient),
-                gamma_gradient: gradient(&vectors[2], plan.vector_size()),
-                beta_gradient: gradient(&vectors[3], plan.vector_size()),
+                gamma_gradient: wanted(self.wants_gamma, &vectors[2], plan.vector_size()),
+                beta_gradient: wanted(self.wants_beta, &vectors[3], plan.vector_size()),
                 ..FrozenBackwardBuffers::new(
                     replaced(&output_gradient, &frozen_input_gradient).slice(whole),
-                    running_mean.slice(..plan.vector_size()),
-                    running_variance.slice(..plan.vector_size()),
+                    running_mean.slice(..plan.running_size()),
+                    running_variance.slice(..plan.running_size()),
                     workspace.slice(..),
                 )
             },
         )?;
         gpu.submit(|pass| {
+            if let Some((marking, _)) = &marked {
+                marking.record(pass);
+            }
             training.record(pass);
             inference_step.record(pass);
             backward.record(pass);
@@ -499,14 +730,18 @@ impl Case {
         let read_returned = |buffer| if self.returns_residual_gradient { read(buffer) } else { Vec::new() };
         Ok(Results {
             output: read(&output),
-            running_mean: gpu.read(&updated_mean, channels),
-            running_variance: gpu.read(&updated_variance, channels),
+            running_mean: gpu.read(&updated_mean, self.running_mean.len()),
+            running_variance: gpu.read(&updated_variance, self.running_mean.len()),
             batches_tracked: tracked.map(|buffer| gpu.read(&buffer, 1)[0]),
-            saved: if self.saves { gpu.read(&saved, channels) } else { Vec::new() },
-            health: if self.reports_health { gpu.read(&health, channels) } else { Vec::new() },
+            saved: if self.saves { gpu.read(&saved, instances) } else { Vec::new() },
+            health: if self.reports_health { gpu.read(&health, instances) } else { Vec::new() },
             inference: read(&inference),
             mask: gpu.read(&mask, mask_size as usize / 4),
-            inference_mask: gpu.read(&inference_mask, mask_size as usize / 4),
+            inference_mask: gpu.read(&inference_mask, self.inference_mask().len()),
+            renormalization: match self.renormalization {
+                Some(_) => gpu.read(&renormalization, instances),
+                None => Vec::new(),
+            },
             input_gradient: read(&input_gradient),
             residual_gradient: read_returned(&residual_gradient),
             gamma_gradient: gpu.read(&vectors[0], channels),

@@ -16,37 +16,54 @@ use wgpu_batch_norm::{AdapterClass, Kernels, KernelsDescriptor, ShaderChecks};
 pub struct Target {
     pub gpu: Arc<Gpu>,
     pub kernels: Kernels,
+    /// Which of the plans for an adapter these are, from 0 to [`PLANS`]; the first are those of software drivers.
+    pub plan: usize,
 }
+
+/// Targets of an adapter.
+pub const PLANS: usize = 3;
 
 /// Every adapter of the machine, once with the plans of its own class and once with those of each other class, so that
 /// a software driver proves what real GPUs will be given; one of them with wgpu's own checks in the shaders.
 ///
 /// No adapter is a failure, not a pass.
 ///
-/// The guard keeps device tests one at a time: software drivers use all cores anyway, and some Vulkan loaders do not
-/// like several threads.
-pub fn targets() -> (&'static [Target], MutexGuard<'static, ()>) {
+/// The guard keeps device tests one at a time: software drivers use all cores anyway.
+fn targets() -> (&'static [Target], MutexGuard<'static, ()>) {
     static TARGETS: OnceLock<Vec<Target>> = OnceLock::new();
     static TURN: Mutex<()> = Mutex::new(());
     let guard = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let targets = TARGETS.get_or_init(|| {
-        let plans = [
+        let plans: [_; PLANS] = [
             (AdapterClass::Cpu, ShaderChecks::Trusted),
             (AdapterClass::Integrated, ShaderChecks::Checked),
             (AdapterClass::Discrete, ShaderChecks::Trusted),
         ];
-        let adapters = support::open_all(None).into_iter().map(Arc::new);
-        adapters
-            .flat_map(|gpu| {
-                plans.map(|(class, checks)| {
+        // A device for each: where a driver compiles one pipeline of a device at a time, devices are compiled for side by side.
+        (0..)
+            .zip(plans)
+            .flat_map(|(plan, (class, checks))| {
+                support::open_all(None).into_iter().map(move |gpu| {
                     let descriptor = KernelsDescriptor { class: Some(class), checks, ..Default::default() };
-                    Target { kernels: Kernels::with_descriptor(&gpu.device, &descriptor), gpu: Arc::clone(&gpu) }
+                    Target { kernels: Kernels::with_descriptor(&gpu.device, &descriptor), gpu: Arc::new(gpu), plan }
                 })
             })
             .collect()
     });
     assert!(!targets.is_empty(), "{}", support::NO_ADAPTER);
     (targets, guard)
+}
+
+/// Checks every target, side by side: software drivers compile a pipeline on one core, and most of a test is that.
+pub fn on_every_target(check: impl Fn(&Target) + Sync) {
+    let (targets, _turn) = targets();
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = targets.iter().map(|target| scope.spawn(|| check(target))).collect();
+        threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+    });
+    if let Some(panic) = outcomes.into_iter().find_map(Result::err) {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 impl std::fmt::Display for Target {

@@ -9,9 +9,9 @@
 //! An activation passes an error of its argument on with its largest derivative, and has one of its own, since WGSL grants
 //! exp 3 + 2|x| units in the last place.
 
-use wgpu_batch_norm::{Activation, ElementType, Shape};
+use wgpu_batch_norm::{Activation, ElementType, Momentum, SegmentRunning, Segmentation, Shape};
 
-use super::case::{Case, Results};
+use super::case::{Case, Moments, Results};
 
 const U: f64 = 1.0 / (1 << 24) as f64;
 
@@ -70,18 +70,32 @@ pub fn compare(case: &Case, got: &Results, truth: &Results) -> Worst {
         return worst;
     }
     assert_eq!(got.batches_tracked, truth.batches_tracked, "batches_tracked");
-    let channels = case.channels();
-    let mut elements = vec![Vec::new(); channels];
-    for index in 0..case.input.len() {
-        elements[case.channel(index)].push(index);
+    let (segmentation, recorded) = (case.segmentation(), case.recorded());
+    let batch = Side::new(case, segmentation, false);
+    let frozen = Side::new(case, recorded, true);
+    batch.compare_statistics(&mut worst, got, truth);
+    batch.compare_running(&mut worst, recorded, got, truth);
+    let forward = [
+        (&batch, "output", [&got.output, &truth.output], [&got.mask, &truth.mask]),
+        (&frozen, "inference", [&got.inference, &truth.inference], [&got.inference_mask, &truth.inference_mask]),
+    ];
+    for (side, name, [got, truth], [got_mask, truth_mask]) in forward {
+        side.compare_output(&mut worst, name, (got, got_mask), (truth, truth_mask));
     }
-    let preactivations = [false, true].map(|frozen| match case.activation {
-        Activation::Identity => Vec::new(),
-        _ => case.preactivations(frozen),
-    });
-    for (channel, indices) in elements.iter().enumerate() {
-        compare_channel(&mut worst, (case, &preactivations), got, truth, channel, indices);
-    }
+    batch.compare_gradients(
+        &mut worst,
+        (&got.input_gradient, &truth.input_gradient),
+        (&got.residual_gradient, &truth.residual_gradient),
+        (&got.gamma_gradient, &truth.gamma_gradient),
+        (&got.beta_gradient, &truth.beta_gradient),
+    );
+    frozen.compare_gradients(
+        &mut worst,
+        (&got.frozen_input_gradient, &truth.frozen_input_gradient),
+        (&got.frozen_residual_gradient, &truth.frozen_residual_gradient),
+        (&got.frozen_gamma_gradient, &truth.frozen_gamma_gradient),
+        (&got.frozen_beta_gradient, &truth.frozen_beta_gradient),
+    );
     worst
 }
 
@@ -100,148 +114,272 @@ fn compare_exactly(worst: &mut Worst, got: &Results, truth: &Results) {
     }
 }
 
-/// The statistics that a channel is normalised with, and how well a device may know them.
+/// The statistics that an instance is normalised with, and how well a device may know them.
+#[derive(Clone, Copy)]
 struct Normalizer {
     mean: f64,
     inverse: f64,
     mean_error: f64,
     inverse_relative_error: f64,
+    variance_error: f64,
 }
 
-fn compare_channel(
-    worst: &mut Worst,
-    (case, preactivations): (&Case, &[Vec<f64>; 2]),
-    got: &Results,
-    truth: &Results,
+/// The γ and β that stand for the caller's where batch renormalization has corrected x̂, and how well a device may know them.
+#[derive(Clone, Copy)]
+struct Parameters {
+    gamma: f64,
+    beta: f64,
+    gamma_error: f64,
+    beta_error: f64,
+    scale: f64,
+    shift: f64,
+    scale_error: f64,
+    shift_error: f64,
+}
+
+/// One instance: a channel of a segment.
+struct Instance {
     channel: usize,
-    indices: &[usize],
-) {
-    let count = indices.len() as f64;
-    let path = 2.0 + count.log2();
-    let values = || indices.iter().map(|&index| f64::from(case.input[index]));
-    let epsilon = case.convention.epsilon;
-    let invert = |variance: f64| if variance + epsilon == 0.0 { 0.0 } else { 1.0 / (variance + epsilon).sqrt() };
+    /// Its valid elements.
+    indices: Vec<usize>,
+    moments: Moments,
+    normalizer: Normalizer,
+    parameters: Parameters,
+}
 
-    let mean = values().sum::<f64>() / count;
-    let variance = values().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
-    let deviation = values().map(|x| (x - mean).abs()).sum::<f64>() / count;
-    // The pivot is one of the values, so the offset, rounded to f32, is no larger than the largest deviation.
-    let largest_deviation = values().map(|x| (x - mean).abs()).fold(0.0, f64::max);
-    let magnitude = values().map(f64::abs).sum::<f64>() / count;
-    let pivoted = U * (path * deviation + largest_deviation) + 2_f64.powi(-44) * mean.abs();
-    // Where the mean is small against the deviation, no worse than a tree over the values themselves.
-    let mean_error = pivoted.min(U * path * magnitude);
-    let variance_error = U * (6.0 + 2.0 * path) * variance + mean_error.powi(2);
-    let batch = Normalizer {
-        mean,
-        inverse: invert(variance),
-        mean_error,
-        inverse_relative_error: 4.0 * U + 0.5 * variance_error / (variance + epsilon).max(1e-300),
-    };
+/// The operations through batch statistics, or those through frozen ones.
+struct Side<'a> {
+    case: &'a Case,
+    segmentation: Segmentation,
+    frozen: bool,
+    instances: Vec<Instance>,
+    /// Elements that are padding.
+    padding: Vec<usize>,
+    /// Empty without an activation.
+    preactivations: Vec<f64>,
+}
 
-    // Rounding of `pivot + offset` to one f32 comes on top where the mean leaves the device as one number.
-    let reported_mean_error = mean_error + U * mean.abs();
-    if let (Some(got), Some(truth)) = (got.saved.get(channel), truth.saved.get(channel)) {
-        worst.see("saved.mean", channel, got.mean(), truth.mean(), reported_mean_error);
-        worst.see("saved.variance", channel, got.variance, truth.variance, variance_error);
-        let tolerance = batch.inverse_relative_error * batch.inverse;
-        worst.see("saved.inverse_deviation", channel, got.inverse_deviation, truth.inverse_deviation, tolerance);
-    }
-    let weight = case.convention.momentum.weight_of_new(u64::from(case.batches_tracked.unwrap_or(0)));
-    let factor = case.convention.running_variance.factor(indices.len() as u64);
-    let blend = |error: f64, old: f32, new: f64| {
-        weight.abs() * error + 4.0 * U * ((1.0 - weight).abs() * f64::from(old).abs() + weight.abs() * new.abs())
-    };
-    worst.see(
-        "running_mean",
-        channel,
-        got.running_mean[channel],
-        truth.running_mean[channel],
-        blend(reported_mean_error, case.running_mean[channel], mean),
-    );
-    worst.see(
-        "running_variance",
-        channel,
-        got.running_variance[channel],
-        truth.running_variance[channel],
-        blend(factor * variance_error, case.running_variance[channel], factor * variance),
-    );
-
-    let running_mean = f64::from(case.running_mean[channel]);
-    let farthest = values().map(|x| (x - running_mean).abs()).fold(0.0, f64::max);
-    let frozen = Normalizer {
-        mean: running_mean,
-        inverse: invert(f64::from(case.running_variance[channel])),
-        mean_error: 2.0 * U * farthest,
-        inverse_relative_error: 4.0 * U,
-    };
-
-    if let (Some(got), Some(truth)) = (got.health.get(channel), truth.health.get(channel)) {
-        assert_eq!(got, truth, "health of channel {channel}");
-    }
-
-    let gamma = case.gamma.as_ref().map_or(1.0, |gamma| f64::from(gamma[channel]));
-    let beta = case.beta.as_ref().map_or(0.0, |beta| f64::from(beta[channel]));
-    let element = case.element;
-    let smooth = !case.activation.is_piecewise_linear();
-    // How far off the pre-activation is, and the largest of it.
-    let preactivation = |normalizer: &Normalizer| {
-        let normalised = |index: usize| (f64::from(case.input[index]) - normalizer.mean) * normalizer.inverse;
-        let largest = indices.iter().map(|&index| normalised(index).abs()).fold(0.0, f64::max);
-        let added = case
-            .residual
-            .as_ref()
-            .map_or(0.0, |residual| indices.iter().map(|&index| f64::from(residual[index]).abs()).fold(0.0, f64::max));
-        let error =
-            normalizer.mean_error * normalizer.inverse + largest * (normalizer.inverse_relative_error + 4.0 * U);
-        let magnitude = beta.abs() + gamma.abs() * largest + added;
-        (gamma.abs() * error + 4.0 * U * magnitude, magnitude)
-    };
-    for (normalizer, frozen, (got, got_mask), (truth, truth_mask), name) in [
-        (&batch, false, (&got.output, &got.mask), (&truth.output, &truth.mask), "output"),
-        (&frozen, true, (&got.inference, &got.inference_mask), (&truth.inference, &truth.inference_mask), "inference"),
-    ] {
-        let (error, magnitude) = preactivation(normalizer);
-        let tolerance = match case.activation {
-            Activation::Identity => error,
-            _ if smooth => LARGEST_DERIVATIVE * error + EVALUATION * magnitude.max(1.0),
-            _ => error + 2.0 * U * magnitude,
+impl<'a> Side<'a> {
+    fn new(case: &'a Case, segmentation: Segmentation, frozen: bool) -> Self {
+        let valid = case.valid_elements();
+        let mut indices = vec![Vec::new(); segmentation.instances() as usize];
+        for index in (0..case.input.len()).filter(|&index| valid[index]) {
+            indices[segmentation.instance_of(index as u64) as usize].push(index);
+        }
+        let instances = case.moments(segmentation).into_iter().zip(indices).enumerate();
+        let instances = instances.map(|(instance, (moments, indices))| {
+            let channel = segmentation.channel_of(instance as u64) as usize;
+            let normalizer = if frozen {
+                frozen_normalizer(case, instance, &indices)
+            } else {
+                batch_normalizer(case, &moments, &indices)
+            };
+            let parameters = parameters(case, segmentation, instance, &moments, &normalizer, frozen);
+            Instance { channel, indices, moments, normalizer, parameters }
+        });
+        let preactivations = match case.activation {
+            Activation::Identity => Vec::new(),
+            _ => case.preactivations(frozen),
         };
-        for &index in indices {
-            worst.see_element(name, index, (element, got), truth, tolerance);
-            let bit = |mask: &[u32]| mask.get(index / 32).map(|word| word >> (index % 32) & 1);
-            // Near 0 either sign will do; the gradient is 0 there.
-            let near = case.output_gradient[index] == 0.0;
-            assert!(near || bit(got_mask) == bit(truth_mask), "mask of {name}[{index}], frozen: {frozen}");
+        let instances = instances.collect();
+        let padding = (0..case.input.len()).filter(|&index| !valid[index]).collect();
+        Self { case, segmentation, frozen, instances, padding, preactivations }
+    }
+
+    fn compare_statistics(&self, worst: &mut Worst, got: &Results, truth: &Results) {
+        for (index, instance) in self.instances.iter().enumerate() {
+            let Normalizer { mean, inverse, inverse_relative_error, variance_error, .. } = instance.normalizer;
+            if let (Some(got), Some(truth)) = (got.saved.get(index), truth.saved.get(index)) {
+                let mean_error = reported(instance.normalizer.mean_error, mean);
+                worst.see("saved.mean", index, got.mean(), truth.mean(), mean_error);
+                worst.see("saved.variance", index, got.variance, truth.variance, variance_error);
+                let tolerance = inverse_relative_error * inverse;
+                worst.see("saved.inverse_deviation", index, got.inverse_deviation, truth.inverse_deviation, tolerance);
+            }
+            if let (Some(got), Some(truth)) = (got.renormalization.get(index), truth.renormalization.get(index)) {
+                worst.see("scale", index, got.scale, truth.scale, instance.parameters.scale_error);
+                worst.see("shift", index, got.shift, truth.shift, instance.parameters.shift_error);
+            }
+            if let (Some(got), Some(truth)) = (got.health.get(index), truth.health.get(index)) {
+                assert_eq!(got, truth, "health of instance {index}");
+            }
         }
     }
 
-    for (normalizer, through_statistics, input, residual, gamma_gradient, beta_gradient) in [
-        (
-            &batch,
-            true,
-            (&got.input_gradient, &truth.input_gradient),
-            (&got.residual_gradient, &truth.residual_gradient),
-            (&got.gamma_gradient, &truth.gamma_gradient),
-            (&got.beta_gradient, &truth.beta_gradient),
-        ),
-        (
-            &frozen,
-            false,
-            (&got.frozen_input_gradient, &truth.frozen_input_gradient),
-            (&got.frozen_residual_gradient, &truth.frozen_residual_gradient),
-            (&got.frozen_gamma_gradient, &truth.frozen_gamma_gradient),
-            (&got.frozen_beta_gradient, &truth.frozen_beta_gradient),
-        ),
-    ] {
-        let normalised = |index: usize| (f64::from(case.input[index]) - normalizer.mean) * normalizer.inverse;
+    /// Where segments share running statistics, an update in turn carries on the errors of those before it, as far as they
+    /// are still in the value; an average has the error of a sum, and is one update.
+    fn compare_running(&self, worst: &mut Worst, recorded: Segmentation, got: &Results, truth: &Results) {
+        let case = self.case;
+        let weight = case.convention.momentum.weight_of_new(u64::from(case.batches_tracked.unwrap_or(0)));
+        let (old_weight, new_weight) = ((1.0 - weight).abs(), weight.abs());
+        let averages = case.convention.segment_running == SegmentRunning::Averaged;
+        for index in 0..case.running_mean.len() {
+            let of_segment = |(at, instance): &(usize, &Instance)| {
+                if recorded == self.segmentation { *at == index } else { instance.channel == index }
+            };
+            let segments: Vec<_> = self.instances.iter().enumerate().filter(of_segment).collect();
+            let count = segments.len() as f64;
+            let largest = |f: &dyn Fn(&Instance) -> f64| segments.iter().map(|(_, i)| f(i)).fold(0.0, f64::max);
+            let mean = |f: &dyn Fn(&Instance) -> f64| segments.iter().map(|(_, i)| f(i)).sum::<f64>() / count;
+            let factor = |i: &Instance| case.convention.running_variance.factor(i.moments.count as u64);
+            let cumulative = case.convention.momentum == Momentum::CumulativeAverage;
+            let blend = |error: &dyn Fn(&Instance) -> f64, old: f32, new: &dyn Fn(&Instance) -> f64| {
+                let old = f64::from(old).abs();
+                if segments.len() == 1 || averages {
+                    // Levels of 32, then one after the other.
+                    let path = if segments.len() == 1 { 0.0 } else { 34.0 + count / 32.0 };
+                    let update = 4.0 * U * (old_weight * old + new_weight * largest(new));
+                    return new_weight * (mean(error) + U * path * mean(new)) + update;
+                }
+                // Σ (1 − w)^k, or the count where all weights are alike.
+                let carried = if cumulative || old_weight >= 1.0 {
+                    count
+                } else {
+                    (1.0 - old_weight.powf(count)) / (1.0 - old_weight)
+                };
+                let rounding = 4.0 * U * carried * old.max(largest(new));
+                let errors = if cumulative { largest(error) } else { new_weight * carried * largest(error) };
+                errors + rounding
+            };
+            worst.see(
+                "running_mean",
+                index,
+                got.running_mean[index],
+                truth.running_mean[index],
+                blend(&|i| reported(i.normalizer.mean_error, i.normalizer.mean), case.running_mean[index], &|i| {
+                    i.normalizer.mean.abs()
+                }),
+            );
+            worst.see(
+                "running_variance",
+                index,
+                got.running_variance[index],
+                truth.running_variance[index],
+                blend(&|i| factor(i) * i.normalizer.variance_error, case.running_variance[index], &|i| {
+                    factor(i) * i.moments.variance
+                }),
+            );
+        }
+    }
+
+    fn compare_output(
+        &self,
+        worst: &mut Worst,
+        name: &str,
+        (got, got_mask): (&[f32], &[u32]),
+        (truth, truth_mask): (&[f32], &[u32]),
+    ) {
+        let case = self.case;
+        let bit = |mask: &[u32], index: usize| mask.get(index / 32).map(|word| word >> (index % 32) & 1);
+        for instance in &self.instances {
+            let (error, magnitude) = self.preactivation(instance);
+            let tolerance = match case.activation {
+                Activation::Identity => error,
+                activation if activation.is_piecewise_linear() => error + 2.0 * U * magnitude,
+                _ => LARGEST_DERIVATIVE * error + EVALUATION * magnitude.max(1.0),
+            };
+            for &index in &instance.indices {
+                worst.see_element(name, index, (case.element, got), truth, tolerance);
+                // Near 0 either sign will do; the gradient is 0 there.
+                let near = case.output_gradient[index] == 0.0;
+                assert!(near || bit(got_mask, index) == bit(truth_mask, index), "mask of {name}[{index}]");
+            }
+        }
+        for &index in &self.padding {
+            let same = got[index] == truth[index] && bit(got_mask, index) == bit(truth_mask, index);
+            assert!(same, "padding of {name}[{index}] = {}", got[index]);
+        }
+    }
+
+    /// How far off the pre-activation is, and the largest of it.
+    fn preactivation(&self, instance: &Instance) -> (f64, f64) {
+        let (normalizer, parameters) = (&instance.normalizer, &instance.parameters);
+        let largest = instance.indices.iter().map(|&index| self.normalised(instance, index).abs()).fold(0.0, f64::max);
+        let residual = |residual: &Vec<f32>| {
+            instance.indices.iter().map(|&index| f64::from(residual[index]).abs()).fold(0.0, f64::max)
+        };
+        let added = self.case.residual.as_ref().map_or(0.0, residual);
+        let error =
+            normalizer.mean_error * normalizer.inverse + largest * (normalizer.inverse_relative_error + 4.0 * U);
+        let magnitude = parameters.beta.abs() + parameters.gamma.abs() * largest + added;
+        let parameter_error = parameters.gamma_error * largest + parameters.beta_error;
+        (parameters.gamma.abs() * error + parameter_error + 4.0 * U * magnitude, magnitude)
+    }
+
+    fn normalised(&self, instance: &Instance, index: usize) -> f64 {
+        (f64::from(self.case.input[index]) - instance.normalizer.mean) * instance.normalizer.inverse
+    }
+
+    fn compare_gradients(
+        &self,
+        worst: &mut Worst,
+        input: (&[f32], &[f32]),
+        residual: (&[f32], &[f32]),
+        gamma_gradient: (&[f32], &[f32]),
+        beta_gradient: (&[f32], &[f32]),
+    ) {
+        let case = self.case;
+        let mut gamma_errors = vec![0.0; case.channels()];
+        let mut beta_errors = vec![0.0; case.channels()];
+        // Accumulation adds one rounding of the sum with what was there, at most 3 in magnitude.
+        let accumulation = if case.accumulates { 4.0 * U } else { 0.0 };
+        let segments = (2.0 + (self.segmentation.segments() as f64).log2()) * U;
+        for instance in &self.instances {
+            let errors = self.compare_instance_gradients(worst, instance, input, residual, accumulation);
+            let parameters = &instance.parameters;
+            let (sum, product) = (errors.sum.abs(), errors.product.abs());
+            let mut gamma_error = parameters.scale.abs() * errors.product_error
+                + parameters.scale_error * product
+                + parameters.shift.abs() * errors.sum_error
+                + parameters.shift_error * sum;
+            if case.renormalization.is_some() {
+                gamma_error += 4.0 * U * (parameters.scale.abs() * product + parameters.shift.abs() * sum);
+            }
+            if self.segmentation.segments() > 1 {
+                gamma_error += segments * (parameters.scale.abs() * product + parameters.shift.abs() * sum);
+                beta_errors[instance.channel] += segments * sum;
+            }
+            gamma_errors[instance.channel] += gamma_error;
+            beta_errors[instance.channel] += errors.sum_error;
+        }
+        for (name, errors, (got, truth)) in
+            [("gamma_gradient", gamma_errors, gamma_gradient), ("beta_gradient", beta_errors, beta_gradient)]
+        {
+            if !(if name == "gamma_gradient" { case.wants_gamma } else { case.wants_beta }) {
+                continue;
+            }
+            for (channel, error) in errors.into_iter().enumerate() {
+                let rounding = U * f64::from(truth[channel]).abs();
+                worst.see(name, channel, got[channel], truth[channel], error + accumulation + rounding);
+            }
+        }
+        for &index in self.padding.iter().filter(|_| case.wants_input) {
+            let returned = residual.1.get(index).is_none_or(|truth| residual.0[index] == *truth);
+            assert!(input.0[index] == input.1[index] && returned, "gradient of padding [{index}]");
+        }
+    }
+
+    fn compare_instance_gradients(
+        &self,
+        worst: &mut Worst,
+        instance: &Instance,
+        input: (&[f32], &[f32]),
+        residual: (&[f32], &[f32]),
+        accumulation: f64,
+    ) -> SumErrors {
+        let (case, normalizer, parameters) = (self.case, &instance.normalizer, &instance.parameters);
+        let indices = &instance.indices;
+        let (count, element) = (instance.moments.count.max(1.0), case.element);
+        let path = 2.0 + count.log2();
+        let smooth = !case.activation.is_piecewise_linear();
+        let normalised = |index: usize| self.normalised(instance, index);
         // h, the gradient before the activation.
         let gradient = |index: usize| {
             let g = f64::from(case.output_gradient[index]);
-            let t = preactivations[usize::from(!through_statistics)].get(index);
+            let t = self.preactivations.get(index);
             t.map_or(g, |&t| if g == 0.0 { 0.0 } else { g * case.activation.derivative(t) })
         };
-        let (t_error, t_magnitude) = preactivation(normalizer);
+        let (t_error, t_magnitude) = self.preactivation(instance);
         // How far off h is.
         let h_error = |index: usize| {
             let g = f64::from(case.output_gradient[index]).abs();
@@ -258,45 +396,123 @@ fn compare_channel(
             + U * (path + 6.0) * product_magnitude
             + normalizer.inverse_relative_error * product.abs()
             + normalizer.mean_error * normalizer.inverse * sum.abs();
-        // Accumulation adds one rounding of the sum with what was there, at most 3 in magnitude.
-        let accumulation = if case.accumulates { 4.0 * U } else { 0.0 };
-        worst.see(
-            "gamma_gradient",
-            channel,
-            gamma_gradient.0[channel],
-            gamma_gradient.1[channel],
-            product_error + accumulation + U * f64::from(gamma_gradient.1[channel]).abs(),
-        );
-        worst.see(
-            "beta_gradient",
-            channel,
-            beta_gradient.0[channel],
-            beta_gradient.1[channel],
-            sum_error + accumulation + U * f64::from(beta_gradient.1[channel]).abs(),
-        );
         let (highest, farthest) = (largest(&|i| gradient(i)), largest(&|i| normalised(i)));
         let x_error =
             normalizer.mean_error * normalizer.inverse + farthest * (normalizer.inverse_relative_error + 4.0 * U);
-        let (inner, inner_error) = if through_statistics {
+        let (inner, inner_error) = if self.frozen {
+            (highest, 2.0 * U * highest + largest(&h_error))
+        } else {
             let inner = highest + sum.abs() / count + farthest * product.abs() / count;
             let error = 4.0 * U * inner
                 + sum_error / count
                 + farthest * product_error / count
                 + x_error * product.abs() / count;
             (inner, error + largest(&h_error))
-        } else {
-            (highest, 2.0 * U * highest + largest(&h_error))
         };
-        let scale = gamma.abs() * normalizer.inverse;
-        let tolerance = scale * (inner_error + (normalizer.inverse_relative_error + 4.0 * U) * inner) + accumulation;
+        let scale = parameters.gamma.abs() * normalizer.inverse;
+        let tolerance = scale * (inner_error + (normalizer.inverse_relative_error + 4.0 * U) * inner)
+            + parameters.gamma_error * normalizer.inverse * inner
+            + accumulation;
         for &index in indices {
             let truth = input.1[index];
             let tolerance = if case.accumulates { tolerance + U * f64::from(truth).abs() } else { tolerance };
-            worst.see_element("input_gradient", index, (element, input.0), input.1, tolerance);
+            if case.wants_input {
+                worst.see_element("input_gradient", index, (element, input.0), input.1, tolerance);
+            }
             if let Some(&truth) = residual.1.get(index) {
                 let tolerance = h_error(index) + accumulation + U * f64::from(truth).abs();
                 worst.see_element("residual_gradient", index, (element, residual.0), residual.1, tolerance);
             }
         }
+        SumErrors { sum, sum_error, product, product_error }
+    }
+}
+
+/// Σh and Σh·x̂ of an instance, and how far off they may be.
+struct SumErrors {
+    sum: f64,
+    sum_error: f64,
+    product: f64,
+    product_error: f64,
+}
+
+/// Rounding of `pivot + offset` to one f32 comes on top where the mean leaves the device as one number.
+fn reported(mean_error: f64, mean: f64) -> f64 {
+    mean_error + U * mean.abs()
+}
+
+fn invert(case: &Case, variance: f64) -> f64 {
+    let sum = variance + case.convention.epsilon;
+    if sum == 0.0 { 0.0 } else { 1.0 / sum.sqrt() }
+}
+
+fn batch_normalizer(case: &Case, moments: &Moments, indices: &[usize]) -> Normalizer {
+    let Moments { mean, variance, .. } = *moments;
+    let count = moments.count.max(1.0);
+    let path = 2.0 + count.log2();
+    let values = || indices.iter().map(|&index| f64::from(case.input[index]));
+    let deviation = values().map(|x| (x - mean).abs()).sum::<f64>() / count;
+    // The pivot is one of the values, so the offset, rounded to f32, is no larger than the largest deviation.
+    let largest_deviation = values().map(|x| (x - mean).abs()).fold(0.0, f64::max);
+    let magnitude = values().map(f64::abs).sum::<f64>() / count;
+    let pivoted = U * (path * deviation + largest_deviation) + 2_f64.powi(-44) * mean.abs();
+    // Where the mean is small against the deviation, no worse than a tree over the values themselves.
+    let mean_error = pivoted.min(U * path * magnitude);
+    let variance_error = U * (6.0 + 2.0 * path) * variance + mean_error.powi(2);
+    Normalizer {
+        mean,
+        inverse: invert(case, variance),
+        mean_error,
+        inverse_relative_error: 4.0 * U + 0.5 * variance_error / (variance + case.convention.epsilon).max(1e-300),
+        variance_error,
+    }
+}
+
+fn frozen_normalizer(case: &Case, instance: usize, indices: &[usize]) -> Normalizer {
+    let mean = f64::from(case.running_mean[instance]);
+    let farthest = indices.iter().map(|&index| (f64::from(case.input[index]) - mean).abs()).fold(0.0, f64::max);
+    Normalizer {
+        mean,
+        inverse: invert(case, f64::from(case.running_variance[instance])),
+        mean_error: 2.0 * U * farthest,
+        inverse_relative_error: 4.0 * U,
+        variance_error: 0.0,
+    }
+}
+
+fn parameters(
+    case: &Case,
+    segmentation: Segmentation,
+    instance: usize,
+    moments: &Moments,
+    normalizer: &Normalizer,
+    frozen: bool,
+) -> Parameters {
+    let channel = segmentation.channel_of(instance as u64) as usize;
+    let gamma = case.gamma.as_ref().map_or(1.0, |gamma| f64::from(gamma[channel]));
+    let beta = case.beta.as_ref().map_or(0.0, |beta| f64::from(beta[channel]));
+    if frozen || case.renormalization.is_none() {
+        let (gamma_error, beta_error, scale_error, shift_error) = (0.0, 0.0, 0.0, 0.0);
+        return Parameters { gamma, beta, gamma_error, beta_error, scale: 1.0, shift: 0.0, scale_error, shift_error };
+    }
+    let (scale, shift) = case.correction(instance, moments);
+    let recorded = if case.recorded() == segmentation { instance } else { channel };
+    let (running_mean, running_variance) =
+        (f64::from(case.running_mean[recorded]), f64::from(case.running_variance[recorded]));
+    let running_inverse = invert(case, running_variance);
+    // Limits only take errors away. A square root may be off by as much as an inverse one.
+    let scale_error = scale * (normalizer.inverse_relative_error + 10.0 * U);
+    let difference = (moments.mean - running_mean).abs();
+    let shift_error = running_inverse * (reported(normalizer.mean_error, moments.mean) + 2.0 * U * running_mean.abs())
+        + 8.0 * U * difference * running_inverse;
+    Parameters {
+        gamma: gamma * scale,
+        beta: gamma * shift + beta,
+        gamma_error: gamma.abs() * (scale_error + 2.0 * U * scale),
+        beta_error: gamma.abs() * (shift_error + 2.0 * U * shift.abs()) + 2.0 * U * beta.abs(),
+        scale,
+        shift,
+        scale_error,
+        shift_error,
     }
 }

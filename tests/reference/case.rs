@@ -139,6 +139,7 @@ impl Case {
                     running_variance,
                     residual,
                     activation_mask,
+                    ..Default::default()
                 },
             ),
         }
@@ -183,6 +184,7 @@ impl Case {
                     gamma_gradient,
                     beta_gradient,
                     residual_gradient,
+                    ..Default::default()
                 },
             ),
             Some((running_mean, running_variance)) => self.bn.backward_frozen(
@@ -199,6 +201,7 @@ impl Case {
                     gamma_gradient,
                     beta_gradient,
                     residual_gradient,
+                    ..Default::default()
                 },
             ),
         }

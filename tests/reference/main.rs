@@ -8,8 +8,12 @@ mod folding;
 mod forward;
 mod gradients;
 mod output_backward;
+mod parts;
 mod population;
+mod renormalization;
 mod running;
+mod segments;
+mod valid;
 
 use wgpu_batch_norm::reference::{BatchNorm, Plan};
 use wgpu_batch_norm::{Activation, BatchNormDescriptor, Convention, Layout, Shape};

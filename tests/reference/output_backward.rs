@@ -56,6 +56,7 @@ proptest! {
             input_gradient: Some(Gradient::Overwrite(&mut got.0)),
             gamma_gradient: Some(Gradient::Accumulate(&mut got.1)),
             beta_gradient: Some(Gradient::Accumulate(&mut got.2)),
+            valid: None,
         }).unwrap();
         // The saved statistics are f32, and both see x through them; y was made with those in f64.
         let scale = saved.iter().map(|record| f64::from(record.inverse_deviation)).fold(1.0, f64::max);
@@ -86,6 +87,7 @@ fn what_has_no_inverse_is_refused_before_anything_is_written() {
                 input_gradient: wanted.then_some(Gradient::Overwrite(&mut dx)),
                 gamma_gradient: None,
                 beta_gradient: None,
+                valid: None,
             },
         );
         assert!(result.is_ok() || dx == [7.0; 4]);

@@ -23,7 +23,7 @@ proptest! {
             for (index, &x) in batch.iter().enumerate() {
                 all[index % 2].push(x);
             }
-            bn.accumulate(&bn.plan(&Shape::flat(size, 2, 1)).unwrap(), &batch, &mut moments).unwrap();
+            bn.accumulate(&bn.plan(&Shape::flat(size, 2, 1)).unwrap(), &batch, None, &mut moments).unwrap();
         }
         let (mut mean, mut variance) = ([7.0_f32; 2], [7.0_f32; 2]);
         bn.population(&moments, &mut mean, &mut variance).unwrap();
@@ -63,8 +63,8 @@ fn slices_of_another_length_are_refused_before_anything_is_written() {
     let refused = |result, binding| {
         assert!(matches!(result, Err(Error::WrongLength { binding: name, .. }) if name == binding), "{result:?}");
     };
-    refused(bn.accumulate(&plan, &[1.0_f32; 3], &mut moments), "input");
-    refused(bn.accumulate(&plan, &[1.0_f32; 4], &mut moments[..1]), "moments");
+    refused(bn.accumulate(&plan, &[1.0_f32; 3], None, &mut moments), "input");
+    refused(bn.accumulate(&plan, &[1.0_f32; 4], None, &mut moments[..1]), "moments");
     refused(bn.population(&moments, &mut [0.0; 1], &mut [0.0; 2]), "running_mean");
     refused(bn.population(&moments, &mut [0.0; 2], &mut [0.0; 3]), "running_variance");
     assert_eq!(moments, [ChannelMoments::default(); 2]);

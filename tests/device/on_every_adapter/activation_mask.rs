@@ -1,7 +1,7 @@
 //! The mask that forward leaves for backward.
 
 use crate::common::case::Case;
-use crate::common::targets;
+use crate::common::{PLANS, on_every_target};
 use wgpu_batch_norm::Layout::ChannelsFirst;
 use wgpu_batch_norm::{Activation, ActivationSource, ElementType};
 
@@ -10,16 +10,14 @@ const BEFORE: u32 = 0x5a5a_5a5a;
 
 #[test]
 fn masks_hold_the_signs_of_preactivations_and_keep_bits_past_the_end() {
-    let (targets, _turn) = targets();
     let cases: [(&[usize], ElementType, Activation, bool); 3] = [
         (&[13, 7], ElementType::F32, Activation::Relu, true),
         (&[3, 5, 65], ElementType::F16, Activation::LeakyRelu { slope: 0.1 }, false),
         (&[4, 3, 64], ElementType::Bf16, Activation::Relu, true),
     ];
     // Pipelines take long on software drivers, so each plan takes a part of the cases.
-    let parts = targets.len().min(3);
-    for (index, target) in targets.iter().enumerate() {
-        for (seed, (shape, element, activation, residual)) in (0..).zip(cases).skip(index % parts).step_by(parts) {
+    on_every_target(|target| {
+        for (seed, (shape, element, activation, residual)) in (0..).zip(cases).skip(target.plan).step_by(PLANS) {
             let case = Case::random(shape, ChannelsFirst, seed).stored_as(element);
             let case = case.fused(activation, residual, ActivationSource::Mask);
             let got = case.run_device(target).unwrap();
@@ -42,5 +40,5 @@ fn masks_hold_the_signs_of_preactivations_and_keep_bits_past_the_end() {
             assert_eq!((&again.mask, &again.inference_mask), (&got.mask, &got.inference_mask), "{target}: {shape:?}");
             assert_eq!(super::bits(&again), super::bits(&got), "{target}: {element} {shape:?}: equal bits");
         }
-    }
+    });
 }

@@ -8,7 +8,7 @@ use wgpu_batch_norm::{
 };
 
 use crate::common::case::{Case, rounded, stored};
-use crate::common::{Target, targets};
+use crate::common::{Target, on_every_target};
 
 const HALVES: [ElementType; 2] = [ElementType::F16, ElementType::Bf16];
 
@@ -73,29 +73,30 @@ fn scaled(
 
 #[test]
 fn every_16_bit_pattern_comes_back_as_it_went() {
-    let (targets, _turn) = targets();
     // Whole units of rows, and columns whose last unit is a single element.
     for shape in [&[1, 16, 4096][..], &[65_537, 1]] {
         let count = shape.iter().product::<usize>();
         let halves: Vec<u16> = (0..count).map(|index| index as u16).collect();
-        for (target, element) in targets.iter().flat_map(|target| HALVES.map(|element| (target, element))) {
-            let got = scaled(target, element, shape, &halves, &vec![1.0; shape[1]], None);
-            for (&put, got) in halves.iter().zip(got) {
-                let (from, to) = (value(element, put), value(element, got));
-                let right = if from.is_nan() {
-                    to.is_nan()
-                } else if from == 0.0 {
-                    // −0 + β is +0 where β is +0, and shaders may ignore a zero's sign altogether.
-                    to == 0.0
-                } else if element == ElementType::Bf16 && from.is_subnormal() {
-                    // These are subnormal in f32 too, in which all arithmetic is done: a driver may flush them.
-                    got == put || to == 0.0
-                } else {
-                    got == put
-                };
-                assert!(right, "{target}: {element} {shape:?}: {put:#06x} ({from:e}) became {got:#06x} ({to:e})");
+        on_every_target(|target| {
+            for element in HALVES {
+                let got = scaled(target, element, shape, &halves, &vec![1.0; shape[1]], None);
+                for (&put, got) in halves.iter().zip(got) {
+                    let (from, to) = (value(element, put), value(element, got));
+                    let right = if from.is_nan() {
+                        to.is_nan()
+                    } else if from == 0.0 {
+                        // −0 + β is +0 where β is +0, and shaders may ignore a zero's sign altogether.
+                        to == 0.0
+                    } else if element == ElementType::Bf16 && from.is_subnormal() {
+                        // These are subnormal in f32 too, in which all arithmetic is done: a driver may flush them.
+                        got == put || to == 0.0
+                    } else {
+                        got == put
+                    };
+                    assert!(right, "{target}: {element} {shape:?}: {put:#06x} ({from:e}) became {got:#06x} ({to:e})");
+                }
             }
-        }
+        });
     }
 }
 
@@ -115,74 +116,85 @@ fn is_tie(element: ElementType, value: f32) -> bool {
 
 #[test]
 fn products_are_rounded_to_nearest_even_once() {
-    let (targets, _turn) = targets();
     // Few significant bits, so that products with 16-bit values are exact in f32 and many are ties; the small ones reach
     // f16's subnormal numbers, the large ones infinity.
     let gammas = [0.5, 1.5, 0.75, 1.25, 257.0 / 256.0, 1.0 / 16384.0, 3.0 / 65536.0, 2.0];
-    for (target, element) in targets.iter().flat_map(|target| HALVES.map(|element| (target, element))) {
-        let finite: Vec<u16> =
-            (0..=u16::MAX).filter(|&bits| value(element, bits).is_finite()).filter(|bits| bits % 3 != 1).collect();
-        let halves: Vec<u16> = finite.iter().flat_map(|&bits| [bits; 8]).collect();
-        let got = scaled(target, element, &[finite.len(), 8], &halves, &gammas, None);
-        let (mut ties, mut small_ties, mut overflows) = (0, 0, 0);
-        for (index, (&x, got)) in halves.iter().zip(got).enumerate() {
-            let (x, gamma) = (value(element, x), gammas[index % 8]);
-            let exact = x * gamma;
-            // A driver may flush what is subnormal in f32.
-            if x.is_subnormal() || exact.is_subnormal() || exact == 0.0 {
-                continue;
+    on_every_target(|target| {
+        for element in HALVES {
+            let finite: Vec<u16> =
+                (0..=u16::MAX).filter(|&bits| value(element, bits).is_finite()).filter(|bits| bits % 3 != 1).collect();
+            let halves: Vec<u16> = finite.iter().flat_map(|&bits| [bits; 8]).collect();
+            let got = scaled(target, element, &[finite.len(), 8], &halves, &gammas, None);
+            let (mut ties, mut small_ties, mut overflows) = (0, 0, 0);
+            for (index, (&x, got)) in halves.iter().zip(got).enumerate() {
+                let (x, gamma) = (value(element, x), gammas[index % 8]);
+                let exact = x * gamma;
+                // A driver may flush what is subnormal in f32.
+                if x.is_subnormal() || exact.is_subnormal() || exact == 0.0 {
+                    continue;
+                }
+                let expected = bits(element, exact);
+                let tie = is_tie(element, exact);
+                ties += usize::from(tie);
+                // In f16 these are subnormal.
+                small_ties += usize::from(tie && exact.abs() < 6.0e-5);
+                overflows += usize::from(value(element, expected).is_infinite());
+                let near = value(element, got) == 0.0 && value(element, expected) == 0.0;
+                assert!(
+                    got == expected || near,
+                    "{target}: {element} {gamma} · {x:e}: {got:#06x}, not {expected:#06x}"
+                );
             }
-            let expected = bits(element, exact);
-            let tie = is_tie(element, exact);
-            ties += usize::from(tie);
-            // In f16 these are subnormal.
-            small_ties += usize::from(tie && exact.abs() < 6.0e-5);
-            overflows += usize::from(value(element, expected).is_infinite());
-            let near = value(element, got) == 0.0 && value(element, expected) == 0.0;
-            assert!(got == expected || near, "{target}: {element} {gamma} · {x:e}: {got:#06x}, not {expected:#06x}");
+            assert!(ties > 1000 && small_ties > 500 && overflows > 100, "{ties} {small_ties} {overflows}");
         }
-        assert!(ties > 1000 && small_ties > 500 && overflows > 100, "{ties} {small_ties} {overflows}");
-    }
+    });
 }
 
 #[test]
 fn sums_are_rounded_to_nearest_even_once() {
-    let (targets, _turn) = targets();
-    for (target, element) in targets.iter().flat_map(|target| HALVES.map(|element| (target, element))) {
-        let mut pairs: Vec<(f32, f32)> = Vec::new();
-        let smallest = if element == ElementType::F16 { 2_f32.powi(-13) } else { 2_f32.powi(-100) };
-        for x in (0..=u16::MAX).step_by(3).map(|bits| value(element, bits)) {
-            if x.is_finite() && x.abs() >= smallest {
-                let place =
-                    value(element, bits(element, x.abs()) & if element == ElementType::F16 { 0x7c00 } else { 0x7f80 });
-                let half = place / if element == ElementType::F16 { 2048.0 } else { 256.0 };
-                // Halfway to a neighbour on either side, a little more and a little less.
-                pairs.extend([1.0, -1.0, 1.03125, 0.96875].map(|factor| (x, rounded(element, factor * half))));
+    on_every_target(|target| {
+        for element in HALVES {
+            let mut pairs: Vec<(f32, f32)> = Vec::new();
+            let smallest = if element == ElementType::F16 { 2_f32.powi(-13) } else { 2_f32.powi(-100) };
+            for x in (0..=u16::MAX).step_by(3).map(|bits| value(element, bits)) {
+                if x.is_finite() && x.abs() >= smallest {
+                    let place = value(
+                        element,
+                        bits(element, x.abs()) & if element == ElementType::F16 { 0x7c00 } else { 0x7f80 },
+                    );
+                    let half = place / if element == ElementType::F16 { 2048.0 } else { 256.0 };
+                    // Halfway to a neighbour on either side, a little more and a little less.
+                    pairs.extend([1.0, -1.0, 1.03125, 0.96875].map(|factor| (x, rounded(element, factor * half))));
+                }
             }
+            if element == ElementType::F16 {
+                pairs.extend([(65504.0, 15.992_187_5), (65504.0, 16.0), (65504.0, 32.0), (-65504.0, -16.0)]);
+            }
+            let halves =
+                |of: fn(&(f32, f32)) -> f32| pairs.iter().map(|pair| bits(element, of(pair))).collect::<Vec<_>>();
+            let (x, z) = (halves(|pair| pair.0), halves(|pair| pair.1));
+            let got = scaled(target, element, &[x.len(), 1], &x, &[1.0], Some(&z));
+            let mut ties = 0;
+            for (&(x, z), got) in pairs.iter().zip(got) {
+                let exact = x + z;
+                assert!(
+                    exact.is_infinite() || f64::from(exact) == f64::from(x) + f64::from(z),
+                    "{x:e} + {z:e} is exact"
+                );
+                ties += usize::from(is_tie(element, exact));
+                let expected = bits(element, exact);
+                assert_eq!(got, expected, "{target}: {element} {x:e} + {z:e}: {got:#06x}, not {expected:#06x}");
+            }
+            assert!(ties > 10_000, "{ties}");
         }
-        if element == ElementType::F16 {
-            pairs.extend([(65504.0, 15.992_187_5), (65504.0, 16.0), (65504.0, 32.0), (-65504.0, -16.0)]);
-        }
-        let halves = |of: fn(&(f32, f32)) -> f32| pairs.iter().map(|pair| bits(element, of(pair))).collect::<Vec<_>>();
-        let (x, z) = (halves(|pair| pair.0), halves(|pair| pair.1));
-        let got = scaled(target, element, &[x.len(), 1], &x, &[1.0], Some(&z));
-        let mut ties = 0;
-        for (&(x, z), got) in pairs.iter().zip(got) {
-            let exact = x + z;
-            assert!(exact.is_infinite() || f64::from(exact) == f64::from(x) + f64::from(z), "{x:e} + {z:e} is exact");
-            ties += usize::from(is_tie(element, exact));
-            let expected = bits(element, exact);
-            assert_eq!(got, expected, "{target}: {element} {x:e} + {z:e}: {got:#06x}, not {expected:#06x}");
-        }
-        assert!(ties > 10_000, "{ties}");
-    }
+    });
     assert_eq!(bits(ElementType::F16, 65504.0 + 16.0), 0x7c00, "65520 is the first value that overflows");
 }
 
 #[test]
 fn the_half_word_past_an_odd_tensor_is_written_as_zero() {
-    let (targets, _turn) = targets();
-    for (target, element) in targets.iter().zip(HALVES.into_iter().cycle()) {
+    on_every_target(|target| {
+        let element = HALVES[target.plan % HALVES.len()];
         for residual in [false, true] {
             for (name, words) in results_of_odd_tensors(target, element, residual) {
                 let last = words.last().unwrap();
@@ -192,7 +204,7 @@ fn the_half_word_past_an_odd_tensor_is_written_as_zero() {
                 assert!(finite, "{target}: {element} {name}, residual: {residual}: all is written, nothing is tainted");
             }
         }
-    }
+    });
 }
 
 /// The words of every tensor that is written; NaNs follow the last element of everything that is read.

@@ -1,9 +1,10 @@
 //! Channels that went wrong: the guard of running statistics, and the health report.
 
 use std::collections::HashSet;
+use std::sync::Mutex;
 
 use crate::common::case::Case;
-use crate::common::{Target, targets};
+use crate::common::{Target, on_every_target};
 use wgpu_batch_norm::Layout::ChannelsFirst;
 use wgpu_batch_norm::{
     Activation, BatchNorm, ChannelHealth, Convention, Momentum, NonFinitePolicy, RunningStatistics, Shape, Strategies,
@@ -83,20 +84,20 @@ fn healthy_and_faulty(shape: &[usize]) -> (Case, Case) {
     (healthy, faulty)
 }
 
-fn each_strategy(check: impl Fn(&Target, Strategies, &Case, &Case)) {
-    let (targets, _turn) = targets();
-    let mut seen = HashSet::new();
+fn each_strategy(check: impl Fn(&Target, Strategies, &Case, &Case) + Sync) {
+    let seen = Mutex::new(HashSet::new());
     // Short rows, which every strategy serves but one, and long ones.
     for shape in [&[6, 40, 4, 4][..], &[2, 40, 32]] {
         let (healthy, faulty) = healthy_and_faulty(shape);
-        for target in targets {
+        on_every_target(|target| {
             let pins = strategies_of(target, &healthy).into_iter().map(|pin| pin.training);
             for training in pins.collect::<HashSet<_>>() {
                 check(target, Strategies { training, ..Strategies::default() }, &healthy, &faulty);
-                seen.extend(training);
+                seen.lock().unwrap().extend(training);
             }
-        }
+        });
     }
+    let seen = seen.into_inner().unwrap();
     assert!(Strategy::ALL.iter().all(|strategy| seen.contains(strategy)), "not every strategy served: {seen:?}");
 }
 
@@ -153,10 +154,13 @@ fn health_names_channels_that_are_not_finite_and_channels_that_are_constant() {
 
 #[test]
 fn a_nan_and_an_infinite_preactivation_go_through_smooth_activations_as_through_the_reference() {
-    let (targets, _turn) = targets();
     // One element a channel is out of the ordinary, through frozen statistics, which it does not change.
     let odd = [f32::NAN, f32::NEG_INFINITY, f32::INFINITY, -1e38, 1e38];
-    for target in targets.iter().take(1) {
+    on_every_target(|target| {
+        // The plans of one class will do.
+        if target.plan > 0 {
+            return;
+        }
         for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
             let mut case = Case::random(&[2, odd.len(), 4], ChannelsFirst, 9);
             case.activation = activation;
@@ -180,5 +184,5 @@ fn a_nan_and_an_infinite_preactivation_go_through_smooth_activations_as_through_
                 }
             }
         }
-    }
+    });
 }

@@ -1,7 +1,7 @@
 //! Folding inference into the layer before it.
 
 use crate::common::case::{Case, loaded, stored};
-use crate::common::targets;
+use crate::common::on_every_target;
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::{BatchNorm, ElementType, FoldBuffers, Shape, reference};
 
@@ -15,9 +15,12 @@ const WEIGHTS: [(&[usize], Layout); 4] = [
 
 #[test]
 fn folding_meets_the_reference_with_and_without_its_optional_parts() {
-    let (targets, _turn) = targets();
     // Folding has no plans of its own for a class of machine.
-    for target in targets.iter().step_by(3) {
+    on_every_target(|target| {
+        // The plans of one class will do.
+        if target.plan > 0 {
+            return;
+        }
         let gpu = &target.gpu;
         for (seed, (shape, layout)) in (0..).zip(WEIGHTS) {
             for (element, optional, in_place) in [
@@ -94,5 +97,5 @@ fn folding_meets_the_reference_with_and_without_its_optional_parts() {
                 }
             }
         }
-    }
+    });
 }

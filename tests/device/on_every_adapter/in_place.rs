@@ -1,7 +1,7 @@
 //! Results in the place of what they are made of.
 
 use crate::common::case::{Case, Results};
-use crate::common::targets;
+use crate::common::{PLANS, on_every_target};
 use wgpu_batch_norm::Layout::ChannelsFirst;
 use wgpu_batch_norm::{Activation, ActivationSource, ElementType};
 
@@ -29,7 +29,6 @@ fn bits(results: &Results) -> Vec<(&'static str, Vec<u32>)> {
 
 #[test]
 fn in_place_gives_the_same_bits_as_out_of_place() {
-    let (targets, _turn) = targets();
     let (f32, f16) = (ElementType::F32, ElementType::F16);
     // Whole, shared and cut-off units, in rows and in columns. What is fused is carried out by a split, the rest in one
     // dispatch.
@@ -45,9 +44,8 @@ fn in_place_gives_the_same_bits_as_out_of_place() {
         (&[13, 7], f16, true),
     ];
     // Pipelines take long on software drivers, so each plan takes a part of the cases.
-    let parts = targets.len().min(3);
-    for (index, target) in targets.iter().enumerate() {
-        for (seed, (shape, element, fused)) in (0..).zip(cases).skip(index % parts).step_by(parts) {
+    on_every_target(|target| {
+        for (seed, (shape, element, fused)) in (0..).zip(cases).skip(target.plan).step_by(PLANS) {
             let mut case = Case::random(shape, ChannelsFirst, seed).stored_as(element);
             if fused {
                 case = case.fused(Activation::Relu, true, ActivationSource::Mask);
@@ -59,5 +57,5 @@ fn in_place_gives_the_same_bits_as_out_of_place() {
                 assert_eq!(got, expected, "{target}: {element} {shape:?}, fused: {fused}: {name}");
             }
         }
-    }
+    });
 }

@@ -1,16 +1,17 @@
 //! Statistics of many batches.
 
-use crate::common::case::{Case, rounded, stored};
-use crate::common::targets;
+use crate::common::case::{Case, Segments, rounded, stored};
+use crate::common::on_every_target;
 use wgpu_batch_norm::Layout::ChannelsFirst;
+use wgpu_batch_norm::SegmentRunning::{InTurn, Separate};
 use wgpu_batch_norm::{
-    AccumulateBuffers, BatchNorm, ChannelMoments, ElementType, PopulationBuffers, RunningVariance, Shape,
+    AccumulateBuffers, BatchNorm, ChannelMoments, ElementType, PopulationBuffers, RunningVariance, Shape, ValidBuffers,
+    ValidSource, reference,
 };
 
 #[test]
 fn batches_of_any_size_give_the_statistics_of_the_whole_data_set() {
-    let (targets, _turn) = targets();
-    for target in targets {
+    on_every_target(|target| {
         let gpu = &target.gpu;
         for (channels, inner, batches, element, correction) in [
             (5, 1, &[7, 1, 300, 64][..], ElementType::F32, RunningVariance::Unbiased),
@@ -40,6 +41,7 @@ fn batches_of_any_size_give_the_statistics_of_the_whole_data_set() {
                     .bind_accumulate(
                         &plan,
                         &AccumulateBuffers {
+                            valid: None,
                             input: input.slice(..plan.tensor_size()),
                             moments: moments.slice(..plan.moments_size()),
                             workspace: workspace.slice(..plan.workspace_size()),
@@ -82,5 +84,78 @@ fn batches_of_any_size_give_the_statistics_of_the_whole_data_set() {
                 assert!(error <= 24.0 * f64::from(f32::EPSILON), "{place}: {error:e}");
             }
         }
-    }
+    });
+}
+
+/// Segments that share running statistics are one population a channel; segments with their own are one each.
+#[test]
+fn populations_of_segments_leave_padding_out() {
+    on_every_target(|target| {
+        let gpu = &target.gpu;
+        for running in [InTurn, Separate] {
+            let case = Case::random(&[12, 5, 7], ChannelsFirst, 6).segmented(Segments::SubBatches(3), running);
+            let flags: Vec<bool> = (0..84).map(|position| position * 7 % 10 < 6 && position > 30).collect();
+            let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor()).unwrap();
+            let plan = bn.plan(&case.shape()).unwrap();
+            let count = plan.moments_size() as usize / size_of::<ChannelMoments>();
+            let input = gpu.upload("input", &case.input);
+            let source = gpu.upload("flags", &flags.iter().map(|&flag| u32::from(flag)).collect::<Vec<_>>());
+            let valid = gpu.zeroed("valid", plan.valid_size());
+            let moments = gpu.zeroed("moments", plan.moments_size());
+            let workspace = gpu.zeroed("workspace", plan.workspace_size());
+            let [mean, variance] = ["mean", "variance"].map(|label| gpu.zeroed(label, plan.running_size()));
+            let marking = bn
+                .bind_valid(
+                    &plan,
+                    &ValidBuffers {
+                        source: ValidSource::Flags(source.slice(..plan.positions_size())),
+                        valid: valid.slice(..plan.valid_size()),
+                    },
+                )
+                .unwrap();
+            let accumulate = bn
+                .bind_accumulate(
+                    &plan,
+                    &AccumulateBuffers {
+                        input: input.slice(..plan.tensor_size()),
+                        moments: moments.slice(..plan.moments_size()),
+                        valid: Some(valid.slice(..plan.valid_size())),
+                        workspace: workspace.slice(..),
+                    },
+                )
+                .unwrap();
+            let population = bn
+                .bind_population(
+                    &plan,
+                    &PopulationBuffers {
+                        moments: moments.slice(..plan.moments_size()),
+                        running_mean: mean.slice(..plan.running_size()),
+                        running_variance: variance.slice(..plan.running_size()),
+                    },
+                )
+                .unwrap();
+            gpu.submit(|pass| {
+                marking.record(pass);
+                accumulate.record(pass);
+                accumulate.record(pass);
+                population.record(pass);
+            });
+            let host = reference::BatchNorm::new(&case.descriptor()).unwrap();
+            let host_plan = host.plan(&case.shape()).unwrap();
+            let mut truth = vec![ChannelMoments::default(); count];
+            for _ in 0..2 {
+                host.accumulate(&host_plan, &case.input, Some(&flags), &mut truth).unwrap();
+            }
+            let (mut means, mut variances) = (vec![0.0; count], vec![0.0; count]);
+            host.population(&truth, &mut means, &mut variances).unwrap();
+            let records: Vec<ChannelMoments> = gpu.read(&moments, count);
+            let counts = |records: &[ChannelMoments]| records.iter().map(|record| record.count).collect::<Vec<_>>();
+            assert_eq!(counts(&records), counts(&truth), "{target}: {running:?}");
+            assert!(running == InTurn || truth.iter().any(|record| record.count == 0), "a segment of padding");
+            let (got_means, got_variances) = (gpu.read::<f32>(&mean, count), gpu.read::<f32>(&variance, count));
+            for (got, truth) in got_means.iter().zip(&means).chain(got_variances.iter().zip(&variances)) {
+                assert!((got - truth).abs() <= 8.0 * f32::EPSILON * truth.abs().max(1.0), "{target}: {got} {truth}");
+            }
+        }
+    });
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the golden cases of the source `closed_form`: activations and element types that no other source has.
+"""Writes the golden cases of the source `closed_form`: activations, element types, padding, segments and batch
+renormalization, which no other source has.
 
     python3 tests/vectors/tools/closed_form.py
 
@@ -20,6 +21,7 @@ SOURCE = "closed_form"
 PRECISION, CHECK_PRECISION = 200, 600
 
 LAYOUTS = {"NC": 1, "NCL": 1, "NCHW": 1, "NCDHW": 1, "NLC": 2, "NHWC": 3, "NDHWC": 4}
+SEQUENCE_AXES = {"NCL": (0, 2), "NLC": (0, 1)}
 EPSILON, MOMENTUM = 1e-5, 0.1
 # The smallest |pre-activation| before a kink: a thousand times what f32 may be off by.
 KINK_DISTANCE = 0.004
@@ -61,6 +63,31 @@ CASES = [
     case("bf16.silu.nhwc.add.train", "NHWC", [2, 3, 5, 4], "silu", dtype="bf16", residual=True),
     case("bf16.relu.ncl.add.infer", "NCL", [5, 4, 6], "relu", dtype="bf16", training=False, residual=True),
     case("bf16.leaky_relu.nc.train", "NC", [29, 5], "leaky_relu", dtype="bf16", slope=0.125),
+    case("valid.lengths.ncl.relu.train", "NCL", [4, 3, 6], "relu", lengths=[6, 2, 5, 1]),
+    case("valid.lengths.nlc.silu.add.train", "NLC", [4, 7, 4], "silu", residual=True, lengths=[4, 7, 0, 9]),
+    case("valid.nc.train", "NC", [13, 5], None, masked=True),
+    case("valid.nchw.relu.add.train", "NCHW", [3, 3, 3, 5], "relu", residual=True, masked=True),
+    case("valid.nhwc.silu.infer", "NHWC", [2, 3, 5, 3], "silu", training=False, masked=True),
+    case("valid.nan.nlc.silu.train", "NLC", [3, 6, 4], "silu", lengths=[6, 1, 4], poisoned=True),
+    case("f16.valid.ncl.relu.train", "NCL", [4, 3, 8], "relu", dtype="f16", lengths=[8, 3, 5, 2]),
+    case("ghost.nchw.relu.train", "NCHW", [6, 3, 3, 4], "relu", sub_batches=3),
+    case("ghost.nhwc.add.averaged.train", "NHWC", [4, 3, 2, 5], None, residual=True, sub_batches=2, running="averaged"),
+    case("ghost.nc.cumulative.train", "NC", [24, 5], None, sub_batches=3, tracked=4),
+    case("ghost.valid.nhwc.averaged.train", "NHWC", [4, 3, 4, 3], "silu", sub_batches=2, running="averaged",
+         masked=True),
+    case("instance.nchw.silu.train", "NCHW", [3, 4, 4, 3], "silu", sub_batches=3, running="averaged"),
+    case("steps.nlc.separate.train", "NLC", [7, 3, 4], "relu", along=1, running="separate"),
+    case("steps.nlc.separate.infer", "NLC", [5, 4, 3], "silu", training=False, along=1, running="separate"),
+    # Steps that six sequences reach, or five, four, three, two, none.
+    case("steps.ncl.valid.separate.train", "NCL", [6, 3, 6], None, along=2, running="separate",
+         lengths=[5, 1, 4, 3, 5, 2]),
+    case("renorm.nchw.relu.train", "NCHW", [3, 4, 3, 5], "relu", limits=[1.5, 0.125], spread=[1, 16, 4, 2]),
+    case("renorm.nlc.silu.add.train", "NLC", [5, 7, 4], "silu", residual=True, limits=[1.625, 0.1875],
+         spread=[1, 2, 32, 1]),
+    case("renorm.ghost.valid.ncl.train", "NCL", [6, 3, 5], "silu", sub_batches=2, masked=True, limits=[1.5, 0.1875],
+         spread=[1, 4, 16]),
+    # Steps that three sequences reach, and one.
+    case("steps.nlc.one.separate.train", "NLC", [3, 3, 4], "relu", along=1, running="separate", lengths=[1, 3, 1]),
 ]
 
 
@@ -80,13 +107,47 @@ def integers(count, seed, bits):
 
 
 class Geometry:
-    def __init__(self, layout, shape):
-        axis = LAYOUTS[layout]
+    def __init__(self, spec):
+        layout, shape = spec["layout"], spec["shape"]
+        self.shape, axis = shape, LAYOUTS[layout]
         self.channels, self.inner = shape[axis], math.prod(shape[axis + 1:])
         self.elements = math.prod(shape)
+        self.positions = self.elements // self.channels
+        self.segments, self.segment_of, self.by_channel = 1, lambda index: 0, False
+        if "sub_batches" in spec:
+            self.segments = spec["sub_batches"]
+            self.segment_of = lambda index: self.along(0, index) * self.segments // shape[0]
+        if "along" in spec:
+            self.segments, self.by_channel = shape[spec["along"]], spec["along"] > axis
+            self.segment_of = lambda index: self.along(spec["along"], index)
+        self.instances = self.segments * self.channels
+
+    def along(self, axis, index):
+        """The index of an element along a dimension."""
+        return index // math.prod(self.shape[axis + 1:]) % self.shape[axis]
+
+    def position(self, index):
+        return index // (self.channels * self.inner) * self.inner + index % self.inner
 
     def of_channel(self, channel):
         return [i for i in range(self.elements) if i // self.inner % self.channels == channel]
+
+    def place(self, segment, channel):
+        """Where an instance's statistics stand."""
+        return channel * self.segments + segment if self.by_channel else segment * self.channels + channel
+
+
+def valid_positions(spec, geometry, seed):
+    if "lengths" in spec:
+        sequence, step = SEQUENCE_AXES[spec["layout"]]
+        valid = [0] * geometry.positions
+        for index in range(geometry.elements):
+            length = spec["lengths"][geometry.along(sequence, index)]
+            valid[geometry.position(index)] = int(geometry.along(step, index) < length)
+        return valid
+    if spec.get("masked"):
+        return [int(k >= -64) for k in integers(geometry.positions, seed + 7, 8)]
+    return None
 
 
 def inputs(spec, geometry, seed):
@@ -107,8 +168,19 @@ def inputs(spec, geometry, seed):
         data.update(running_mean=[0.0] * channels, running_var=[1.0] * channels)
     else:
         data.update(weight=vector(3, 6), bias=vector(4, 7))
-        data["running_mean"] = [math.ldexp(offsets[c], -shifts[c]) + m for c, m in enumerate(vector(5, 8))]
-        data["running_var"] = [2.0 + v for v in vector(6, 7)]
+        recorded = geometry.instances if spec.get("running") == "separate" else channels
+        wide = lambda salt, shift: [math.ldexp(k, -shift) for k in integers(recorded, seed + salt, 8)]
+        of = lambda index: index // geometry.segments if geometry.by_channel else index % channels
+        spread = spec.get("spread", [1] * channels)
+        data["running_mean"] = [math.ldexp(offsets[of(i)], -shifts[of(i)]) + m for i, m in enumerate(wide(5, 8))]
+        data["running_var"] = [spread[of(i)] * (2.0 + v) for i, v in enumerate(wide(6, 7))]
+    valid = valid_positions(spec, geometry, seed)
+    if valid is not None:
+        data["valid"] = valid
+        if spec.get("poisoned"):
+            for name in ("x", "dy"):
+                padded = lambda index: not valid[geometry.position(index)]
+                data[name] = [math.nan if padded(i) else v for i, v in enumerate(data[name])]
     return data
 
 
@@ -130,22 +202,43 @@ def activation(name, slope):
     }[name]
 
 
-class Channel:
-    """The inputs of one channel, and the operations on them."""
+class Instance:
+    """The inputs of one instance, a channel of a segment, and the operations on them."""
 
-    def __init__(self, spec, data, indices, channel):
-        take = lambda name: [mpf(data[name][i]) for i in indices] if name in data else [mpf(0)] * len(indices)
-        scalar = lambda name, absent: mpf(data[name][channel]) if name in data else mpf(absent)
+    def __init__(self, spec, data, geometry, segment, channel):
+        of_channel = geometry.of_channel(channel)
+        self.elements = [i for i in of_channel if geometry.segment_of(i) == segment]
+        valid = data.get("valid")
+        self.indices = [i for i in self.elements if valid is None or valid[geometry.position(i)]]
+        self.segments, self.segment, self.channel = geometry.segments, segment, channel
+        self.place = geometry.place(segment, channel)
+        self.recorded = self.place if spec.get("running") == "separate" else channel
+        absent = [mpf(0)] * len(self.indices)
+        take = lambda name: [mpf(data[name][i]) for i in self.indices] if name in data else list(absent)
+        scalar = lambda name, index, absent: mpf(data[name][index]) if name in data else mpf(absent)
         self.training = spec["training"]
         self.f, self.df = activation(spec["activation"], spec.get("slope"))
         self.x, self.dy, self.z = take("x"), take("dy"), take("residual")
-        self.w, self.b = scalar("weight", 1), scalar("bias", 0)
-        self.running_mean, self.running_var = scalar("running_mean", 0), scalar("running_var", 1)
+        self.w, self.b = scalar("weight", channel, 1), scalar("bias", channel, 0)
+        self.running_mean = scalar("running_mean", self.recorded, 0)
+        self.running_var = scalar("running_var", self.recorded, 1)
+        self.scale, self.shift = mpf(1), mpf(0)
+        if "limits" in spec:
+            # Taken once: the gradients hold them.
+            r_max, d_max = map(mpf, spec["limits"])
+            mean, var = self.statistics()
+            inverse = 1 / mp.sqrt(self.running_var + mpf(EPSILON))
+            self.free_scale = mp.sqrt(var + mpf(EPSILON)) * inverse
+            self.free_shift = (mean - self.running_mean) * inverse
+            self.scale = min(max(self.free_scale, 1 / r_max), r_max)
+            self.shift = min(max(self.free_shift, -d_max), d_max)
 
     def statistics(self):
         n = len(self.x)
         if not self.training:
             return self.running_mean, self.running_var
+        if n == 0:
+            return mpf(0), mpf(0)
         mean = mp.fsum(self.x) / n
         return mean, mp.fsum((x - mean)**2 for x in self.x) / n
 
@@ -153,7 +246,7 @@ class Channel:
         mean, var = self.statistics()
         r = 1 / mp.sqrt(var + mpf(EPSILON))
         xhat = [(x - mean) * r for x in self.x]
-        return xhat, r, [self.w * h + self.b + z for h, z in zip(xhat, self.z)]
+        return xhat, r, [self.w * (h * self.scale + self.shift) + self.b + z for h, z in zip(xhat, self.z)]
 
     def loss(self):
         return mp.fsum(g * self.f(t) for g, t in zip(self.dy, self.preactivations()[2]))
@@ -165,13 +258,11 @@ class Channel:
         h = [g * self.df(u) for g, u in zip(self.dy, t)]
         db, dw = mp.fsum(h), mp.fsum(a * b for a, b in zip(h, xhat))
         through = [db / n + u * dw / n for u in xhat] if self.training else [mpf(0)] * n
-        out = dict(t=t, xhat=xhat, r=r, mean=mean, var=var, y=[self.f(u) for u in t], dresidual=h,
-                   dx=[self.w * r * (a - b) for a, b in zip(h, through)], dweight=dw, dbias=db)
+        out = dict(t=t, xhat=xhat, r=r, mean=mean, var=var, y=[self.f(u) for u in t], dresidual=h, product_sum=dw,
+                   dx=[self.w * self.scale * r * (a - b) for a, b in zip(h, through)],
+                   dweight=self.scale * dw + self.shift * db, dbias=db)
         if self.training:
-            m = mpf(MOMENTUM)
-            out.update(save_mean=mean, save_invstd=r, save_var=var,
-                       new_running_mean=(1 - m) * self.running_mean + m * mean,
-                       new_running_var=(1 - m) * self.running_var + m * var * n / (n - 1))
+            out.update(save_mean=mean, save_invstd=r, save_var=var, save_scale=self.scale, save_shift=self.shift)
         return out
 
     def check(self, results):
@@ -191,9 +282,9 @@ class Channel:
         def field(name):
             return lambda: getattr(self, name), lambda value: setattr(self, name, value)
 
-        last = len(self.x) - 1
-        pairs = [(results["dx"][i], item(self.x, i)) for i in (0, last)]
-        pairs += [(results["dresidual"][i], item(self.z, i)) for i in (0, last)]
+        some = sorted({0, len(self.x) - 1}) if self.x else []
+        pairs = [(results["dx"][i], item(self.x, i)) for i in some]
+        pairs += [(results["dresidual"][i], item(self.z, i)) for i in some]
         pairs += [(results["dweight"], field("w")), (results["dbias"], field("b"))]
         for gradient, access in pairs:
             numeric = difference(*access)
@@ -226,14 +317,24 @@ def error_of_derivative(spec, t, e):
     return min(0.8, (2 + distance) * math.exp(-distance)) * e + 16 * U32
 
 
-def tolerances(spec, data, channel, indices, exact):
+# Padding adds exact zeros to a tree of all positions, so that its depth is theirs, and its sums those of what is valid.
+# Sums over segments are deeper by log2 of their number, and their errors add up; y, dx and dz have one tolerance a
+# channel, the largest of its instances'. Renormalization adds the errors of its scale and shift, as of any product and
+# quotient; one that is held by its limit by more than it may be off has only that of the limit.
+def tolerances(spec, data, instance, exact):
+    """By level and name, for one instance; those of running statistics are made of them by `Recorded`."""
     numbers = {name: [float(v) for v in value] if isinstance(value, list) else float(value)
                for name, value in exact.items()}
+    indices, channel = instance.indices, instance.channel
     x, xhat, t, h = [data["x"][i] for i in indices], numbers["xhat"], numbers["t"], numbers["dresidual"]
     mean, var, r = numbers["mean"], numbers["var"], numbers["r"]
     training, n = spec["training"], len(indices)
+    if n == 0:
+        none = {name: 0.0 for name in ("y", "dx", "dresidual", "dweight", "dbias", "save_mean", "save_var")}
+        return {level: none | {"save_invstd": 4 * U32 * r} for level in ("atol", "tight")}
     dy = [abs(data["dy"][i]) for i in indices]
-    levels = 2.0 + math.log2(n)
+    levels = 2.0 + math.log2(len(instance.elements))
+    over_segments = 2.0 + math.log2(len(instance.elements) * instance.segments)
     sums = levels if training else 2.0
     weight = abs(data["weight"][channel]) if "weight" in data else 1.0
     bias = abs(data["bias"][channel]) if "bias" in data else 0.0
@@ -242,6 +343,7 @@ def tolerances(spec, data, channel, indices, exact):
     deviations = [abs(v - mean) for v in x]
     average = lambda values: math.fsum(values) / len(values)
     size = average([abs(v) for v in x]) if training else max(max(map(abs, x)), abs(mean))
+    scale, shift, renormalizes = float(instance.scale), abs(float(instance.shift)), "limits" in spec
     out = {}
     for level in ("atol", "tight"):
         loose = level == "atol"
@@ -252,34 +354,42 @@ def tolerances(spec, data, channel, indices, exact):
         e_var = U32 * (6 + 2 * sums) * var + (d_mean**2 if training else 0.0)
         rel_r = min(4 * U32 + 0.5 * e_var / (var + EPSILON), 1.0)
         e_xhat = d_mean * r + largest * (rel_r + 4 * U32)
-        e_t = weight * e_xhat + 4 * U32 * (bias + weight * largest + residual)
+        e_scale = e_shift = 0.0
+        if renormalizes:
+            difference = abs(mean - float(instance.running_mean))
+            inverse = 1 / math.sqrt(float(instance.running_var) + EPSILON)
+            e_scale = held(instance.free_scale, instance.scale, float(instance.free_scale) * (rel_r + 8 * U32))
+            e_shift = held(instance.free_shift, instance.shift,
+                           (e_mean + U32 * (abs(mean) + 7 * difference)) * inverse)
+        e_t = (weight * (scale * e_xhat + largest * e_scale + e_shift)
+               + (6 if renormalizes else 4) * U32 * (bias + weight * (largest * scale + shift) + residual))
         tolerance = {"y": max(error_of_y(spec, u, e_t) for u in t)}
         if training:
-            factor = n / (n - 1)
             tolerance["save_mean"], tolerance["save_invstd"], tolerance["save_var"] = e_mean, rel_r * r, e_var
-            old_mean, old_var = abs(data["running_mean"][channel]), abs(data["running_var"][channel])
-            tolerance["new_running_mean"] = (MOMENTUM * e_mean
-                                             + 3 * U32 * ((1 - MOMENTUM) * old_mean + MOMENTUM * abs(mean)))
-            tolerance["new_running_var"] = (MOMENTUM * factor * e_var
-                                            + 4 * U32 * ((1 - MOMENTUM) * old_var + MOMENTUM * factor * var))
+            tolerance["save_scale"], tolerance["save_shift"] = e_scale, e_shift
         e_h = [g * error_of_derivative(spec, u, e_t) for g, u in zip(dy, t)]
         products = [a * b for a, b in zip(h, xhat)]
         sum_h, sum_products = math.fsum(map(abs, h)), math.fsum(map(abs, products))
-        db, dw = abs(numbers["dbias"]), abs(numbers["dweight"])
-        e_db = U32 * levels * sum_h
-        e_dw = U32 * (levels + 6) * sum_products
-        if not loose:
-            run = min(n, 1024)
-            statistical = lambda values, total: U32 * (
-                4 * math.sqrt(n * run) * math.sqrt(average([v * v for v in values]))
-                + run * math.sqrt(n) * abs(average(values)) + 8 * total)
-            e_db = min(e_db, statistical(h, db))
-            e_dw = min(e_dw, statistical(products, dw))
-        e_dw += rel_r * dw + d_mean * r * db
-        if loose:
-            e_dw += 2 * U32 * size * r * sum_h
-        e_db += math.fsum(e_h)
-        e_dw += math.fsum(e * abs(u) for e, u in zip(e_h, xhat))
+        db, dw = abs(numbers["dbias"]), abs(numbers["product_sum"])
+
+        def errors_of_sums(levels):
+            e_db = U32 * levels * sum_h
+            e_dw = U32 * (levels + 6) * sum_products
+            if not loose:
+                run = min(n, 1024)
+                statistical = lambda values, total: U32 * (
+                    4 * math.sqrt(n * run) * math.sqrt(average([v * v for v in values]))
+                    + run * math.sqrt(n) * abs(average(values)) + 8 * total)
+                e_db = min(e_db, statistical(h, db))
+                e_dw = min(e_dw, statistical(products, dw))
+            e_dw += rel_r * dw + d_mean * r * db
+            if loose:
+                e_dw += 2 * U32 * size * r * sum_h
+            e_db += math.fsum(e_h)
+            e_dw += math.fsum(e * abs(u) for e, u in zip(e_h, xhat))
+            return e_db, e_dw
+
+        e_db, e_dw = errors_of_sums(levels)
         peak = max(map(abs, h))
         if training:
             inside = peak + db / n + largest * dw / n
@@ -287,24 +397,85 @@ def tolerances(spec, data, channel, indices, exact):
         else:
             inside, e_inside = peak, 2 * U32 * peak
         e_inside += max(e_h)
-        tolerance["dx"] = weight * r * (e_inside + (rel_r + 4 * U32) * inside)
+        e_factor = e_scale / scale + 2 * U32 if renormalizes else 0.0
+        tolerance["dx"] = weight * scale * r * (e_inside + (rel_r + 4 * U32 + e_factor) * inside)
+        e_db, e_dw = errors_of_sums(over_segments)
+        if renormalizes:
+            e_dw = scale * e_dw + dw * e_scale + shift * e_db + db * e_shift + 4 * U32 * (scale * dw + shift * db)
         tolerance["dweight"], tolerance["dbias"] = e_dw, e_db
         tolerance["dresidual"] = 2 * U32 * peak + max(e_h)
-        for name, value in tolerance.items():
-            half_subnormal = 2.0**-25 if spec["dtype"] == "f16" and name in ("y", "dx", "dresidual") else 0.0
-            out[f"{level}.{name}"] = value + F32_TINY + half_subnormal
+        out[level] = tolerance
+    return out
+
+
+def held(free, limited, error):
+    """The error of a value that may be held by a limit."""
+    return 2 * U32 * abs(float(limited)) if abs(float(free - limited)) > error else error
+
+
+class Recorded:
+    """A running mean and variance on their way, with their errors by level."""
+
+    def __init__(self, mean, var):
+        self.values = [mean, var]
+        self.errors = {level: [0.0, 0.0] for level in ("atol", "tight")}
+
+    def take(self, weight, batch, errors, factor=mpf(1)):
+        """Takes a batch's mean, and its variance times `factor`."""
+        w, f = float(weight), float(factor)
+        mean, var = batch
+        for level, (e_mean, e_var) in errors.items():
+            olds = [abs(float(value)) for value in self.values]
+            before = self.errors[level]
+            self.errors[level] = [
+                (1 - w) * before[0] + (w * e_mean + 3 * U32 * ((1 - w) * olds[0] + w * abs(float(mean)))),
+                (1 - w) * before[1] + (w * f * e_var + 4 * U32 * ((1 - w) * olds[1] + w * f * float(var))),
+            ]
+        self.values = [(1 - weight) * old + weight * new for old, new in zip(self.values, (mean, var * factor))]
+
+
+def recorded(spec, data, instances):
+    """The running statistics after the batch: `instances` with results and tolerances, segment by segment."""
+    policy, tracked = spec.get("running", "in_turn"), spec.get("tracked")
+    out = [Recorded(mpf(m), mpf(v)) for m, v in zip(data["running_mean"], data["running_var"])]
+    weight = lambda earlier: mpf(MOMENTUM) if tracked is None else mpf(1) / (tracked + earlier + 1)
+    by_channel = {}
+    for instance, exact, bounds in instances:
+        n = len(instance.x)
+        if n < 2:
+            continue
+        errors = {level: (bound["save_mean"], bound["save_var"]) for level, bound in bounds.items()}
+        batch, factor = (exact["mean"], exact["var"]), mpf(n) / (n - 1)
+        if policy == "averaged":
+            by_channel.setdefault(instance.channel, []).append((batch, errors, factor))
+        else:
+            earlier = instance.segment if policy == "in_turn" else 0
+            out[instance.recorded].take(weight(earlier), batch, errors, factor)
+    for channel, taken in by_channel.items():
+        count = len(taken)
+        batch = (mp.fsum(b[0] for b, _, _ in taken) / count, mp.fsum(f * b[1] for b, _, f in taken) / count)
+        depth = U32 * (1 + math.log2(count))
+        errors = {}
+        for level in ("atol", "tight"):
+            e_mean = math.fsum(e[level][0] + depth * abs(float(b[0])) for b, e, _ in taken) / count
+            e_var = math.fsum(float(f) * (e[level][1] + depth * float(b[1])) for b, e, f in taken) / count
+            errors[level] = (e_mean, e_var)
+        out[channel].take(weight(0), batch, errors)
     return out
 
 
 def encode(dtype, values):
     if dtype == "F64":
         return struct.pack(f"<{len(values)}d", *values)
+    if dtype == "U8":
+        return bytes(values)
     if dtype == "F16":
         encoded = struct.pack(f"<{len(values)}e", *values)
         assert list(struct.unpack(f"<{len(values)}e", encoded)) == list(values)
         return encoded
     encoded = struct.pack(f"<{len(values)}f", *values)
-    assert list(struct.unpack(f"<{len(values)}f", encoded)) == list(values)
+    exact = lambda a, b: a == b or math.isnan(a) and math.isnan(b)
+    assert all(map(exact, struct.unpack(f"<{len(values)}f", encoded), values))
     if dtype == "BF16":
         assert not any(encoded[0::4]) and not any(encoded[1::4])
         encoded = b"".join(encoded[i + 2:i + 4] for i in range(0, len(encoded), 4))
@@ -314,7 +485,7 @@ def encode(dtype, values):
 def write_safetensors(path, tensors):
     header, body = {}, b""
     # Wide types first, so that every value is aligned.
-    width = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+    width = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "U8": 1}
     for name, (dtype, shape, values) in sorted(tensors.items(), key=lambda item: (-width[item[1][0]], item[0])):
         encoded = encode(dtype, values)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + len(encoded)]}
@@ -325,23 +496,31 @@ def write_safetensors(path, tensors):
 
 
 def compute(spec, seed):
-    geometry = Geometry(spec["layout"], spec["shape"])
+    geometry = Geometry(spec)
     data = inputs(spec, geometry, seed)
-    channels = []
-    for channel in range(geometry.channels):
-        indices = geometry.of_channel(channel)
-        channels.append((indices, Channel(spec, data, indices, channel)))
-    return geometry, data, channels
+    places = [(segment, channel) for segment in range(geometry.segments) for channel in range(geometry.channels)]
+    return geometry, data, [Instance(spec, data, geometry, segment, channel) for segment, channel in places]
 
 
 def away_from_kinks(spec, seed):
     """The first seed from `seed` on whose pre-activations keep away from 0, and the smallest of them."""
     while True:
-        _, _, channels = compute(spec, seed)
-        smallest = min(abs(t) for _, channel in channels for t in channel.preactivations()[2])
+        _, _, instances = compute(spec, seed)
+        smallest = min(abs(t) for instance in instances for t in instance.preactivations()[2])
         if smallest >= KINK_DISTANCE:
             return seed, float(smallest)
         seed += 16
+
+
+def check_limits(spec, instances):
+    """Limits must hold some channels and leave others, and none may be so near that rounding decides."""
+    for free, limited in (("free_scale", "scale"), ("free_shift", "shift")):
+        distances = [abs(getattr(i, free) - getattr(i, limited)) for i in instances]
+        assert any(distances) and not all(distances), (spec["name"], free)
+    r_max, d_max = map(mpf, spec["limits"])
+    for instance in instances:
+        near = [instance.free_scale - r_max, instance.free_scale - 1 / r_max, abs(instance.free_shift) - d_max]
+        assert min(map(abs, near)) > 0.001, spec["name"]
 
 
 def build(number, spec):
@@ -349,51 +528,101 @@ def build(number, spec):
     seed, smallest = 1000 * (number + 1), None
     if spec["activation"] in ("relu", "leaky_relu"):
         seed, smallest = away_from_kinks(spec, seed)
-    geometry, data, channels = compute(spec, seed)
+    geometry, data, instances = compute(spec, seed)
+    if "limits" in spec:
+        check_limits(spec, instances)
     elementwise = ["y", "dx"] + (["dresidual"] if spec["residual"] else [])
-    vectors = [name for name in ("weight", "bias") if name in data]
-    vectors = [f"d{name}" for name in vectors]
+    # One value a channel, an instance, or whatever running statistics stand for.
+    sums = [f"d{name}" for name in ("weight", "bias") if name in data]
+    statistics, running = [], []
     if spec["training"]:
-        vectors += ["save_mean", "save_invstd", "save_var", "new_running_mean", "new_running_var"]
-    truth = {name: [0.0] * geometry.elements for name in elementwise} | {name: [] for name in vectors}
-    bounds = {}
-    for channel, (indices, values) in enumerate(channels):
+        statistics = ["save_mean", "save_invstd", "save_var"]
+        statistics += ["save_scale", "save_shift"] if "limits" in spec else []
+        running = ["new_running_mean", "new_running_var"]
+    truth = {name: [0.0] * geometry.elements for name in elementwise}
+    truth |= {name: [mpf(0)] * geometry.channels for name in sums}
+    truth |= {name: [0.0] * geometry.instances for name in statistics}
+    half_subnormal = {name: 2.0**-25 if spec["dtype"] == "f16" else 0.0 for name in elementwise}
+    levels = ("atol", "tight")
+    bounds = {f"{level}.{name}": [0.0] * (geometry.instances if name in statistics else geometry.channels)
+              for level in levels for name in truth}
+    computed = []
+    for instance in instances:
         mp.prec = PRECISION
-        exact = values.results()
+        exact = instance.results()
         for name in elementwise:
-            for index, value in zip(indices, exact[name]):
+            for index, value in zip(instance.indices, exact[name]):
                 truth[name][index] = float(value)
-        for name in vectors:
-            truth[name].append(float(exact[name]))
-        for name, bound in tolerances(spec, data, channel, indices, exact).items():
-            if name.split(".")[1] in truth:
-                bounds.setdefault(name, []).append(bound)
+        for name in sums:
+            truth[name][instance.channel] += exact[name]
+        for name in statistics:
+            truth[name][instance.place] = float(exact[name])
+        by_level = tolerances(spec, data, instance, exact)
+        for level in levels:
+            for name in elementwise:
+                of = bounds[f"{level}.{name}"]
+                of[instance.channel] = max(of[instance.channel], by_level[level][name])
+            for name in sums:
+                bounds[f"{level}.{name}"][instance.channel] += by_level[level][name]
+            for name in statistics:
+                bounds[f"{level}.{name}"][instance.place] = by_level[level][name]
+        computed.append((instance, exact, by_level))
         mp.prec = CHECK_PRECISION
-        values.check(values.results())
+        instance.check(instance.results())
+    mp.prec = PRECISION
+    for name in sums:
+        truth[name] = [float(value) for value in truth[name]]
+    if running:
+        after = recorded(spec, data, computed)
+        for which, name in enumerate(running):
+            truth[name] = [float(values.values[which]) for values in after]
+            for level in levels:
+                bounds[f"{level}.{name}"] = [values.errors[level][which] for values in after]
+    for name, values in bounds.items():
+        half = half_subnormal.get(name.split(".")[1], 0.0)
+        bounds[name] = [value + F32_TINY + half for value in values]
 
-    element, count = spec["dtype"].upper(), [geometry.channels]
+    element = spec["dtype"].upper()
     tensors = {}
     for name, values in data.items():
-        large = len(values) == geometry.elements and name in ("x", "dy", "residual")
-        tensors[name] = (element, spec["shape"], values) if large else ("F32", count, values)
+        if name == "valid":
+            tensors[name] = ("U8", [len(values)], values)
+        elif name in ("x", "dy", "residual"):
+            tensors[name] = (element, spec["shape"], values)
+        else:
+            tensors[name] = ("F32", [len(values)], values)
     for name, values in truth.items():
-        tensors[name] = ("F64", spec["shape"] if name in elementwise else count, values)
+        tensors[name] = ("F64", spec["shape"] if name in elementwise else [len(values)], values)
     for name, values in bounds.items():
-        tensors[name] = ("F64", count, values)
+        tensors[name] = ("F64", [len(values)], values)
     name = f"closed.{spec['name']}"
     write_safetensors(FOLDER / "cases" / f"{name}.safetensors", tensors)
 
     mode = "training" if spec["training"] else "inference"
+    momentum = None if "tracked" in spec else MOMENTUM
     entry = {
         "name": name, "file": f"cases/{name}.safetensors", "source": SOURCE, "op": f"backward_{mode}",
         "ops": [f"backward_{mode}", f"forward_{mode}"], "layout": spec["layout"],
         "channel_axis": LAYOUTS[spec["layout"]], "shape": spec["shape"], "channels": geometry.channels,
         "reduction_count": geometry.elements // geometry.channels, "dtype": spec["dtype"],
-        "param_dtype": "f32" if "weight" in data else None, "eps": EPSILON, "momentum": MOMENTUM,
-        "effective_momentum": MOMENTUM, "running_var_correction": "unbiased", "activation": spec["activation"],
+        "param_dtype": "f32" if "weight" in data else None, "eps": EPSILON, "momentum": momentum,
+        "effective_momentum": momentum, "running_var_correction": "unbiased", "activation": spec["activation"],
     }
     if "slope" in spec:
         entry["slope"] = spec["slope"]
+    if "tracked" in spec:
+        entry["num_batches_tracked"] = spec["tracked"]
+    if "lengths" in spec:
+        sequence, step = SEQUENCE_AXES[spec["layout"]]
+        entry["lengths"] = {"values": spec["lengths"], "sequence": sequence, "step": step}
+    if "sub_batches" in spec:
+        entry["segments"] = {"kind": "sub_batches", "count": spec["sub_batches"]}
+    if "along" in spec:
+        entry["segments"] = {"kind": "along", "axis": spec["along"]}
+    if geometry.segments > 1:
+        entry["segment_running"] = spec.get("running", "in_turn")
+    if "limits" in spec:
+        entry["renormalization"] = dict(zip(("r_max", "d_max"), spec["limits"]))
     rounding = ROUNDING.get(spec["dtype"])
     entry |= {
         "flags": [], "tensors": sorted(tensors), "rtol": {n: rounding for n in elementwise} if rounding else {},

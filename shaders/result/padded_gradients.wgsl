@@ -1,0 +1,5 @@
+// Both gradients, 0 where there is padding.
+
+fn without_padding(values: Mapped, valid: vec4<bool>) -> Mapped {
+    return Mapped(select(vec4<f32>(), values.dx, valid), select(vec4<f32>(), values.dz, valid));
+}

@@ -1,0 +1,165 @@
+//! Training forward and inference.
+
+use super::options::{CompanionUse, Fused, InferenceOptions, TrainingOptions, flag};
+use super::{MAX_SEGMENTS_OF_RUNNING, OneSample};
+use crate::Error;
+use crate::convention::{Momentum, NonFinitePolicy, OneSamplePolicy, RunningVariance, SegmentRunning};
+use crate::plan::geometry::narrow;
+use crate::plan::kernel::{Elementwise, Kernel, Normalizer, Operation, Reduction};
+use crate::plan::strategy::Choice;
+use crate::plan::{Dispatch, Params, Plan};
+
+impl Plan {
+    /// One dispatch [→ count], or statistics [→ merge] → merge and normalise; with padding or renormalization statistics →
+    /// conclude → normalise; [→ running statistics that segments share → count;] [→ health].
+    pub(crate) fn training(&self, options: TrainingOptions) -> Result<Vec<Dispatch>, Error> {
+        let convention = &self.descriptor.convention;
+        if options.running && !options.batches_tracked && convention.momentum == Momentum::CumulativeAverage {
+            return Err(Error::MissingBatchesTracked);
+        }
+        if options.renormalization && !options.renormalizes_to_running {
+            return Err(Error::MissingRunningStatistics);
+        }
+        self.check_mask(options.mask)?;
+        let count = self.batch.count();
+        self.admit(count, OneSample::Checked)?;
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let updates = options.running && !(count == 1 && convention.one_sample == OneSamplePolicy::SkipRunningUpdate);
+        let updates_apart = updates && self.shares_running();
+        let updates_here = updates && !updates_apart;
+        let weights = self.running_params(&options);
+        let keeps = options.saved || options.health || updates_apart;
+        let params = Params {
+            flags: flag(options.gamma, Params::HAS_GAMMA)
+                | flag(options.beta, Params::HAS_BETA)
+                | flag(keeps, Params::SAVES_STATISTICS)
+                | flag(updates_here, Params::UPDATES_RUNNING)
+                | weights.flags,
+            ..weights
+        };
+        let counts = flag(updates_here && options.batches_tracked, Params::COUNTS_BATCH);
+        let fused = Fused::forward(options.residual, options.mask);
+        let mut dispatches = if options.valid || options.renormalization {
+            self.prepared_training(&options, fused, params, counts)?
+        } else {
+            self.plain_training(fused, params, counts)?
+        };
+        if updates_apart {
+            let segments = self.batch.segments();
+            if segments > MAX_SEGMENTS_OF_RUNNING {
+                return Err(Error::TooManySegments { segments, most: MAX_SEGMENTS_OF_RUNNING });
+            }
+            let params = Params { segments: self.segment_count(), ..weights };
+            let channels = u64::from(self.descriptor.channels);
+            dispatches.push(self.for_each(Kernel::UpdateRunning, channels, params)?);
+            if options.batches_tracked {
+                let in_turn = convention.segment_running == SegmentRunning::InTurn;
+                dispatches.push(count_batches(if in_turn { self.segment_count() } else { 1 }));
+            }
+        }
+        if options.health {
+            dispatches.push(self.batch.finalize(self, Kernel::ReportHealth, 1, self.batch.params(self))?);
+        }
+        Ok(dispatches)
+    }
+
+    fn plain_training(&self, fused: Fused, params: Params, counts: u32) -> Result<Vec<Dispatch>, Error> {
+        let Some(geometries) = &self.batch.geometries else { return Ok(Vec::new()) };
+        let choice = self.batch.choice(self, Operation::Training, fused, geometries)?;
+        // Workgroups of one dispatch know no order, so none may count while another reads the count.
+        let cumulative = params.flags & Params::CUMULATIVE != 0;
+        let separate = cumulative && counts != 0 && !matches!(choice, Choice::Split { .. });
+        let counts_with = if separate { 0 } else { counts };
+        let mut dispatches =
+            self.batch.reduce_and_map(self, Operation::Training, fused, choice, params, counts_with)?;
+        if separate {
+            dispatches.push(count_batches(1));
+        }
+        Ok(dispatches)
+    }
+
+    fn prepared_training(
+        &self,
+        options: &TrainingOptions,
+        fused: Fused,
+        params: Params,
+        counts: u32,
+    ) -> Result<Vec<Dispatch>, Error> {
+        let laid = &self.batch;
+        let Some((reduction, elementwise)) = laid.prepared_geometries(Operation::Training)? else {
+            return Ok(Vec::new());
+        };
+        let records_base = narrow(reduction.slots * laid.instances() + 1);
+        let valid = flag(options.valid, Params::HAS_VALID);
+        let first = Params {
+            flags: params.flags & (Params::HAS_GAMMA | Params::HAS_BETA) | Params::RECORDS_PARAMETERS | counts | valid,
+            records_base,
+            ..laid.params(self)
+        };
+        let walk = |geometry| laid.walk(geometry, options.valid);
+        let reduce = Kernel::Reduce(Reduction::Statistics, walk(reduction));
+        let conclusion = Params {
+            flags: params.flags
+                | valid
+                | flag(options.renormalization, Params::RENORMALIZES)
+                | flag(self.shares_running(), Params::SHARES_RUNNING),
+            records_base,
+            ..params
+        };
+        let map = Kernel::Apply(Elementwise::Normalize(Normalizer::Prepared, fused.fusion), walk(elementwise));
+        Ok(vec![
+            laid.over_tensor(self, reduce, CompanionUse::None, reduction, first)?,
+            laid.finalize(self, Kernel::ConcludeStatistics, reduction.slots, conclusion)?,
+            laid.over_tensor(self, map, fused.companion, elementwise, Params { flags: valid, ..laid.params(self) })?,
+        ])
+    }
+
+    /// How running statistics are updated, whoever does it.
+    fn running_params(&self, options: &TrainingOptions) -> Params {
+        let convention = &self.descriptor.convention;
+        let cumulative = convention.momentum == Momentum::CumulativeAverage;
+        // The weights of a cumulative average come from the counter on the device.
+        let weight = if cumulative { 0.0 } else { convention.momentum.weight_of_new(0) };
+        Params {
+            variance_factor: convention.running_variance.factor(self.batch.count()) as f32,
+            weight_of_new: weight as f32,
+            weight_of_old: (1.0 - weight) as f32,
+            flags: flag(cumulative, Params::CUMULATIVE)
+                | flag(options.valid, Params::HAS_VALID)
+                | flag(convention.non_finite == NonFinitePolicy::SkipRunningUpdate, Params::GUARDS_RUNNING)
+                | flag(convention.running_variance == RunningVariance::Unbiased, Params::UNBIASED)
+                | flag(convention.one_sample == OneSamplePolicy::PopulationVariance, Params::UPDATES_FROM_ONE)
+                | flag(convention.segment_running == SegmentRunning::Averaged, Params::AVERAGES_SEGMENTS),
+            ..self.batch.params(self)
+        }
+    }
+
+    /// normalise.
+    pub(crate) fn inference(&self, options: InferenceOptions) -> Result<Vec<Dispatch>, Error> {
+        self.check_mask(options.mask)?;
+        if options.mask && options.valid {
+            return Err(Error::PaddedActivationMask);
+        }
+        let laid = &self.recorded;
+        let Some(geometries) = &laid.geometries else { return Ok(Vec::new()) };
+        let flags = flag(options.gamma, Params::HAS_GAMMA) | flag(options.beta, Params::HAS_BETA);
+        let Fused { fusion, companion } = Fused::forward(options.residual, options.mask);
+        let geometry = &geometries.inference;
+        let kernel = Elementwise::Normalize(Normalizer::Running, fusion);
+        let kernel = Kernel::Apply(kernel, laid.walk(geometry, options.valid));
+        Ok(vec![laid.over_tensor(self, kernel, companion, geometry, Params { flags, ..laid.params(self) })?])
+    }
+}
+
+fn count_batches(batches: u32) -> Dispatch {
+    Dispatch {
+        kernel: Kernel::CountBatch,
+        companion: CompanionUse::None,
+        workgroup_size: 1,
+        workgroups: [1, 1, 1],
+        params: Params { segments: batches, ..Params::default() },
+        per_instance: false,
+    }
+}
