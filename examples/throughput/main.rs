@@ -80,8 +80,9 @@ copy and the sum fit as well.
             backward         4 sums + 2 copies  reads x, dy, z; reads x, dy, z again, writes dx, dz
             backward_frozen  4 sums + 2 copies  the same: t needs x
           What is valid is a bit an element more in every walk: elements/8 bytes, 1/32 of an f32 tensor.
-            mark             reads positions * 4 bytes of flags, writes elements/8 of bits: a copy of the bits + a sum
-                             of what is read beyond; where less is read than written, a copy of half of both together
+            mark             reads positions * 4 bytes of flags, writes a bit an element and a bit a position: a copy of
+                             the bits + a sum of what is read beyond; where less is read than written, a copy of half
+                             of both together
   workspace  bytes of the plan's scratch, which serves every operation; marked where it is more than the larger of 1 %
           of the tensor and 96 bytes a channel plus 64 KiB; with segments 104 bytes an instance, as they share gamma";
 
