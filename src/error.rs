@@ -63,6 +63,20 @@ pub enum Error {
         /// The most that are served.
         most: u64,
     },
+    /// More windows than a plan holds.
+    #[error("{windows} windows are more than {most}: let dispatches go over more bytes (`max_window_size`)")]
+    TooManyWindows {
+        /// The windows that the tensor would take.
+        windows: u64,
+        /// The most that are served.
+        most: u64,
+    },
+    /// More elements in one batch than moments count.
+    #[error("{count} elements a channel in one batch are more than moments count: accumulate it in several batches")]
+    TooManyForMoments {
+        /// Elements of a channel, or of an instance.
+        count: u64,
+    },
     /// Folding with statistics for every segment, of which a layer's weights could take one only.
     #[error("a layer has one set of weights, and segments have several statistics: plan the weights without segments")]
     SegmentedFold,

@@ -46,6 +46,9 @@
 //! start at the device's storage offset alignment, and nothing written may overlap anything else, unless it takes exactly the
 //! place of the tensor that it replaces (y of x, dx of dy).
 //!
+//! Tensors may be larger than a storage binding of the device: they are worked on in windows, exactly. No dispatch goes over
+//! more bytes of a tensor than [`KernelsDescriptor::max_window_size`], so that no desktop's watchdog fires.
+//!
 //! # What cannot be combined
 //!
 //! | | with | |
@@ -62,7 +65,11 @@
 //! | a pinned strategy of one dispatch | a residual or its gradient, a mask, or a derivative from the output | [`Error::StrategyNotServed`] |
 //! | the same, in a backward through frozen statistics | a recomputed activation, on a device with 8 storage buffers | [`Error::StrategyNotServed`] |
 //! | a pinned map by rows | 16-bit tensors whose rows are no multiple of four elements | [`Error::StrategyNotServed`] |
-//! | the same | padding or batch renormalization | [`Error::StrategyNotServed`] |
+//! | a pinned strategy of one dispatch | padding, batch renormalization, or a tensor in windows | [`Error::StrategyNotServed`] |
+//! | different pins of forward and backward | a tensor in windows | [`Error::StrategyNotServed`] |
+//! | 16-bit tensors whose rows share words | windows smaller than four outer steps | [`Error::LimitExceeded`] |
+//! | padding | bits of elements that do not fit a binding (32 · 128 MiB in f32), or 2^32 of them | [`Error::LimitExceeded`] |
+//! | accumulating moments | 2^32 elements a channel in one batch | [`Error::TooManyForMoments`] |
 //! | a cumulative average | no `batches_tracked` | [`Error::MissingBatchesTracked`] |
 //! | batch renormalization | no running statistics | [`Error::MissingRunningStatistics`] |
 //! | the same | inference, backward through frozen statistics, backward from the output | not in the type |

@@ -258,7 +258,12 @@ fn descriptors_and_shapes_are_checked() {
     let expected = Error::ChannelMismatch { expected: 3, actual: 4, layout: Layout::ChannelsFirst };
     assert_eq!(plan(&[3, 4]), Err(expected));
     assert!(matches!(plan(&[usize::MAX, 3, 2]), Err(Error::ShapeTooLarge { .. })));
-    assert!(matches!(plan(&[1 << 30, 3]), Err(Error::LimitExceeded { limit: "max_storage_buffer_binding_size", .. })));
+    assert_eq!(plan(&[1 << 30, 3]), Ok(()));
+    assert!(matches!(plan(&[1 << 50, 3]), Err(Error::TooManyWindows { .. })));
+    // The statistics of all channels are one binding.
+    let wide = BatchNormDescriptor { channels: 1 << 23, ..Default::default() };
+    let refused = BatchNorm::new(&noop.device, &wide).unwrap().plan(&Shape::new(&[2, 1 << 23]).unwrap());
+    assert!(matches!(refused, Err(Error::LimitExceeded { limit: "max_storage_buffer_binding_size", .. })));
     noop.assert_quiet();
 }
 

@@ -4,6 +4,7 @@
 var<storage, read> activation_mask: array<u32>;
 
 fn load_signs(unit: u32) -> vec4<bool> {
-    let bits = activation_mask[unit / 8u] >> (4u * (unit % 8u));
+    let at = params.mask_unit + unit;
+    let bits = activation_mask[at / 8u] >> (4u * (at % 8u));
     return (vec4<u32>(bits) & vec4<u32>(1u, 2u, 4u, 8u)) != vec4<u32>();
 }

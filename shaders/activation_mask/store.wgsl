@@ -6,11 +6,12 @@ var<storage, read_write> activation_mask: array<atomic<u32>>;
 
 /// Stores the bits of the elements with a true mask.
 fn store_signs_masked(unit: u32, positive: vec4<bool>, mask: vec4<bool>) {
-    let shift = 4u * (unit % 8u);
+    let at = params.mask_unit + unit;
+    let shift = 4u * (at % 8u);
     let wanted = bits_of(positive) << shift;
-    let wrong = (atomicLoad(&activation_mask[unit / 8u]) ^ wanted) & (bits_of(mask) << shift);
+    let wrong = (atomicLoad(&activation_mask[at / 8u]) ^ wanted) & (bits_of(mask) << shift);
     if wrong != 0u {
-        atomicXor(&activation_mask[unit / 8u], wrong);
+        atomicXor(&activation_mask[at / 8u], wrong);
     }
 }
 

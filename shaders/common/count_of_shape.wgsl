@@ -16,5 +16,5 @@ fn has_enough(channel: u32) -> bool {
 }
 
 fn count_of(channel: u32) -> u32 {
-    return params.elements / params.channels;
+    return params.count;
 }

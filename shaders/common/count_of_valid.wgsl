@@ -5,7 +5,7 @@ var<storage, read> valid: array<u32>;
 
 fn count_of(channel: u32) -> u32 {
     if !has(HAS_VALID) {
-        return params.elements / params.channels;
+        return params.count;
     }
     return valid[4u * (params.valid_base + segment_of(channel))];
 }

@@ -1,13 +1,10 @@
 // How channels, as kernels call what has statistics of its own, lie in the tensor, and which gamma and beta they have.
 
-/// The part of the tensor that a channel lies in.
-fn part_of(channel: u32) -> u32 {
-    return channel / params.part_channels;
-}
-
+/// The first element of a channel of the window, among those that are bound.
 fn first_element(channel: u32) -> u32 {
-    let part = part_of(channel);
-    return part * params.part_elements + (channel - part * params.part_channels) * params.inner;
+    let within = channel - params.first_channel;
+    let part = within / params.part_channels;
+    return params.window_base + part * params.part_elements + (within - part * params.part_channels) * params.inner;
 }
 
 /// Where gamma and beta of a channel stand.

@@ -6,7 +6,8 @@ var<storage, read> valid: array<u32>;
 
 /// Which elements of a unit are valid.
 fn load_valid(unit: u32) -> vec4<bool> {
-    let bits = valid[params.valid_bits + unit / 8u] >> (4u * (unit % 8u));
+    let at = params.valid_unit + unit;
+    let bits = valid[params.valid_bits + at / 8u] >> (4u * (at % 8u));
     return (vec4<u32>(bits) & vec4<u32>(1u, 2u, 4u, 8u)) != vec4<u32>();
 }
 

@@ -1,9 +1,9 @@
 // One uniform block for every kernel; mirrored by `plan::Params` in the same order.
 
 struct Params {
-    /// Elements of the tensor.
+    /// Elements that are bound of each tensor.
     elements: u32,
-    /// Units of the tensor: groups of four consecutive elements, the last one possibly partial.
+    /// Their units: groups of four consecutive elements, the last one possibly partial.
     units: u32,
     /// Instances: what has a mean and a variance of its own, a channel of a segment. Kernels call them channels.
     channels: u32,
@@ -80,6 +80,18 @@ struct Params {
     step_length: u32,
     /// Where the bits of the positions start in the valid elements' buffer, in words.
     position_bits: u32,
+    /// Elements of a channel, padding included; the largest number where there are more.
+    count: u32,
+    /// A dispatch goes over a window of the tensor: where it begins among the elements that are bound.
+    window_base: u32,
+    /// The channels that have elements in the window.
+    first_channel: u32,
+    end_channel: u32,
+    /// The first slot of the window's partials.
+    slot_base: u32,
+    /// The unit that the first bound one is to the activation mask that is bound, and to the bits of valid elements.
+    mask_unit: u32,
+    valid_unit: u32,
 }
 
 const HAS_GAMMA: u32 = 1u;

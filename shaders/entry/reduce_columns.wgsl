@@ -17,11 +17,13 @@ fn main(
         count_batch();
     }
     let tile_column = 4u * place.tile_unit;
+    // A lone super-row may be cut off.
+    let existing = params.elements - params.window_base;
     if params.inner == 1u {
         if place.participates && place.position == 0u {
             for (var component = 0u; component < 4u; component++) {
                 let column = 4u * place.column_unit + component;
-                if column < params.elements {
+                if column < existing {
                     write_run(place, extent.split, column, record_of(merged, component));
                 }
             }
@@ -34,7 +36,7 @@ fn main(
         store_shared(place.lane, merged);
     }
     workgroupBarrier();
-    let columns = min(4u * min(params.lanes, params.row_units - place.tile_unit), params.elements - tile_column);
+    let columns = min(4u * min(params.lanes, params.row_units - place.tile_unit), existing - tile_column);
     for (var column = invocation * params.inner; column < columns; column += WORKGROUP_SIZE * params.inner) {
         let run = merge_run(column, column + params.inner, columns);
         write_run(place, extent.split, (tile_column + column) / params.inner, record_of(run, 0u));
@@ -45,7 +47,7 @@ fn main(
 fn write_run(place: Place, split: u32, run: u32, value: Record) {
     let slot = split * params.repeats + run / params.part_channels;
     let channel = first_channel(place) + run % params.part_channels;
-    partials[partial_at(channel, slot)] = value;
+    partials[partial_at(channel, params.slot_base + slot)] = value;
     if slot == 0u {
         record_parameters(channel);
     }

@@ -14,7 +14,7 @@ fn main(
     let extent = extent_of(group);
     let merged = reduce_place(place, extent);
     if owns_channel(place, 0u) {
-        partials[partial_at(place.channel, extent.split)] = record_of(merge_components(merged), 0u);
+        partials[partial_at(place.channel, params.slot_base + extent.split)] = record_of(merge_components(merged), 0u);
         if extent.split == 0u {
             record_parameters(place.channel);
         }

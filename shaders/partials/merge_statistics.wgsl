@@ -2,8 +2,8 @@
 
 fn merge_slots(place: Place) -> Accumulator {
     let channels = channels_of(place);
-    // Slot 0 has a pivot near the data even if all of its elements are padding; relative to it most sums are small.
-    let first_pivot = of_first_slot(slots_at(0u, channels).pivot);
+    // Near the data, so that most sums are small relative to it.
+    let first_pivot = pivot_of_first(channels);
     var state = Accumulator(first_pivot, vec4<f32>(), vec4<f32>(), vec4<f32>());
     for (var group = first_slot_group(place); group < slot_groups(); group += params.slot_positions) {
         state = merge(state, moved(slots_at(group, channels), first_pivot));

@@ -9,11 +9,6 @@ fn slots_at(slot: u32, channels: vec4<u32>) -> Accumulator {
     return from_records(partials[at.x], partials[at.y], partials[at.z], partials[at.w]);
 }
 
-/// What slot 0 has.
-fn of_first_slot(value: vec4<f32>) -> vec4<f32> {
-    return value;
-}
-
 fn combine(value: Accumulator) -> Accumulator {
     return value;
 }

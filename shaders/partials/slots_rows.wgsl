@@ -20,11 +20,6 @@ fn slot_record(first: u32, slot: u32) -> Record {
     return select(Record(), partials[first + min(slot, params.slots - 1u)], slot < params.slots);
 }
 
-/// What slot 0 has, for all components.
-fn of_first_slot(value: vec4<f32>) -> vec4<f32> {
-    return value.xxxx;
-}
-
 fn combine(value: Accumulator) -> Accumulator {
     return merge_components(value);
 }

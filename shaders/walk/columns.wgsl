@@ -43,12 +43,12 @@ fn channels_in_part(place: Place) -> vec4<u32> {
 
 /// The first channel of a place's part.
 fn first_channel(place: Place) -> u32 {
-    return place.part * params.part_channels;
+    return params.first_channel + place.part * params.part_channels;
 }
 
-/// The first unit of a place's part; parts of columns are whole units.
+/// The first unit of a place's part; parts and windows of columns are whole units.
 fn first_unit(place: Place) -> u32 {
-    return place.part * (params.part_elements / 4u);
+    return params.window_base / 4u + place.part * (params.part_elements / 4u);
 }
 
 /// The columns of a place's four components; the last one again past the end of a partial unit.
@@ -94,13 +94,13 @@ fn take_trip(walker: ptr<function, Walker>, place: Place, extent: Extent) -> Tri
     return new_trip(units, valid, vec4<u32>());
 }
 
-/// All elements, which begin at 0.
+/// All elements that are bound, which begin at 0.
 fn run_length() -> u32 {
     return params.elements;
 }
 
 /// How many trips of the split take no mask; the same for all places of the workgroup.
 fn whole_trips(extent: Extent) -> u32 {
-    let cut_off = 4u * extent.end * params.row_units > params.elements;
+    let cut_off = 4u * extent.end * params.row_units > params.elements - params.window_base;
     return count_whole_trips(extent.end - extent.start - select(0u, 1u, cut_off));
 }

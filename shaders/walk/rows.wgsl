@@ -16,12 +16,12 @@ struct Place {
 
 fn locate(group: u32, invocation: u32) -> Place {
     let lane = invocation / params.positions;
-    let channel = (group % params.tiles) * params.lanes + lane;
-    let existing = min(channel, params.channels - 1u);
+    let channel = params.first_channel + (group % params.tiles) * params.lanes + lane;
+    let existing = min(channel, params.end_channel - 1u);
     return Place(
         lane,
         invocation % params.positions,
-        lane < params.lanes && channel < params.channels,
+        lane < params.lanes && channel < params.end_channel,
         existing,
         first_element(existing),
     );

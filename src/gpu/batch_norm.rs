@@ -406,7 +406,7 @@ impl BatchNorm {
     ///
     /// # Errors
     /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::LimitExceeded`],
-    /// [`Error::Device`].
+    /// [`Error::TooManyForMoments`], [`Error::Device`].
     pub fn bind_accumulate(&self, plan: &Plan, buffers: &AccumulateBuffers<'_>) -> Result<Step, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);

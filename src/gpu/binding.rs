@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::kernels::{Kernels, PLACEHOLDER_SIZE, Placeholders};
 use super::scope::scoped;
 use super::step::BoundDispatch;
-use crate::plan::{Dispatch, Params, Plan, Role, Storage};
+use crate::plan::{Dispatch, Params, Plan, Region, Role, Storage};
 use crate::shader::{Constants, Variant};
 use crate::{ElementType, Error};
 
@@ -182,6 +182,21 @@ impl<'a> Bindings<'a> {
         Ok(slice)
     }
 
+    /// What a dispatch binds of a role's slice.
+    fn in_region(&self, role: Role, slice: Slice<'a>, region: Option<Region>) -> Slice<'a> {
+        let Some(region) = region else { return slice };
+        let range = if role.is_tensor() {
+            let element = self.plan.descriptor().element;
+            let start = region.first_element * element.size();
+            start..start + element.tensor_size(region.elements)
+        } else if role == Role::ActivationMask {
+            region.of_mask(self.plan.profile()).0
+        } else {
+            return slice;
+        };
+        Slice { offset: slice.offset + range.start, size: range.end - range.start, ..slice }
+    }
+
     fn find(&self, role: Role) -> Option<Slice<'a>> {
         self.roles.iter().find(|(other, _)| *other == role).map(|(_, slice)| *slice)
     }
@@ -240,7 +255,9 @@ impl<'a> Bindings<'a> {
                     };
                     Slice { buffer, offset, size: PLACEHOLDER_SIZE }
                 };
-                (role, written, self.find(dispatch.stand_in(role)).unwrap_or_else(placeholder))
+                let slice =
+                    self.find(dispatch.stand_in(role)).map(|slice| self.in_region(role, slice, dispatch.region));
+                (role, written, slice.unwrap_or_else(placeholder))
             })
             .collect();
         let pooled = slices

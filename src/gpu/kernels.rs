@@ -15,11 +15,13 @@ use crate::shader::{Constants, Variant};
 /// Clones share everything. A program with many batch norms makes one and gives it to each
 /// ([`BatchNorm::with_kernels`](crate::BatchNorm::with_kernels)), so that every pipeline is compiled once.
 #[derive(Clone)]
-pub struct Kernels(Arc<Inner>);
-
-struct Inner {
-    device: wgpu::Device,
+pub struct Kernels {
+    shared: Arc<Shared>,
     profile: DeviceProfile,
+}
+
+struct Shared {
+    device: wgpu::Device,
     checks: ShaderChecks,
     cache: Option<wgpu::PipelineCache>,
     store: Mutex<Store>,
@@ -34,6 +36,10 @@ pub struct KernelsDescriptor {
     pub class: Option<AdapterClass>,
     /// The checks that wgpu compiles into the kernels. Default: [`ShaderChecks::Trusted`].
     pub checks: ShaderChecks,
+    /// Bytes of each tensor that one dispatch goes over at most; larger tensors are worked on in windows, as are those beyond a
+    /// binding. Less keeps single dispatches shorter, for desktops that reset a GPU after two seconds. Never less than 1 KiB.
+    /// Default: [`DeviceProfile::DEFAULT_MAX_WINDOW_SIZE`].
+    pub max_window_size: Option<u64>,
     /// The caller's pipeline cache, used for every pipeline. Default: none.
     pub pipeline_cache: Option<wgpu::PipelineCache>,
 }
@@ -77,7 +83,7 @@ pub(super) const PLACEHOLDER_SIZE: u64 = 16;
 
 impl fmt::Debug for Kernels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kernels").field("device", &self.0.device).field("profile", &self.0.profile).finish()
+        f.debug_struct("Kernels").field("device", &self.shared.device).field("profile", &self.profile).finish()
     }
 }
 
@@ -106,53 +112,61 @@ impl Kernels {
             max_compute_workgroup_size_x: limits.max_compute_workgroup_size_x,
             max_compute_workgroup_storage_size: limits.max_compute_workgroup_storage_size,
             max_compute_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
+            max_window_size: descriptor.max_window_size.unwrap_or(DeviceProfile::DEFAULT_MAX_WINDOW_SIZE),
             min_storage_buffer_offset_alignment: limits.min_storage_buffer_offset_alignment,
             min_uniform_buffer_offset_alignment: limits.min_uniform_buffer_offset_alignment,
         };
-        Self(Arc::new(Inner {
+        let shared = Shared {
             device: device.clone(),
-            profile,
             checks: descriptor.checks,
             cache: descriptor.pipeline_cache.clone(),
             store: Mutex::default(),
-        }))
+        };
+        Self { shared: Arc::new(shared), profile }
+    }
+
+    /// The same kernels, for plans whose dispatches go over other numbers of bytes, see
+    /// [`KernelsDescriptor::max_window_size`]. Nothing is compiled again.
+    #[must_use]
+    pub fn with_max_window_size(&self, max_window_size: u64) -> Self {
+        Self { shared: Arc::clone(&self.shared), profile: DeviceProfile { max_window_size, ..self.profile } }
     }
 
     /// The device's limits and class, as the planner sees them.
     #[must_use]
     pub fn profile(&self) -> &DeviceProfile {
-        &self.0.profile
+        &self.profile
     }
 
     pub(super) fn device(&self) -> &wgpu::Device {
-        &self.0.device
+        &self.shared.device
     }
 
     pub(super) fn pipeline(&self, variant: Variant, constants: Constants) -> Result<Pipeline, Error> {
         let constants = variant.constants(constants);
-        let mut store = self.0.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut store = self.shared.store.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pipeline) = store.pipelines.get(&(variant, constants)) {
             return Ok(pipeline.clone());
         }
-        let pipeline = scoped(&self.0.device, "a pipeline", || Ok(self.compile(variant, constants)))?;
+        let pipeline = scoped(&self.shared.device, "a pipeline", || Ok(self.compile(variant, constants)))?;
         store.pipelines.insert((variant, constants), pipeline.clone());
         Ok(pipeline)
     }
 
     pub(super) fn placeholders(&self) -> Result<Placeholders, Error> {
-        let mut store = self.0.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut store = self.shared.store.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(placeholders) = &store.placeholders {
             return Ok(placeholders.clone());
         }
         let buffer = |label, size| {
-            self.0.device.create_buffer(&wgpu::BufferDescriptor {
+            self.shared.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
                 size,
                 usage: wgpu::BufferUsages::STORAGE,
                 mapped_at_creation: false,
             })
         };
-        let placeholders = scoped(&self.0.device, "a placeholder buffer", || {
+        let placeholders = scoped(&self.shared.device, "a placeholder buffer", || {
             Ok(Placeholders {
                 read: buffer("wgpu_batch_norm::placeholder::read", PLACEHOLDER_SIZE),
                 write: buffer(
@@ -167,11 +181,11 @@ impl Kernels {
 
     /// Where a role's range of the writable placeholder starts.
     pub(super) fn placeholder_offset(&self, role: Role) -> u64 {
-        u64::from(role.binding()) * self.0.profile.slice_alignment()
+        u64::from(role.binding()) * self.profile.slice_alignment()
     }
 
     fn compile(&self, variant: Variant, constants: Constants) -> Pipeline {
-        let device = &self.0.device;
+        let device = &self.shared.device;
         let label = format!("wgpu_batch_norm::{}", variant.name());
         let entry = |binding, ty, min_binding_size| wgpu::BindGroupLayoutEntry {
             binding,
@@ -186,7 +200,7 @@ impl Kernels {
         let entries: Vec<_> = std::iter::once(uniform).chain(storage).collect();
         let layout = device
             .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
-        let module = module::create(device, &label, variant.source(), self.0.checks);
+        let module = module::create(device, &label, variant.source(), self.shared.checks);
         let constants = constants.list();
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(&label),
@@ -202,7 +216,7 @@ impl Kernels {
                 // Every kernel writes its workgroup memory before it reads it.
                 zero_initialize_workgroup_memory: false,
             },
-            cache: self.0.cache.as_ref(),
+            cache: self.shared.cache.as_ref(),
         });
         Pipeline { pipeline, layout }
     }

@@ -30,9 +30,27 @@ const LEAST_LANES: u64 = 4;
 pub(crate) struct Tensor {
     pub segmentation: Segmentation,
     pub element: ElementType,
+    pub begin: Begin,
+}
+
+/// Where a tensor's first element stands in what is bound of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// First in a unit. All tensors, but for some windows of larger ones.
+    Unit,
+    Anywhere,
 }
 
 impl Tensor {
+    pub(super) const fn new(segmentation: Segmentation, element: ElementType) -> Self {
+        Self { segmentation, element, begin: Begin::Unit }
+    }
+
+    /// Whether every row begins and ends with a unit.
+    pub(super) const fn has_whole_rows(&self) -> bool {
+        !matches!(self.begin, Begin::Anywhere) && self.part().inner.is_multiple_of(4)
+    }
+
     /// One part.
     pub(super) const fn part(&self) -> Problem {
         self.segmentation.part
@@ -42,15 +60,16 @@ impl Tensor {
         self.segmentation.parts * self.part().elements()
     }
 
-    /// Whether columns can walk it: their units are of one part.
+    /// Whether columns can walk it: by units that are of one part.
     pub(super) const fn has_columns(&self) -> bool {
-        self.segmentation.parts == 1 || self.part().elements().is_multiple_of(4)
+        let whole_units = self.segmentation.parts == 1 || self.part().elements().is_multiple_of(4);
+        whole_units && matches!(self.begin, Begin::Unit)
     }
 
     /// Whether a family can write it: not where neighbouring rows, which different workgroups write, share a word.
     pub(super) const fn maps(&self, family: Family) -> bool {
         match (family, self.element) {
-            (Family::Rows, ElementType::F16 | ElementType::Bf16) => self.part().inner.is_multiple_of(4),
+            (Family::Rows, ElementType::F16 | ElementType::Bf16) => self.has_whole_rows(),
             (Family::Rows, ElementType::F32) => true,
             (Family::Columns, _) => self.has_columns(),
         }
@@ -79,8 +98,8 @@ pub(crate) struct Geometry {
 /// What the extent is cut for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
-    /// Cut as little as parallelism allows: every split costs a merge.
-    Reduction,
+    /// Cut as little as parallelism allows, into so many slots unless loops ask for more: every split costs a merge.
+    Reduction(u64),
     /// Cut as finely as is handy.
     Elementwise,
     /// As `Elementwise`, but every workgroup merges slots first.
@@ -91,12 +110,23 @@ impl Geometry {
     /// For a kernel that reduces a tensor to one partial per channel and slot; `None` where a run of columns is wider
     /// than a workgroup, or partials do not fit a binding.
     pub(super) fn reduction(tensor: Tensor, profile: &DeviceProfile, family: Family) -> Option<Self> {
+        Self::window_reduction(tensor, profile, family, max_slots(tensor))
+    }
+
+    /// As [`Geometry::reduction`], with so many slots at most, but as many as loops ask for.
+    pub(super) fn window_reduction(
+        tensor: Tensor,
+        profile: &DeviceProfile,
+        family: Family,
+        most_slots: u64,
+    ) -> Option<Self> {
         let part = tensor.part();
+        let purpose = Purpose::Reduction(most_slots);
         match family {
-            Family::Rows => Some(Self::rows_reduction(tensor, profile)),
+            Family::Rows => Some(Self::window_rows_reduction(tensor, profile, most_slots)),
             Family::Columns if !tensor.has_columns() => None,
             Family::Columns if quantum(part) > profile.columns_workgroup_size(row_units_of_columns(part)) => None,
-            Family::Columns => Some(Self::columns(tensor, profile, Purpose::Reduction)).filter(|geometry| {
+            Family::Columns => Some(Self::columns(tensor, profile, purpose)).filter(|geometry| {
                 // As `Workspace`, which may hold merged partials too.
                 let partials = ((geometry.slots + 2) * tensor.segmentation.instances() + 2) * RECORD_SIZE;
                 partials <= profile.max_storage_buffer_binding_size
@@ -106,7 +136,12 @@ impl Geometry {
 
     /// The reduction that serves every problem.
     pub(super) fn rows_reduction(tensor: Tensor, profile: &DeviceProfile) -> Self {
-        Self::rows(tensor, profile, Purpose::Reduction)
+        Self::window_rows_reduction(tensor, profile, max_slots(tensor))
+    }
+
+    /// As [`Geometry::rows_reduction`], with so many slots at most, but as many as loops ask for.
+    pub(super) fn window_rows_reduction(tensor: Tensor, profile: &DeviceProfile, most_slots: u64) -> Self {
+        Self::rows(tensor, profile, Purpose::Reduction(most_slots))
     }
 
     /// For a kernel that maps a tensor to a tensor.
@@ -142,7 +177,7 @@ impl Geometry {
 
     fn whole_rows(tensor: Tensor, profile: &DeviceProfile) -> Self {
         let (problem, instances) = (tensor.part(), tensor.segmentation.instances());
-        let row_units = row_units(problem);
+        let row_units = row_units(tensor);
         let extent = problem.outer * row_units;
         let size = profile.rows_workgroup_size();
         let positions = profile.tuning().row_positions(tensor.segmentation, useful_positions(extent)).min(size);
@@ -210,7 +245,7 @@ impl Geometry {
 
     fn rows(tensor: Tensor, profile: &DeviceProfile, purpose: Purpose) -> Self {
         let problem = tensor.part();
-        let row_units = row_units(problem);
+        let row_units = row_units(tensor);
         let extent = problem.outer * row_units;
         let size = profile.rows_workgroup_size();
         let positions = profile.tuning().row_positions(tensor.segmentation, useful_positions(extent)).min(size);
@@ -230,7 +265,7 @@ impl Geometry {
             repeats: 1,
             slots: 0,
         };
-        geometry.split(tensor, profile, purpose);
+        geometry.split(profile, purpose);
         geometry.slots = geometry.splits;
         geometry
     }
@@ -245,7 +280,7 @@ impl Geometry {
         let wanted = profile.tuning().lanes.max(size / useful.min(size));
         // A reduction merges the columns of a run within the workgroup, so tiles must not cut runs.
         let quantum = match purpose {
-            Purpose::Reduction => quantum(problem),
+            Purpose::Reduction(_) => quantum(problem),
             Purpose::Elementwise | Purpose::Second => 1,
         };
         // Equally wide tiles; a lone tile has whole runs whatever its width.
@@ -271,29 +306,43 @@ impl Geometry {
             repeats,
             slots: 0,
         };
-        geometry.split(tensor, profile, purpose);
+        geometry.split(profile, purpose);
         geometry.slots = geometry.splits * repeats;
         geometry
     }
 
     /// Cuts the extent.
-    fn split(&mut self, tensor: Tensor, profile: &DeviceProfile, purpose: Purpose) {
+    fn split(&mut self, profile: &DeviceProfile, purpose: Purpose) {
         let tuning = profile.tuning();
         let trip = self.positions * UNITS_PER_BLOCK;
         let blocks = self.extent.div_ceil(trip);
         let wanted = tuning.workgroups.div_ceil(self.tiles);
         let splits = match purpose {
-            Purpose::Reduction => wanted.min(blocks / tuning.least_blocks).min(max_slots(tensor) / self.repeats),
+            Purpose::Reduction(most_slots) => wanted.min(blocks / tuning.least_blocks).min(most_slots / self.repeats),
             Purpose::Elementwise => {
                 wanted.max(blocks.div_ceil(tuning.elementwise_blocks[self.family as usize])).min(blocks)
             }
             Purpose::Second => wanted.max(blocks.div_ceil(tuning.second_blocks[self.family as usize])).min(blocks),
         };
-        let splits = splits.max(blocks.div_ceil(profile.max_blocks())).max(1);
+        let most_blocks = match purpose {
+            // The one long walk of its kernel.
+            Purpose::Reduction(_) => 2 * profile.max_blocks(),
+            Purpose::Elementwise | Purpose::Second => profile.max_blocks(),
+        };
+        let splits = splits.max(blocks.div_ceil(most_blocks)).max(1);
         // Whole trips per split, so that only the last split has a ragged end.
         self.split_extent = (blocks.div_ceil(splits) * trip).min(self.extent);
         self.splits = self.extent.div_ceil(self.split_extent);
         self.blocks = self.split_extent.div_ceil(trip);
+    }
+
+    /// The same for a tensor with other channels or parts, whose instances are alike.
+    pub(super) fn over(self, tensor: Tensor) -> Self {
+        let tiles = match self.family {
+            Family::Rows => tensor.segmentation.instances().div_ceil(self.lanes),
+            Family::Columns => tensor.segmentation.parts * self.row_units.div_ceil(self.lanes),
+        };
+        Self { tiles, ..self }
     }
 
     /// Workgroups that have work.
@@ -306,7 +355,7 @@ impl Geometry {
         fold(self.groups(), profile)
     }
 
-    /// Fills in the fields that describe the walk. All of them fit: the tensor fits one binding.
+    /// Fills in the fields that describe the walk. All of them fit: the tensor, or the window, fits one binding.
     pub(super) fn describe(&self, tensor: Tensor, profile: &DeviceProfile, params: &mut Params) {
         let problem = tensor.part();
         params.part_tiles = narrow(match self.family {
@@ -394,8 +443,9 @@ pub(super) fn outer_elements(problem: Problem) -> u64 {
 }
 
 /// Units that a row touches at most.
-fn row_units(problem: Problem) -> u64 {
-    if problem.inner.is_multiple_of(4) { problem.inner / 4 } else { (problem.inner + 6) / 4 }
+fn row_units(tensor: Tensor) -> u64 {
+    let inner = tensor.part().inner;
+    if tensor.has_whole_rows() { inner / 4 } else { (inner + 6) / 4 }
 }
 
 /// Units of a super-row; the last unit of a lone one may be partial.
@@ -413,14 +463,24 @@ fn quantum(problem: Problem) -> u64 {
     problem.inner / gcd(problem.inner, 4)
 }
 
+/// Slots of a reduction, unless loops ask for more.
+pub(super) fn max_slots(tensor: Tensor) -> u64 {
+    slots_within_budget(tensor).min(MAX_SLOTS)
+}
+
+/// As [`max_slots`], for the reduction of each of the windows that an instance's elements fall into.
+pub(super) fn max_window_slots(tensor: Tensor, cells: u64) -> u64 {
+    (slots_within_budget(tensor) / cells).clamp(1, MAX_SLOTS)
+}
+
 /// Slots that keep the workspace within 1 % of the tensor, or within 96 bytes an instance and 64 KiB.
-fn max_slots(tensor: Tensor) -> u64 {
+fn slots_within_budget(tensor: Tensor) -> u64 {
     let instances = tensor.segmentation.instances();
     let budget = (tensor.element.tensor_size(tensor.elements()) / 100).max(96 * instances + (64 << 10));
     // What the workspace holds besides partials: records, merged partials, parameters, coefficients, batch counts, and the
     // alignment of its regions.
     let partials = budget.saturating_sub(5 * 16 * instances + 1024);
-    (partials / (RECORD_SIZE * instances)).min(MAX_SLOTS)
+    partials / (RECORD_SIZE * instances)
 }
 
 /// Positions that have a whole block each; more would idle.
@@ -446,13 +506,18 @@ pub(super) fn fold(groups: u64, profile: &DeviceProfile) -> Result<[u32; 3], Err
     Ok([narrow(groups.min(limit)), narrow(rows), 1])
 }
 
-fn gcd(a: u64, b: u64) -> u64 {
+pub(super) fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Planner values fit 32 bits because tensors fit one binding, which is checked first; saturation would be a planner bug
+/// Planner values fit 32 bits because tensors and windows fit one binding, which is checked first; saturation would be a planner bug
 /// that the coverage tests catch.
 pub(crate) fn narrow(value: u64) -> u32 {
     debug_assert!(u32::try_from(value).is_ok(), "{value} does not fit 32 bits");
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// For what the host knows of tensors that only windows serve, and no kernel is told.
+pub(crate) fn saturated(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }

@@ -303,6 +303,19 @@ impl Role {
     /// The role with the highest number.
     pub(crate) const LAST: Self = Self::InstanceBetaGradient;
 
+    /// Whether it has a value for every element, as x has.
+    pub(crate) const fn is_tensor(self) -> bool {
+        matches!(
+            self,
+            Self::Input
+                | Self::Output
+                | Self::OutputGradient
+                | Self::InputGradient
+                | Self::Companion
+                | Self::ResidualGradient
+        )
+    }
+
     /// The binding number.
     #[must_use]
     pub const fn binding(self) -> u32 {
@@ -541,12 +554,12 @@ fn over_tensor(walk: Walk) -> Vec<Kernel> {
         let source = Normalizer::of_frozen(fusion);
         kernels.push(Kernel::Apply(Elementwise::FrozenInputGradient(source, fusion), walk));
         kernels.push(Kernel::Reduce(Reduction::GradientSums(Normalizer::Running, fusion), walk));
-        // Renormalised.
-        kernels.push(Kernel::Reduce(Reduction::GradientSums(Normalizer::Prepared, fusion), walk));
-        kernels.push(Kernel::Apply(Elementwise::InputGradient(fusion), walk));
     }
     for fusion in Fusion::BACKWARD {
         kernels.push(Kernel::Reduce(Reduction::GradientSums(Normalizer::Saved, fusion), walk));
+        // Renormalised, or in windows.
+        kernels.push(Kernel::Reduce(Reduction::GradientSums(Normalizer::Prepared, fusion), walk));
+        kernels.push(Kernel::Apply(Elementwise::InputGradient(fusion), walk));
     }
     for operation in Operation::ALL {
         for &fusion in operation.fusions() {

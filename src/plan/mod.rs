@@ -9,6 +9,7 @@ mod params;
 mod profile;
 mod selection;
 mod strategy;
+mod window;
 mod workspace;
 
 #[cfg(test)]
@@ -23,7 +24,10 @@ pub(crate) use operation::{
 pub(crate) use params::Params;
 pub use profile::{AdapterClass, DeviceProfile};
 pub use strategy::{Strategies, Strategy};
+pub(crate) use window::Region;
 pub(crate) use workspace::Workspace;
+
+use std::sync::Arc;
 
 use crate::convention::SegmentRunning;
 use crate::problem::PositionAxis;
@@ -33,8 +37,9 @@ use crate::{
 };
 use geometry::{Geometry, Tensor};
 use strategy::Choice;
+use window::{Windows, capacity};
 
-/// What the kernels' 32-bit element indices serve, with room for the last, overhanging loop trip.
+/// What the kernels' 32-bit element indices serve in one dispatch, with room for the last, overhanging loop trip.
 const MAX_ELEMENTS: u64 = 1 << 31;
 
 /// Segments whose gradients one invocation adds up, within the loops that every driver allows.
@@ -67,25 +72,53 @@ pub struct Plan {
 }
 
 /// A tensor, and how operations go over it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Laid {
     tensor: Tensor,
-    /// Absent for an empty batch.
-    geometries: Option<Geometries>,
+    work: Work,
+}
+
+/// How operations go over a tensor.
+#[derive(Clone, Debug, PartialEq)]
+enum Work {
+    /// Not at all: the batch is empty.
+    Nothing,
+    /// Each dispatch over the whole of it.
+    Whole(Box<Geometries>),
+    /// Each dispatch over a window.
+    Windows(Arc<Windows>),
 }
 
 impl Laid {
     fn new(tensor: Tensor, profile: &DeviceProfile, strategies: Strategies) -> Result<Self, Error> {
-        let geometries = if tensor.elements() > 0 { Some(Geometries::new(tensor, profile, strategies)?) } else { None };
-        Ok(Self { tensor, geometries })
+        let work = if tensor.elements() == 0 {
+            Work::Nothing
+        } else if tensor.element.tensor_size(tensor.elements()) <= capacity(tensor, profile) {
+            Work::Whole(Box::new(Geometries::new(tensor, profile, strategies)?))
+        } else {
+            Work::Windows(Arc::new(Windows::new(tensor, profile, strategies)?))
+        };
+        Ok(Self { tensor, work })
     }
 
     fn slots(&self) -> u64 {
-        self.geometries.as_ref().map_or(0, Geometries::slots)
+        match &self.work {
+            Work::Nothing => 0,
+            Work::Whole(geometries) => geometries.slots(),
+            Work::Windows(windows) => windows.slots,
+        }
     }
 
     fn merge_apart(&self) -> bool {
-        self.geometries.as_ref().is_some_and(Geometries::merge_apart)
+        matches!(&self.work, Work::Whole(geometries) if geometries.merge_apart())
+    }
+
+    /// Ranges that the elements of every instance fall into.
+    fn cells(&self) -> u64 {
+        match &self.work {
+            Work::Nothing | Work::Whole(_) => 1,
+            Work::Windows(windows) => windows.cells,
+        }
     }
 }
 
@@ -107,8 +140,9 @@ impl Plan {
     ///
     /// # Errors
     /// The descriptor's, [`Error::ShapeTooLarge`], [`Error::ChannelMismatch`]; with segments [`Error::SegmentsNotServed`],
-    /// [`Error::SharedWords`] and [`Error::TooManySegments`]; and [`Error::LimitExceeded`] when the
-    /// tensor does not fit one storage binding or a limit is below what WebGPU guarantees.
+    /// [`Error::SharedWords`] and [`Error::TooManySegments`]; [`Error::TooManyWindows`]; and [`Error::LimitExceeded`] when the
+    /// channels' statistics, or a run of elements that cannot be cut, do not fit one storage binding or a limit is below what
+    /// WebGPU guarantees.
     pub fn new(descriptor: &BatchNormDescriptor, shape: &Shape, profile: &DeviceProfile) -> Result<Self, Error> {
         Self::with_strategies(descriptor, shape, profile, Strategies::default())
     }
@@ -131,12 +165,12 @@ impl Plan {
         descriptor.validate()?;
         let problem = descriptor.problem(shape)?;
         let segmentation = shape.segmentation(descriptor.layout)?;
-        let tensor = |segmentation| Tensor { segmentation, element: descriptor.element };
+        let tensor = |segmentation| Tensor::new(segmentation, descriptor.element);
         check_limits(tensor(segmentation), profile)?;
         let separate = descriptor.convention.segment_running == SegmentRunning::Separate;
         let (batch, recorded) = if separate || segmentation.segments() == 1 {
             let laid = Laid::new(tensor(segmentation), profile, strategies)?;
-            (laid, laid)
+            (laid.clone(), laid)
         } else {
             let recorded = Strategies { inference: strategies.inference, ..Strategies::default() };
             (
@@ -144,13 +178,16 @@ impl Plan {
                 Laid::new(tensor(Segmentation::whole(problem)), profile, recorded)?,
             )
         };
-        let both = [batch, recorded];
+        let both = [&batch, &recorded];
         // The batch has the most instances.
         let workspace = Workspace::new(
             batch.instances(),
             batch.segments() > 1,
-            both.iter().map(|laid| (laid.slots() * laid.instances()).div_ceil(batch.instances())).max().unwrap_or(0),
-            both.iter().any(Laid::merge_apart),
+            both.into_iter()
+                .map(|laid| (laid.slots() * laid.instances()).div_ceil(batch.instances()))
+                .max()
+                .unwrap_or(0),
+            both.into_iter().any(Laid::merge_apart),
             profile,
         )?;
         let (descriptor, shape) = (descriptor.clone(), shape.clone());
@@ -238,10 +275,10 @@ impl Plan {
         self.batch.tensor.segmentation.instances() * 4
     }
 
-    /// Bytes of what [`BatchNorm::bind_valid`](crate::BatchNorm::bind_valid) writes: 16 a segment, a bit an element, and a bit a
-    /// position.
+    /// Bytes of what [`BatchNorm::bind_valid`](crate::BatchNorm::bind_valid) writes: 16 a segment (and window), a bit an element,
+    /// and a bit a position.
     #[must_use]
-    pub const fn valid_size(&self) -> u64 {
+    pub fn valid_size(&self) -> u64 {
         self.valid_records() * 16 + self.mask_size() + self.problem.count().div_ceil(32) * 4
     }
 
@@ -258,10 +295,16 @@ impl Plan {
         self.batch.tensor.segmentation.instances() * 8
     }
 
-    /// Segments with a record of their valid elements: those of training, and the whole batch if running statistics are its.
-    const fn valid_records(&self) -> u64 {
-        let (batch, recorded) = (self.batch.tensor.segmentation, self.recorded.tensor.segmentation);
-        batch.segments() + if batch.segments() == recorded.segments() { 0 } else { 1 }
+    /// Records of valid elements: of the segments of training, and of the whole batch if running statistics are its; each
+    /// followed by those of their cells, if there are several.
+    fn valid_records(&self) -> u64 {
+        let apart = self.batch.segments() != self.recorded.segments();
+        self.batch.valid_records() + if apart { self.recorded.valid_records() } else { 0 }
+    }
+
+    /// Where the records of the statistics of training or of the running ones begin.
+    fn valid_base(&self, laid: &Laid) -> u64 {
+        if laid.segments() == self.batch.segments() { 0 } else { self.batch.valid_records() }
     }
 
     /// What it costs to give backward the activation's derivative from a source, where forward added a residual or not.
@@ -316,19 +359,38 @@ impl Plan {
         self.workspace.size
     }
 
-    /// How an operation is carried out; `None` for an empty batch. With padding, batch renormalization, a residual, a mask, or an output that tells the
-    /// activation's derivative it is always a [`Strategy::Split`], and so is a backward through frozen statistics that
-    /// recomputes an activation where the device has no more bindings than WebGPU guarantees.
+    /// How an operation is carried out; `None` for an empty batch. In windows, with padding, batch renormalization, a residual, a
+    /// mask, or an output that tells the activation's derivative it is always a [`Strategy::Split`], and so is a backward
+    /// through frozen statistics that recomputes an activation where the device has no more bindings than WebGPU guarantees.
     #[must_use]
     pub fn strategy(&self, operation: Operation) -> Option<Strategy> {
         let laid = if operation == Operation::FrozenBackward { &self.recorded } else { &self.batch };
-        laid.geometries.as_ref().map(|geometries| geometries.choice(operation).strategy())
+        match &laid.work {
+            Work::Nothing => None,
+            Work::Whole(geometries) => Some(geometries.choice(operation).strategy()),
+            Work::Windows(windows) => Some(windows.strategy),
+        }
     }
 
     /// How inference lays threads over the tensor; `None` for an empty batch.
     #[must_use]
     pub fn inference_family(&self) -> Option<Family> {
-        self.recorded.geometries.as_ref().map(|geometries| geometries.inference.family)
+        match &self.recorded.work {
+            Work::Nothing => None,
+            Work::Whole(geometries) => Some(geometries.inference.family),
+            Work::Windows(windows) => windows.windows.first().map(|window| window.map.family),
+        }
+    }
+
+    /// How many windows an operation's dispatches go over one after the other: 1, but for tensors beyond one storage binding or
+    /// [`DeviceProfile::max_window_size`], and 0 for an empty batch.
+    #[must_use]
+    pub fn window_count(&self) -> usize {
+        match &self.batch.work {
+            Work::Nothing => 0,
+            Work::Whole(_) => 1,
+            Work::Windows(windows) => windows.windows.len(),
+        }
     }
 
     pub(crate) const fn descriptor(&self) -> &BatchNormDescriptor {
@@ -448,6 +510,8 @@ impl Geometries {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Dispatch {
     pub kernel: Kernel,
+    /// What is bound of tensors; all of them if absent.
+    pub region: Option<Region>,
     pub companion: CompanionUse,
     pub workgroup_size: u32,
     pub workgroups: [u32; 3],
@@ -468,16 +532,11 @@ impl Dispatch {
 }
 
 fn check_limits(tensor: Tensor, profile: &DeviceProfile) -> Result<(), Error> {
-    let (part, element, instances) = (tensor.part(), tensor.element, tensor.segmentation.instances());
+    let (part, instances) = (tensor.part(), tensor.segmentation.instances());
     if !tensor.maps(Family::Rows) && !tensor.maps(Family::Columns) {
         return Err(Error::SharedWords { elements: part.elements(), inner: part.inner });
     }
     let needs = [
-        (
-            "max_storage_buffer_binding_size",
-            element.tensor_size(tensor.elements()),
-            profile.max_storage_buffer_binding_size.min(MAX_ELEMENTS * element.size()),
-        ),
         ("max_storage_buffer_binding_size", instances * 32, profile.max_storage_buffer_binding_size),
         ("max_storage_buffers_per_shader_stage", 8, u64::from(profile.max_storage_buffers_per_shader_stage)),
         ("max_uniform_buffer_binding_size", size_of::<Params>() as u64, profile.max_uniform_buffer_binding_size),

@@ -48,6 +48,13 @@ pub(crate) struct Params {
     pub step_stride: u32,
     pub step_length: u32,
     pub position_bits: u32,
+    pub count: u32,
+    pub window_base: u32,
+    pub first_channel: u32,
+    pub end_channel: u32,
+    pub slot_base: u32,
+    pub mask_unit: u32,
+    pub valid_unit: u32,
 }
 
 impl Params {

@@ -36,6 +36,9 @@ pub struct DeviceProfile {
     pub max_compute_workgroup_storage_size: u32,
     /// Workgroups along each dimension of a dispatch.
     pub max_compute_workgroups_per_dimension: u32,
+    /// Bytes of each tensor that one dispatch goes over at most, so that no dispatch runs into a desktop's watchdog; larger
+    /// tensors are worked on in windows. Not a limit of wgpu's: see [`KernelsDescriptor`](crate::KernelsDescriptor).
+    pub max_window_size: u64,
     /// Alignment of storage binding offsets in bytes.
     pub min_storage_buffer_offset_alignment: u32,
     /// Alignment of uniform binding offsets in bytes.
@@ -43,6 +46,10 @@ pub struct DeviceProfile {
 }
 
 impl DeviceProfile {
+    /// 1 GiB: an integrated GPU with 20 GB/s of memory bandwidth reads three tensors of that size in a sixth of a second, where
+    /// watchdogs wait for two.
+    pub const DEFAULT_MAX_WINDOW_SIZE: u64 = 1 << 30;
+
     /// The limits that WebGPU guarantees, with a class.
     #[must_use]
     pub const fn webgpu(class: AdapterClass) -> Self {
@@ -55,6 +62,7 @@ impl DeviceProfile {
             max_compute_workgroup_size_x: 256,
             max_compute_workgroup_storage_size: 16 << 10,
             max_compute_workgroups_per_dimension: 65535,
+            max_window_size: Self::DEFAULT_MAX_WINDOW_SIZE,
             min_storage_buffer_offset_alignment: 256,
             min_uniform_buffer_offset_alignment: 256,
         }

@@ -86,25 +86,25 @@ fn all_dispatches(plan: &Plan) -> Vec<Dispatch> {
     let mut all = plan.training(options).unwrap();
     all.extend(plan.inference(InferenceOptions::default()).unwrap());
     for (residual, mask) in [(true, false), (false, true), (true, true)] {
-        let training = plan.training(TrainingOptions { residual, mask, ..options });
-        assert!(!matches!(training, Err(ref error) if !matches!(error, Error::StrategyNotServed { .. })));
-        all.extend(training.unwrap_or_default());
+        all.extend(served(plan.training(TrainingOptions { residual, mask, ..options }), false));
         all.extend(plan.inference(InferenceOptions { residual, mask, ..InferenceOptions::default() }).unwrap());
     }
     for valid in [false, true] {
         for renormalization in [false, true] {
             let renormalizes_to_running = true;
             let options = TrainingOptions { valid, renormalization, renormalizes_to_running, mask: true, ..options };
-            let training = plan.training(options);
-            assert!(!matches!(training, Err(ref error) if !matches!(error, Error::StrategyNotServed { .. })));
-            all.extend(training.unwrap_or_default());
+            all.extend(served(plan.training(options), valid));
         }
     }
-    all.extend(plan.inference(InferenceOptions { valid: true, residual: true, ..Default::default() }).unwrap());
-    all.extend(plan.valid(None).unwrap());
-    all.extend(plan.accumulate_moments(true).unwrap());
+    all.extend(served(plan.inference(InferenceOptions { valid: true, residual: true, ..Default::default() }), true));
+    all.extend(served(plan.valid(None), true));
+    let moments = |valid| match plan.accumulate_moments(valid) {
+        Err(Error::TooManyForMoments { count }) if count > u64::from(u32::MAX) => Vec::new(),
+        dispatches => served(dispatches, valid),
+    };
+    all.extend(moments(true));
     all.extend(plan.fold(FoldOptions { gamma: true, beta: true, bias: true }).unwrap());
-    all.extend(plan.accumulate_moments(false).unwrap());
+    all.extend(moments(false));
     all.extend(plan.population().unwrap());
     let omit = GradientMode::Omit;
     let partly = [
@@ -123,15 +123,14 @@ fn all_dispatches(plan: &Plan) -> Vec<Dispatch> {
             let options = BackwardOptions { derivative, residual_gradient, ..options };
             let padded = BackwardOptions { valid: true, ..options };
             let renormalized = BackwardOptions { renormalization: true, ..options };
-            for dispatches in [
-                plan.backward(options),
-                plan.backward_frozen(options),
-                plan.backward(padded),
-                plan.backward_frozen(padded),
-                plan.backward(renormalized),
+            for (dispatches, valid) in [
+                (plan.backward(options), false),
+                (plan.backward_frozen(options), false),
+                (plan.backward(padded), true),
+                (plan.backward_frozen(padded), true),
+                (plan.backward(renormalized), false),
             ] {
-                assert!(!matches!(dispatches, Err(ref error) if !matches!(error, Error::StrategyNotServed { .. })));
-                all.extend(dispatches.unwrap_or_default());
+                all.extend(served(dispatches, valid));
             }
         }
     }
@@ -139,13 +138,22 @@ fn all_dispatches(plan: &Plan) -> Vec<Dispatch> {
     all
 }
 
+/// A pin may rule an operation out, and so may bits of valid elements that outgrow a binding.
+fn served(dispatches: Result<Vec<Dispatch>, Error>, valid: bool) -> Vec<Dispatch> {
+    match dispatches {
+        Err(Error::StrategyNotServed { .. }) => Vec::new(),
+        Err(Error::LimitExceeded { required, available, .. }) if valid && required > available => Vec::new(),
+        dispatches => dispatches.unwrap(),
+    }
+}
+
 /// How a kernel walks over the tensor, and whether it reduces to partials; `None` where it does not walk.
 fn walk_of(kernel: Kernel) -> Option<(Family, bool)> {
     kernel.walk().map(|walk| (walk.family, matches!(kernel, Kernel::Reduce(..))))
 }
 
-/// The elements that one dispatch over the tensor takes, with the workgroup that takes each and the slot that a reduction
-/// would count it in.
+/// The elements of those bound that one dispatch over the tensor takes, with the workgroup that takes each and the slot that a
+/// reduction would count it in.
 ///
 /// The same arithmetic as `shaders/walk/{rows,columns}.wgsl`.
 fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, u32, Option<(u32, u32)>)) {
@@ -162,17 +170,16 @@ fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, u32, Option<(u32, u32)>)
                 match family {
                     Family::Rows => {
                         let (lane, position) = (invocation / p.positions, invocation % p.positions);
-                        let channel = (group % p.tiles) * p.lanes + lane;
+                        let channel = p.first_channel + (group % p.tiles) * p.lanes + lane;
                         let index = start + position + trip * p.positions;
-                        if lane >= p.lanes || channel >= p.channels || index >= end {
+                        if lane >= p.lanes || channel >= p.end_channel || index >= end {
                             continue;
                         }
                         let (outer, unit) = (index / p.row_units, index % p.row_units);
-                        let (part, within) = (channel / p.part_channels, channel % p.part_channels);
-                        let row = part * p.part_elements + outer * p.outer_elements + within * p.inner;
+                        let row = first_element(p, channel) + outer * p.outer_elements;
                         let first = 4 * (row / 4 + unit);
                         for element in (first..first + 4).filter(|e| (row..row + p.inner).contains(e)) {
-                            visit(element, group, reduces.then_some((split, channel)));
+                            visit(element, group, reduces.then_some((p.slot_base + split, channel)));
                         }
                     }
                     Family::Columns => {
@@ -183,11 +190,11 @@ fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, u32, Option<(u32, u32)>)
                         if position >= p.positions || unit >= p.row_units || row >= end {
                             continue;
                         }
-                        let first = part * p.part_elements + 4 * (row * p.row_units + unit);
+                        let first = p.window_base + part * p.part_elements + 4 * (row * p.row_units + unit);
                         for element in (first..first + 4).filter(|&e| e < p.elements) {
                             let run = (4 * unit + element - first) / p.inner;
-                            let slot = split * p.repeats + run / p.part_channels;
-                            let channel = part * p.part_channels + run % p.part_channels;
+                            let slot = p.slot_base + split * p.repeats + run / p.part_channels;
+                            let channel = p.first_channel + part * p.part_channels + run % p.part_channels;
                             visit(element, group, reduces.then_some((slot, channel)));
                         }
                     }
@@ -195,6 +202,91 @@ fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, u32, Option<(u32, u32)>)
             }
         }
     }
+}
+
+/// As `shaders/common/instance.wgsl` has it.
+fn first_element(p: &Params, channel: u32) -> u32 {
+    let within = channel - p.first_channel;
+    p.window_base + within / p.part_channels * p.part_elements + within % p.part_channels * p.inner
+}
+
+/// As [`check_coverage`], for dispatches over windows: those of a stage together take every element once, each is bound within the
+/// tensor and from an offset that bindings may have, and a mask's bits are those of the elements.
+fn check_window_coverage(plan: &Plan) -> Result<(), TestCaseError> {
+    let (elements, alignment) = (plan.problem().elements(), plan.profile.slice_alignment());
+    let size = plan.descriptor.element.size();
+    let mut dispatches = all_dispatches(plan).into_iter().filter(|dispatch| walk_of(dispatch.kernel).is_some());
+    // Many operations go over windows alike; how many there are is known from the first.
+    let mut checked: HashMap<_, usize> = HashMap::new();
+    while let Some(first) = dispatches.next() {
+        if first.region.is_none() {
+            continue;
+        }
+        let p = first.params;
+        let laid = [p.channels, p.groups, p.tiles, p.lanes, p.positions, p.extent, p.split_extent, p.slots];
+        let key = (first.kernel.walk(), walk_of(first.kernel), laid);
+        if let Some(windows) = checked.get(&key) {
+            dispatches.by_ref().take(windows - 1).for_each(drop);
+            continue;
+        }
+        let mut windows = 0;
+        let stage = std::mem::discriminant(&first.kernel);
+        let mut seen = vec![0_u8; elements as usize];
+        let mut slots: HashMap<(u32, u32), u64> = HashMap::new();
+        let mut next = Some(first);
+        let mut taken = 0;
+        while taken < elements {
+            let dispatch = next.take().or_else(|| dispatches.next());
+            let dispatch = dispatch.expect("more windows, until all elements are taken");
+            windows += 1;
+            prop_assert!(std::mem::discriminant(&dispatch.kernel) == stage, "{dispatch:?}");
+            let (region, p) = (dispatch.region.unwrap(), dispatch.params);
+            prop_assert_eq!(u64::from(p.elements), region.elements);
+            prop_assert!((region.first_element * size).is_multiple_of(alignment));
+            prop_assert!(
+                plan.descriptor.element.tensor_size(region.elements) <= plan.profile.max_storage_buffer_binding_size
+            );
+            prop_assert!(region.first_element + region.elements <= elements);
+            let (mask, before) = region.of_mask(&plan.profile);
+            prop_assert!(mask.start.is_multiple_of(alignment) && mask.end <= plan.mask_size());
+            prop_assert_eq!(8 * mask.start + before, region.first_element);
+            prop_assert_eq!((u64::from(p.mask_unit), u64::from(p.valid_unit)), (before / 4, region.first_element / 4));
+            let segmentation = match dispatch.kernel {
+                _ if plan.batch == plan.recorded => plan.batch.tensor.segmentation,
+                _ if u64::from(p.channels) == plan.recorded.instances() => plan.recorded.tensor.segmentation,
+                _ => plan.batch.tensor.segmentation,
+            };
+            let mut misplaced = None;
+            walk(&dispatch, |element, _, slot| {
+                let element = region.first_element + u64::from(element);
+                seen[element as usize] += 1;
+                taken += 1;
+                if let Some((slot, counted)) = slot {
+                    *slots.entry((slot, counted)).or_default() += 1;
+                    if u64::from(counted) != segmentation.instance_of(element) || slot >= p.slots {
+                        misplaced = Some((element, slot, counted));
+                    }
+                }
+            });
+            prop_assert_eq!(misplaced, None, "{:?}", dispatch);
+            if let Some(walk) = dispatch.kernel.walk() {
+                let shares = walk.family == Family::Rows && walk.access != super::Access::Whole;
+                prop_assert!(p.window_base.is_multiple_of(4) || shares, "{dispatch:?}");
+            }
+        }
+        checked.insert(key, windows);
+        prop_assert!(seen.iter().all(|&count| count == 1), "{:?}: not every element once", first);
+        if let Kernel::Reduce(..) = first.kernel {
+            let written = slots.len() as u64;
+            let expected = u64::from(first.params.slots) * u64::from(first.params.channels);
+            prop_assert!(written <= expected);
+            prop_assert!(
+                (0..first.params.channels).all(|channel| slots.contains_key(&(0, channel))),
+                "slot 0 is empty"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Every element is taken once, by its own channel; every slot that finalize reads has data.
@@ -211,7 +303,7 @@ fn check_coverage(plan: &Plan) -> Result<(), TestCaseError> {
                 && alone(other.kernel) == alone(dispatch.kernel)
                 && walked(other) == walked(&dispatch)
         };
-        if walk_of(dispatch.kernel).is_none() || checked.iter().any(same_walk) {
+        if walk_of(dispatch.kernel).is_none() || dispatch.region.is_some() || checked.iter().any(same_walk) {
             continue;
         }
         checked.push(dispatch);
@@ -377,6 +469,7 @@ fn profiles() -> impl proptest::strategy::Strategy<Value = DeviceProfile> {
         max_compute_workgroup_storage_size: (1 << storage) * 64,
         min_storage_buffer_offset_alignment: 1 << alignment,
         max_storage_buffer_binding_size: 1 << 31,
+        max_window_size: 1 << 33,
         ..DeviceProfile::webgpu(class)
     })
 }
@@ -420,6 +513,40 @@ proptest! {
     }
 
     #[test]
+    fn every_element_is_in_one_window(
+        outer in 1..70_usize, channels in 1..40_u32, inner in prop_oneof![1..90_usize, Just(1), 300..3000_usize],
+        pieces in 1..12_usize, odd in 0..40_u64, parts in 1..4_usize, kind in 0..3, profile in profiles(),
+    ) {
+        let outer = outer.min((16_384 / (channels as usize * inner * parts)).max(1));
+        let cap = ((outer * parts * channels as usize * inner * 4 / pieces) as u64 + odd).max(1 << 10);
+        let profile = DeviceProfile { max_window_size: cap, ..profile };
+        let shape = Shape::flat(outer * parts, channels as usize, inner);
+        let shape = match kind {
+            0 => shape,
+            1 => shape.with_sub_batches(parts).unwrap(),
+            _ => shape.with_segments_along(2).unwrap(),
+        };
+        for element in [ElementType::F32, ElementType::F16] {
+            let convention = Convention { segment_running: SegmentRunning::Averaged, ..Convention::onnx() };
+            let activation = Activation::Relu;
+            let descriptor = BatchNormDescriptor { channels, element, convention, activation, ..Default::default() };
+            match Plan::new(&descriptor, &shape, &profile) {
+                Ok(plan) => {
+                    check_window_coverage(&plan)?;
+                    check_limits(&plan, &profile)?;
+                },
+                Err(Error::SharedWords { .. }) => {}
+                // A step of 16-bit words that rows share cannot be cut, nor can windows begin anywhere in it.
+                Err(Error::LimitExceeded { required, available, .. }) => {
+                    prop_assert!(required > available);
+                    prop_assert!(element == ElementType::F16 || 2 * profile.slice_alignment() + 32 > cap);
+                }
+                Err(error) => prop_assert!(false, "{error}"),
+            }
+        }
+    }
+
+    #[test]
     fn large_problems_keep_every_limit_or_are_refused(
         outer in 0..24_u32, channels in 0..20_u32, inner in 0..24_u32, odd in 0..4_u32, profile in profiles(),
     ) {
@@ -428,7 +555,12 @@ proptest! {
         let channels = (1_u32 << channels) + odd % 2;
         prop_assume!(outer * inner > 1);
         match plans(outer, channels, inner, &profile) {
-            Ok(plans) => plans.iter().try_for_each(|plan| check_limits(plan, &profile))?,
+            // Windows repeat what one of them shows: of plans with many of them, one for each element type is checked.
+            Ok(plans) => {
+                let many = plans[0].window_count() > 8;
+                let step = if many { plans.len().div_ceil(2) } else { 1 };
+                plans.iter().step_by(step).try_for_each(|plan| check_limits(plan, &profile))?;
+            }
             Err(Error::LimitExceeded { required, available, .. }) => prop_assert!(required > available),
             Err(error) => prop_assert!(false, "{error}"),
         }
@@ -511,12 +643,14 @@ fn the_workspace_is_small() {
 }
 
 #[test]
-fn tensors_beyond_one_binding_are_refused_at_the_exact_byte() {
+fn tensors_beyond_one_binding_are_cut_from_the_exact_byte() {
     let profile =
         DeviceProfile { max_storage_buffer_binding_size: 4096, ..DeviceProfile::webgpu(AdapterClass::Discrete) };
-    assert!(plan(256, 4, 1, &profile).is_ok());
-    let refused = Error::LimitExceeded { limit: "max_storage_buffer_binding_size", required: 4100, available: 4096 };
-    assert_eq!(plan(205, 5, 1, &profile), Err(refused));
+    assert_eq!(plan(256, 4, 1, &profile).unwrap().window_count(), 1);
+    assert_eq!(plan(205, 5, 1, &profile).unwrap().window_count(), 2);
+    let profile = DeviceProfile { max_window_size: 4096, ..DeviceProfile::webgpu(AdapterClass::Discrete) };
+    assert_eq!(plan(256, 4, 1, &profile).unwrap().window_count(), 1);
+    assert_eq!(plan(205, 5, 1, &profile).unwrap().window_count(), 2);
 }
 
 #[test]

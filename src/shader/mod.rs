@@ -674,15 +674,15 @@ fn reduces(reduction: Reduction, walk: Walk) -> Vec<&'static str> {
 
 /// The merge of a place's slots.
 fn merges(reduction: Reduction, family: Family) -> Vec<&'static str> {
-    let slots = match family {
-        Family::Rows => wgsl!("partials/slots_rows.wgsl"),
-        Family::Columns => wgsl!("partials/slots_channels.wgsl"),
+    let (slots, pivot) = match family {
+        Family::Rows => (wgsl!("partials/slots_rows.wgsl"), wgsl!("partials/pivot_rows.wgsl")),
+        Family::Columns => (wgsl!("partials/slots_channels.wgsl"), wgsl!("partials/pivot_channels.wgsl")),
     };
     let merge = match reduction {
-        Reduction::Statistics => wgsl!("partials/merge_statistics.wgsl"),
-        Reduction::GradientSums(..) => wgsl!("partials/merge_gradients.wgsl"),
+        Reduction::Statistics => vec![pivot, wgsl!("partials/merge_statistics.wgsl")],
+        Reduction::GradientSums(..) => vec![wgsl!("partials/merge_gradients.wgsl")],
     };
-    vec![wgsl!("partials/buffer.wgsl"), slots, wgsl!("partials/share_slots.wgsl"), merge]
+    [vec![wgsl!("partials/buffer.wgsl"), slots, wgsl!("partials/share_slots.wgsl")], merge].concat()
 }
 
 /// What the results of a channel are written to.

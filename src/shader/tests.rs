@@ -207,7 +207,7 @@ fn codes_have_the_same_values_in_rust_and_wgsl() {
 #[test]
 fn flags_have_the_same_values_in_rust_and_wgsl() {
     // This kernel declares no other constants.
-    let declared = constants_of(find(|kernel| kernel == Kernel::FinalizeStatistics));
+    let declared = constants_of(find(|kernel| kernel == Kernel::FinalizeGradients));
     let expected = [
         ("HAS_GAMMA", Params::HAS_GAMMA),
         ("HAS_BETA", Params::HAS_BETA),

@@ -10,7 +10,7 @@ pub mod tolerance;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use support::Gpu;
-use wgpu_batch_norm::{AdapterClass, Kernels, KernelsDescriptor, ShaderChecks};
+use wgpu_batch_norm::{AdapterClass, DeviceProfile, Kernels, KernelsDescriptor, ShaderChecks};
 
 /// One adapter and kernels planned for one class of machine.
 pub struct Target {
@@ -18,6 +18,14 @@ pub struct Target {
     pub kernels: Kernels,
     /// Which of the plans for an adapter these are, from 0 to [`PLANS`]; the first are those of software drivers.
     pub plan: usize,
+}
+
+impl Target {
+    /// The same device and plans, with tensors beyond so many bytes cut into windows.
+    pub fn in_windows(&self, max_window_size: u64) -> Self {
+        let kernels = self.kernels.with_max_window_size(max_window_size);
+        Self { gpu: Arc::clone(&self.gpu), kernels, plan: self.plan }
+    }
 }
 
 /// Targets of an adapter.
@@ -66,8 +74,21 @@ pub fn on_every_target(check: impl Fn(&Target) + Sync) {
     }
 }
 
+/// As [`on_every_target`], once as planned and once in windows of 1 KiB.
+pub fn on_every_target_and_in_windows(check: impl Fn(&Target) + Sync) {
+    on_every_target(|target| {
+        check(target);
+        check(&target.in_windows(1 << 10));
+    });
+}
+
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}, planned as {:?}", self.gpu, self.kernels.profile().class)
+        let profile = self.kernels.profile();
+        write!(f, "{}, planned as {:?}", self.gpu, profile.class)?;
+        if profile.max_window_size < DeviceProfile::DEFAULT_MAX_WINDOW_SIZE {
+            write!(f, " in windows of {}", profile.max_window_size)?;
+        }
+        Ok(())
     }
 }

@@ -10,12 +10,13 @@ mod padding;
 mod population;
 mod renormalization;
 mod segments;
+mod windows;
 
 use std::sync::{Arc, Mutex};
 
 use crate::common::case::{Case, POISON, Results, Segments};
 use crate::common::tolerance::{Worst, compare};
-use crate::common::{Target, on_every_target};
+use crate::common::{Target, on_every_target, on_every_target_and_in_windows};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
@@ -479,7 +480,7 @@ fn empty_batches_leave_everything_but_zero_gradients() {
 
 #[test]
 fn slices_of_one_pooled_buffer_give_the_same_bits_as_separate_buffers() {
-    on_every_target(|target| {
+    on_every_target_and_in_windows(|target| {
         for (seed, (shape, layout)) in (0..).zip(ADVERSARIAL_SHAPES) {
             let case = Case::random(shape, layout, seed);
             let separate = case.run_device(target).unwrap();

@@ -7,7 +7,7 @@ use super::options::{
 use crate::Error;
 use crate::activation::{Activation, ActivationSource};
 use crate::plan::kernel::{Elementwise, Kernel, Normalizer, Operation, Reduction};
-use crate::plan::{Dispatch, Geometries, Laid, Params, Plan};
+use crate::plan::{Dispatch, Geometries, Laid, Params, Plan, Work};
 
 impl Plan {
     /// [statistics → finalize →] one dispatch, or gradient sums → merge and map, or gradient sums → finalize; with padding or
@@ -16,21 +16,25 @@ impl Plan {
         self.check_backward(&options)?;
         let laid = &self.batch;
         self.admit(laid.count(), OneSample::Checked)?;
-        let Some(geometries) = &laid.geometries else { return self.empty_gradients(&options) };
+        if options.valid {
+            self.check_valid()?;
+        }
         let valid = flag(options.valid, Params::HAS_VALID);
         let mut dispatches = Vec::new();
         if !options.saved {
-            let geometry = &geometries.reduction;
-            let kernel = Kernel::Reduce(Reduction::Statistics, laid.walk(geometry, options.valid));
+            let windows = laid.windows_apart();
             let params = Params { flags: valid, ..laid.params(self) };
-            dispatches.push(laid.over_tensor(self, kernel, CompanionUse::None, geometry, params)?);
+            let reduction = Reduction::Statistics;
+            dispatches = laid.reduce_windows(self, &windows, reduction, CompanionUse::None, params, [0; 2])?;
             let params = Params { flags: Params::SAVES_STATISTICS | valid, ..laid.params(self) };
-            dispatches.push(laid.finalize(self, Kernel::FinalizeStatistics, geometry.slots, params)?);
+            dispatches.push(laid.finalize(self, Kernel::FinalizeStatistics, laid.slots_of(&windows), params)?);
         }
-        dispatches.extend(if options.valid || options.renormalization {
-            self.prepared_gradients(Operation::Backward, laid, &options)?
-        } else {
-            self.gradients(Operation::Backward, laid, geometries, &options)?
+        dispatches.extend(match &laid.work {
+            Work::Nothing => return self.empty_gradients(&options),
+            Work::Whole(geometries) if !options.valid && !options.renormalization => {
+                self.gradients(Operation::Backward, laid, geometries, &options)?
+            }
+            Work::Whole(_) | Work::Windows(_) => self.prepared_gradients(Operation::Backward, laid, &options)?,
         });
         self.share_gradients(laid, &options, dispatches)
     }
@@ -45,24 +49,16 @@ impl Plan {
         }
         let laid = &self.recorded;
         self.admit(laid.count(), OneSample::Unchecked)?;
-        let Some(geometries) = &laid.geometries else { return self.empty_gradients(&options) };
-        let fused = Fused::backward(self.descriptor.activation, &options);
-        let dispatches = if options.valid {
-            self.prepared_gradients(Operation::FrozenBackward, laid, &options)?
-        } else if options.wants_sums() {
-            self.gradients(Operation::FrozenBackward, laid, geometries, &options)?
-        } else {
-            let source = Normalizer::of_frozen(fused.fusion);
-            let mut dispatches = Vec::new();
-            let params = Params { flags: map_flags(&options), ..laid.params(self) };
-            if source == Normalizer::Prepared {
-                dispatches.push(laid.finalize(self, Kernel::Prepare(Normalizer::Running), 1, params)?);
+        let dispatches = match &laid.work {
+            Work::Nothing => return self.empty_gradients(&options),
+            _ if options.valid => {
+                self.check_valid()?;
+                self.prepared_gradients(Operation::FrozenBackward, laid, &options)?
             }
-            let geometry = &geometries.inference;
-            let map = Elementwise::FrozenInputGradient(source, fused.fusion);
-            let map = Kernel::Apply(map, laid.walk(geometry, false));
-            dispatches.push(laid.over_tensor(self, map, fused.companion, geometry, params)?);
-            dispatches
+            Work::Whole(geometries) if options.wants_sums() => {
+                self.gradients(Operation::FrozenBackward, laid, geometries, &options)?
+            }
+            Work::Whole(_) | Work::Windows(_) => self.frozen_gradients(laid, &options)?,
         };
         self.share_gradients(laid, &options, dispatches)
     }
@@ -105,6 +101,29 @@ impl Plan {
         laid.reduce_and_map(self, operation, fused, choice, Params { flags, ..laid.params(self) }, 0)
     }
 
+    /// Through frozen statistics, the sums if they are wanted apart from the map.
+    fn frozen_gradients(&self, laid: &Laid, options: &BackwardOptions) -> Result<Vec<Dispatch>, Error> {
+        let fused = Fused::backward(self.descriptor.activation, options);
+        let windows = laid.windows_apart();
+        let mut dispatches = Vec::new();
+        if options.wants_sums() {
+            let reduction = Operation::FrozenBackward.reduction(fused.fusion);
+            let params = Params { flags: parameter_flags(options), ..laid.params(self) };
+            dispatches = laid.reduce_windows(self, &windows, reduction, fused.companion, params, [0; 2])?;
+            dispatches.push(self.finalize_gradients(laid, laid.slots_of(&windows), options)?);
+        }
+        if options.wants_map() {
+            let source = Normalizer::of_frozen(fused.fusion);
+            let params = Params { flags: map_flags(options), ..laid.params(self) };
+            if source == Normalizer::Prepared {
+                dispatches.push(laid.finalize(self, Kernel::Prepare(Normalizer::Running), 1, params)?);
+            }
+            let map = Elementwise::FrozenInputGradient(source, fused.fusion);
+            dispatches.extend(laid.map_windows(self, &windows, map, fused.companion, params)?);
+        }
+        Ok(dispatches)
+    }
+
     /// By coefficients that are prepared first.
     fn prepared_gradients(
         &self,
@@ -112,20 +131,20 @@ impl Plan {
         laid: &Laid,
         options: &BackwardOptions,
     ) -> Result<Vec<Dispatch>, Error> {
-        let Some((reduction, elementwise)) = laid.prepared_geometries(operation)? else { return Ok(Vec::new()) };
+        let windows = laid.windows(operation)?;
         let fused = Fused::backward(self.descriptor.activation, options);
         let frozen = operation == Operation::FrozenBackward;
         let common = flag(options.valid, Params::HAS_VALID) | flag(options.renormalization, Params::RENORMALIZES);
         let with = |flags: u32| Params { flags: flags | common, ..laid.params(self) };
-        let walk = |geometry| laid.walk(geometry, options.valid);
         let source = if frozen { Normalizer::Running } else { Normalizer::Saved };
         let mut dispatches = vec![laid.finalize(self, Kernel::Prepare(source), 1, with(parameter_flags(options)))?];
         // The input gradient through training statistics needs the sums, whoever else does.
         if !frozen || options.wants_sums() {
-            let reduce = Kernel::Reduce(Reduction::GradientSums(Normalizer::Prepared, fused.fusion), walk(reduction));
-            dispatches.push(laid.over_tensor(self, reduce, fused.companion, reduction, with(0))?);
+            let reduction = Reduction::GradientSums(Normalizer::Prepared, fused.fusion);
+            dispatches.extend(laid.reduce_windows(self, &windows, reduction, fused.companion, with(0), [0; 2])?);
             let conclude = if frozen { Kernel::FinalizeGradients } else { Kernel::ConcludeGradients };
-            let conclusion = laid.finalize(self, conclude, reduction.slots, with(laid.sum_flags(options)))?;
+            let params = with(laid.sum_flags(options));
+            let conclusion = laid.finalize(self, conclude, laid.slots_of(&windows), params)?;
             dispatches.push(Dispatch { per_instance: laid.segments() > 1, ..conclusion });
         }
         if options.wants_map() {
@@ -134,8 +153,8 @@ impl Plan {
             } else {
                 Elementwise::InputGradient(fused.fusion)
             };
-            let map = Kernel::Apply(map, walk(elementwise));
-            dispatches.push(laid.over_tensor(self, map, fused.companion, elementwise, with(map_flags(options)))?);
+            let params = with(map_flags(options));
+            dispatches.extend(laid.map_windows(self, &windows, map, fused.companion, params)?);
         }
         Ok(dispatches)
     }

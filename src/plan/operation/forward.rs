@@ -7,7 +7,7 @@ use crate::convention::{Momentum, NonFinitePolicy, OneSamplePolicy, RunningVaria
 use crate::plan::geometry::narrow;
 use crate::plan::kernel::{Elementwise, Kernel, Normalizer, Operation, Reduction};
 use crate::plan::strategy::Choice;
-use crate::plan::{Dispatch, Params, Plan};
+use crate::plan::{Dispatch, Params, Plan, Work};
 
 impl Plan {
     /// One dispatch [→ count], or statistics [→ merge] → merge and normalise; with padding or renormalization statistics →
@@ -41,7 +41,10 @@ impl Plan {
         };
         let counts = flag(updates_here && options.batches_tracked, Params::COUNTS_BATCH);
         let fused = Fused::forward(options.residual, options.mask);
-        let mut dispatches = if options.valid || options.renormalization {
+        if options.valid {
+            self.check_valid()?;
+        }
+        let mut dispatches = if options.valid || options.renormalization || self.batch.in_windows() {
             self.prepared_training(&options, fused, params, counts)?
         } else {
             self.plain_training(fused, params, counts)?
@@ -66,7 +69,7 @@ impl Plan {
     }
 
     fn plain_training(&self, fused: Fused, params: Params, counts: u32) -> Result<Vec<Dispatch>, Error> {
-        let Some(geometries) = &self.batch.geometries else { return Ok(Vec::new()) };
+        let Work::Whole(geometries) = &self.batch.work else { return Ok(Vec::new()) };
         let choice = self.batch.choice(self, Operation::Training, fused, geometries)?;
         // Workgroups of one dispatch know no order, so none may count while another reads the count.
         let cumulative = params.flags & Params::CUMULATIVE != 0;
@@ -88,18 +91,12 @@ impl Plan {
         counts: u32,
     ) -> Result<Vec<Dispatch>, Error> {
         let laid = &self.batch;
-        let Some((reduction, elementwise)) = laid.prepared_geometries(Operation::Training)? else {
-            return Ok(Vec::new());
-        };
-        let records_base = narrow(reduction.slots * laid.instances() + 1);
+        let windows = laid.windows(Operation::Training)?;
+        let slots = laid.slots_of(&windows);
+        let records_base = narrow(slots * laid.instances() + 1);
         let valid = flag(options.valid, Params::HAS_VALID);
-        let first = Params {
-            flags: params.flags & (Params::HAS_GAMMA | Params::HAS_BETA) | Params::RECORDS_PARAMETERS | counts | valid,
-            records_base,
-            ..laid.params(self)
-        };
-        let walk = |geometry| laid.walk(geometry, options.valid);
-        let reduce = Kernel::Reduce(Reduction::Statistics, walk(reduction));
+        let parameters = params.flags & (Params::HAS_GAMMA | Params::HAS_BETA) | Params::RECORDS_PARAMETERS;
+        let first = Params { flags: valid, records_base, ..laid.params(self) };
         let conclusion = Params {
             flags: params.flags
                 | valid
@@ -108,12 +105,14 @@ impl Plan {
             records_base,
             ..params
         };
-        let map = Kernel::Apply(Elementwise::Normalize(Normalizer::Prepared, fused.fusion), walk(elementwise));
-        Ok(vec![
-            laid.over_tensor(self, reduce, CompanionUse::None, reduction, first)?,
-            laid.finalize(self, Kernel::ConcludeStatistics, reduction.slots, conclusion)?,
-            laid.over_tensor(self, map, fused.companion, elementwise, Params { flags: valid, ..laid.params(self) })?,
-        ])
+        let once = [parameters, counts];
+        let mut dispatches =
+            laid.reduce_windows(self, &windows, Reduction::Statistics, CompanionUse::None, first, once)?;
+        dispatches.push(laid.finalize(self, Kernel::ConcludeStatistics, slots, conclusion)?);
+        let map = Elementwise::Normalize(Normalizer::Prepared, fused.fusion);
+        let params = Params { flags: valid, ..laid.params(self) };
+        dispatches.extend(laid.map_windows(self, &windows, map, fused.companion, params)?);
+        Ok(dispatches)
     }
 
     /// How running statistics are updated, whoever does it.
@@ -143,19 +142,22 @@ impl Plan {
             return Err(Error::PaddedActivationMask);
         }
         let laid = &self.recorded;
-        let Some(geometries) = &laid.geometries else { return Ok(Vec::new()) };
-        let flags = flag(options.gamma, Params::HAS_GAMMA) | flag(options.beta, Params::HAS_BETA);
+        if options.valid {
+            self.check_valid()?;
+        }
+        let flags = flag(options.gamma, Params::HAS_GAMMA)
+            | flag(options.beta, Params::HAS_BETA)
+            | flag(options.valid, Params::HAS_VALID);
         let Fused { fusion, companion } = Fused::forward(options.residual, options.mask);
-        let geometry = &geometries.inference;
-        let kernel = Elementwise::Normalize(Normalizer::Running, fusion);
-        let kernel = Kernel::Apply(kernel, laid.walk(geometry, options.valid));
-        Ok(vec![laid.over_tensor(self, kernel, companion, geometry, Params { flags, ..laid.params(self) })?])
+        let map = Elementwise::Normalize(Normalizer::Running, fusion);
+        laid.map_windows(self, &laid.windows_apart(), map, companion, Params { flags, ..laid.params(self) })
     }
 }
 
 fn count_batches(batches: u32) -> Dispatch {
     Dispatch {
         kernel: Kernel::CountBatch,
+        region: None,
         companion: CompanionUse::None,
         workgroup_size: 1,
         workgroups: [1, 1, 1],

@@ -1,10 +1,13 @@
 //! What all operations share: the dispatches over a tensor that is laid out, and those after them.
 
+use std::borrow::Cow;
+
 use super::options::{CompanionUse, Fused};
-use crate::plan::geometry::{FinalizeGeometry, Geometry, narrow, outer_elements};
-use crate::plan::kernel::{Access, Family, Kernel, Operation, Reduction, Walk};
+use crate::plan::geometry::{FinalizeGeometry, Geometry, narrow, outer_elements, saturated};
+use crate::plan::kernel::{Access, Elementwise, Family, Kernel, Operation, Reduction, Walk};
 use crate::plan::strategy::Choice;
-use crate::plan::{Dispatch, Geometries, Laid, Params, Plan};
+use crate::plan::window::Window;
+use crate::plan::{Dispatch, Geometries, Laid, Params, Plan, Work};
 use crate::{Activation, Error};
 
 impl Laid {
@@ -46,13 +49,44 @@ impl Laid {
         }
     }
 
-    /// How an operation through coefficients, which is always split, reduces and maps; `None` for an empty batch.
-    pub(super) fn prepared_geometries(&self, operation: Operation) -> Result<Option<(&Geometry, &Geometry)>, Error> {
-        let Some(geometries) = &self.geometries else { return Ok(None) };
-        Ok(match geometries.split_choice(operation)? {
-            Choice::Split { reduction, elementwise, .. } => Some((reduction, elementwise)),
-            Choice::ChannelLoop(_) | Choice::Resident(..) => None,
+    /// The windows that an operation through coefficients, which is always split, goes over; none for an empty batch.
+    pub(super) fn windows(&self, operation: Operation) -> Result<Cow<'_, [Window]>, Error> {
+        Ok(match &self.work {
+            Work::Nothing => Cow::Borrowed(&[]),
+            Work::Windows(windows) => Cow::Borrowed(&windows.windows),
+            Work::Whole(geometries) => match geometries.split_choice(operation)? {
+                Choice::Split { reduction, elementwise, .. } => {
+                    Cow::Owned(vec![Window::whole(self.tensor, *reduction, *elementwise)])
+                }
+                Choice::ChannelLoop(_) | Choice::Resident(..) => Cow::Borrowed(&[]),
+            },
         })
+    }
+
+    /// The windows of operations that reduce or map alone.
+    pub(super) fn windows_apart(&self) -> Cow<'_, [Window]> {
+        match &self.work {
+            Work::Nothing => Cow::Borrowed(&[]),
+            Work::Windows(windows) => Cow::Borrowed(&windows.windows),
+            Work::Whole(geometries) => {
+                Cow::Owned(vec![Window::whole(self.tensor, geometries.reduction, geometries.inference)])
+            }
+        }
+    }
+
+    /// Slots that a reduction of windows leaves for every instance.
+    pub(super) fn slots_of(&self, windows: &[Window]) -> u64 {
+        windows.iter().map(|window| window.slot_base + window.reduction.slots).max().unwrap_or(0)
+    }
+
+    pub(super) const fn in_windows(&self) -> bool {
+        matches!(self.work, Work::Windows(_))
+    }
+
+    /// Records of valid elements: one a segment, and one for each of its cells if there are several.
+    pub(in crate::plan) fn valid_records(&self) -> u64 {
+        let cells = self.cells();
+        self.segments() * if cells == 1 { 1 } else { 1 + cells }
     }
 
     /// An operation by the strategy that was chosen for it; `counts` is the flag of the dispatch that counts the batch.
@@ -123,7 +157,90 @@ impl Laid {
         geometry.describe(self.tensor, &plan.profile, &mut params);
         let workgroups = geometry.workgroups(&plan.profile)?;
         let workgroup_size = geometry.workgroup_size;
-        Ok(Dispatch { kernel, companion, workgroup_size, workgroups, params, per_instance: false })
+        Ok(Dispatch { kernel, region: None, companion, workgroup_size, workgroups, params, per_instance: false })
+    }
+
+    /// Reduces windows, each to slots of its own. What `first` adds to the flags goes to those that find an instance first, and
+    /// what `once` adds to one of all.
+    pub(super) fn reduce_windows(
+        &self,
+        plan: &Plan,
+        windows: &[Window],
+        reduction: Reduction,
+        companion: CompanionUse,
+        params: Params,
+        [first, once]: [u32; 2],
+    ) -> Result<Vec<Dispatch>, Error> {
+        let skips_padding = params.flags & Params::HAS_VALID != 0;
+        let slots = self.slots_of(windows);
+        let reduce = |(index, window): (usize, &Window)| {
+            let kernel = Kernel::Reduce(reduction, self.walk_of(plan, window, window.reduction.family, skips_padding));
+            let flags =
+                params.flags | if window.slot_base == 0 { first } else { 0 } | if index == 0 { once } else { 0 };
+            let params = Params { flags, ..params };
+            let mut dispatch = self.over_window(plan, kernel, companion, window, &window.reduction, params)?;
+            dispatch.params.slots = narrow(slots);
+            Ok(dispatch)
+        };
+        windows.iter().enumerate().map(reduce).collect()
+    }
+
+    /// Maps windows, the one that was reduced last first.
+    pub(super) fn map_windows(
+        &self,
+        plan: &Plan,
+        windows: &[Window],
+        map: Elementwise,
+        companion: CompanionUse,
+        params: Params,
+    ) -> Result<Vec<Dispatch>, Error> {
+        let skips_padding = params.flags & Params::HAS_VALID != 0;
+        let apply = |window: &Window| {
+            let kernel = Kernel::Apply(map, self.walk_of(plan, window, window.map.family, skips_padding));
+            self.over_window(plan, kernel, companion, window, &window.map, params)
+        };
+        windows.iter().rev().map(apply).collect()
+    }
+
+    fn walk_of(&self, plan: &Plan, window: &Window, family: Family, skips_padding: bool) -> Walk {
+        window.walk(self.tensor, family, &plan.profile, skips_padding)
+    }
+
+    fn over_window(
+        &self,
+        plan: &Plan,
+        kernel: Kernel,
+        companion: CompanionUse,
+        window: &Window,
+        geometry: &Geometry,
+        mut params: Params,
+    ) -> Result<Dispatch, Error> {
+        geometry.describe(window.tensor, &plan.profile, &mut params);
+        let region = window.region(self.tensor, &plan.profile);
+        let part = window.tensor.part();
+        params.elements = narrow(region.elements);
+        params.units = narrow(region.elements.div_ceil(4));
+        params.inner = narrow(part.inner);
+        params.part_channels = part.channels;
+        params.part_elements = narrow(part.elements());
+        params.window_base = narrow(window.first_element - region.first_element);
+        params.first_channel = narrow(window.first_instance);
+        params.end_channel = narrow(window.first_instance + window.tensor.segmentation.instances());
+        params.slot_base = narrow(window.slot_base);
+        params.mask_unit = narrow(region.of_mask(&plan.profile).1 / 4);
+        params.valid_unit = saturated(region.first_element / 4);
+        if self.cells() > 1 {
+            params.valid_base += narrow(self.segments() * (1 + window.cell.index));
+        }
+        Ok(Dispatch {
+            kernel,
+            region: self.in_windows().then_some(region),
+            companion,
+            workgroup_size: geometry.workgroup_size,
+            workgroups: geometry.workgroups(&plan.profile)?,
+            params,
+            per_instance: false,
+        })
     }
 
     /// A dispatch over `params.channels` channels, with the merge of slots, if there are any.
@@ -138,7 +255,15 @@ impl Laid {
         geometry.describe(&mut params, slots);
         let workgroups = geometry.workgroups(&plan.profile)?;
         let workgroup_size = geometry.workgroup_size;
-        Ok(Dispatch { kernel, companion: CompanionUse::None, workgroup_size, workgroups, params, per_instance: false })
+        Ok(Dispatch {
+            kernel,
+            region: None,
+            companion: CompanionUse::None,
+            workgroup_size,
+            workgroups,
+            params,
+            per_instance: false,
+        })
     }
 
     pub(super) fn walk(&self, geometry: &Geometry, skips_padding: bool) -> Walk {
@@ -157,20 +282,22 @@ impl Laid {
         let inverse = if count == 0 { 0.0 } else { 1.0 / count as f64 };
         let records = plan.valid_records();
         Params {
-            elements: narrow(self.tensor.elements()),
-            units: narrow(self.tensor.elements().div_ceil(4)),
+            // Of windows these are set with the window.
+            elements: saturated(self.tensor.elements()),
+            units: saturated(self.tensor.elements().div_ceil(4)),
             channels: narrow(self.instances()),
-            inner: narrow(part.inner.min(u64::from(u32::MAX))),
-            outer_elements: narrow(outer_elements(part).min(u64::from(u32::MAX))),
+            inner: saturated(part.inner),
+            outer_elements: saturated(outer_elements(part)),
             part_channels: part.channels,
-            part_elements: narrow(part.elements()),
+            part_elements: saturated(part.elements()),
+            end_channel: narrow(self.instances()),
+            count: saturated(count),
             steps: segmentation.steps,
             parameter_channels: segmentation.channels,
             segments: narrow(self.segments()),
-            // The records of running statistics, if they are others, come after those of training.
-            valid_base: narrow(if *self == plan.batch { 0 } else { records - 1 }),
+            valid_base: narrow(plan.valid_base(self)),
             valid_bits: narrow(4 * records),
-            position_bits: narrow(4 * records + self.tensor.elements().div_ceil(32)),
+            position_bits: saturated(4 * records + self.tensor.elements().div_ceil(32)),
             epsilon: plan.descriptor.convention.epsilon as f32,
             slope: match plan.descriptor.activation {
                 Activation::LeakyRelu { slope } => slope as f32,

@@ -5,6 +5,7 @@ use crate::Error;
 use crate::convention::RunningVariance;
 use crate::plan::geometry::{fold, narrow};
 use crate::plan::kernel::{Elementwise, Fusion, Kernel, Normalizer, Reduction};
+use crate::plan::window::Cell;
 use crate::plan::{Dispatch, Laid, Params, Plan};
 use crate::problem::PositionAxis;
 
@@ -15,14 +16,21 @@ impl Plan {
     /// statistics → merge into the moments of the batches before.
     pub(crate) fn accumulate_moments(&self, valid: bool) -> Result<Vec<Dispatch>, Error> {
         let laid = &self.recorded;
-        let Some(geometries) = &laid.geometries else { return Ok(Vec::new()) };
-        let geometry = &geometries.reduction;
-        let kernel = Kernel::Reduce(Reduction::Statistics, laid.walk(geometry, valid));
+        if laid.count() == 0 {
+            return Ok(Vec::new());
+        }
+        if laid.count() > u64::from(u32::MAX) {
+            return Err(Error::TooManyForMoments { count: laid.count() });
+        }
+        if valid {
+            self.check_valid()?;
+        }
+        let windows = laid.windows_apart();
         let params = Params { flags: flag(valid, Params::HAS_VALID), ..laid.params(self) };
-        Ok(vec![
-            laid.over_tensor(self, kernel, CompanionUse::None, geometry, params)?,
-            laid.finalize(self, Kernel::AccumulateMoments, geometry.slots, params)?,
-        ])
+        let reduction = Reduction::Statistics;
+        let mut dispatches = laid.reduce_windows(self, &windows, reduction, CompanionUse::None, params, [0; 2])?;
+        dispatches.push(laid.finalize(self, Kernel::AccumulateMoments, laid.slots_of(&windows), params)?);
+        Ok(dispatches)
     }
 
     /// Moments to running statistics; of the shape only its segments matter, if they have running statistics of their own.
@@ -44,12 +52,8 @@ impl Plan {
             | flag(options.bias, Params::HAS_LAYER_BIAS);
         let params = Params { flags, ..laid.params(self) };
         let mut dispatches = vec![laid.finalize(self, Kernel::FoldBias, 1, params)?];
-        if let Some(geometries) = &laid.geometries {
-            let geometry = &geometries.inference;
-            let scale = Elementwise::FrozenInputGradient(Normalizer::Running, Fusion::None);
-            let scale = Kernel::Apply(scale, laid.walk(geometry, false));
-            dispatches.push(laid.over_tensor(self, scale, CompanionUse::None, geometry, params)?);
-        }
+        let scale = Elementwise::FrozenInputGradient(Normalizer::Running, Fusion::None);
+        dispatches.extend(laid.map_windows(self, &laid.windows_apart(), scale, CompanionUse::None, params)?);
         Ok(dispatches)
     }
 
@@ -59,6 +63,7 @@ impl Plan {
         if self.problem.count() == 0 {
             return Ok(Vec::new());
         }
+        self.check_valid()?;
         let required = axes.map_or_else(|| self.positions_size(), |[sequence, _]| 4 * sequence.length);
         let available = self.profile.max_storage_buffer_binding_size;
         if required > available {
@@ -81,12 +86,22 @@ impl Plan {
         let mut dispatches = vec![
             self.for_each(Kernel::PackValid, words, params)?,
             self.for_each(Kernel::MarkValid, self.problem.elements().div_ceil(32), params)?,
-            self.count_valid(&self.batch)?,
         ];
+        dispatches.extend(self.count_valid(&self.batch)?);
         if self.shares_running() {
-            dispatches.push(self.count_valid(&self.recorded)?);
+            dispatches.extend(self.count_valid(&self.recorded)?);
         }
         Ok(dispatches)
+    }
+
+    /// The bits of all elements are one binding, and are counted by 32 bits.
+    pub(super) fn check_valid(&self) -> Result<(), Error> {
+        let available = self.profile.max_storage_buffer_binding_size.min(1 << 29);
+        let required = self.valid_size();
+        if required > available {
+            return Err(Error::LimitExceeded { limit: "max_storage_buffer_binding_size", required, available });
+        }
+        Ok(())
     }
 
     /// An invocation each.
@@ -95,6 +110,7 @@ impl Plan {
         let groups = count.div_ceil(u64::from(size));
         Ok(Dispatch {
             kernel,
+            region: None,
             companion: CompanionUse::None,
             workgroup_size: size,
             workgroups: fold(groups, &self.profile)?,
@@ -103,18 +119,37 @@ impl Plan {
         })
     }
 
-    fn count_valid(&self, laid: &Laid) -> Result<Dispatch, Error> {
+    fn count_valid(&self, laid: &Laid) -> Result<Vec<Dispatch>, Error> {
+        let whole = Cell { index: 0, offset: 0, count: laid.count() };
+        let mut dispatches = vec![self.count_valid_of(laid, whole, 0)?];
+        if laid.cells() > 1 {
+            let mut counted = 0;
+            for window in laid.windows_apart().iter() {
+                if window.cell.index == counted {
+                    counted += 1;
+                    dispatches.push(self.count_valid_of(laid, window.cell, laid.segments() * counted)?);
+                }
+            }
+        }
+        Ok(dispatches)
+    }
+
+    /// In a cell of every segment, into records of their own.
+    fn count_valid_of(&self, laid: &Laid, cell: Cell, records: u64) -> Result<Dispatch, Error> {
         let size = self.profile.finalize_workgroup_size();
-        let split = (u64::from(size) * POSITIONS_PER_INVOCATION).min(laid.count());
-        let groups = laid.segments() * laid.count().div_ceil(split);
-        let params = Params {
+        let split = (u64::from(size) * POSITIONS_PER_INVOCATION).min(cell.count);
+        let groups = laid.segments() * cell.count.div_ceil(split);
+        let mut params = Params {
             groups: narrow(groups),
-            extent: narrow(laid.count()),
+            extent: narrow(cell.count),
             split_extent: narrow(split),
+            window_base: narrow(cell.offset),
             ..laid.params(self)
         };
+        params.valid_base += narrow(records);
         Ok(Dispatch {
             kernel: Kernel::CountValid,
+            region: None,
             companion: CompanionUse::None,
             workgroup_size: size,
             workgroups: fold(groups, &self.profile)?,

@@ -1,7 +1,7 @@
 //! Folding inference into the layer before it.
 
 use crate::common::case::{Case, loaded, stored};
-use crate::common::on_every_target;
+use crate::common::on_every_target_and_in_windows;
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::{BatchNorm, ElementType, FoldBuffers, Shape, reference};
 
@@ -16,7 +16,7 @@ const WEIGHTS: [(&[usize], Layout); 4] = [
 #[test]
 fn folding_meets_the_reference_with_and_without_its_optional_parts() {
     // Folding has no plans of its own for a class of machine.
-    on_every_target(|target| {
+    on_every_target_and_in_windows(|target| {
         // The plans of one class will do.
         if target.plan > 0 {
             return;

@@ -1,7 +1,7 @@
 //! Backward from the output, x having been overwritten by it.
 
 use crate::common::case::{Case, Padding, Segments, loaded, stored};
-use crate::common::on_every_target;
+use crate::common::on_every_target_and_in_windows;
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::SegmentRunning::InTurn;
 use wgpu_batch_norm::{
@@ -21,7 +21,7 @@ const SHAPES: [(&[usize], Layout); 3] =
 
 #[test]
 fn an_in_place_forward_and_backward_give_the_gradients_of_those_that_keep_x() {
-    on_every_target(|target| {
+    on_every_target_and_in_windows(|target| {
         // Every strategy is compiled for every class of machine: two of the three will do.
         if target.plan == 1 {
             return;

@@ -25,7 +25,7 @@ const SHAPES: [(&[usize], Layout, Option<SequenceAxes>); 11] = [
 ];
 
 /// A padded case, with NaN where there is padding.
-fn padded(shape: &[usize], layout: Layout, axes: Option<SequenceAxes>, seed: u64) -> Case {
+pub(super) fn padded(shape: &[usize], layout: Layout, axes: Option<SequenceAxes>, seed: u64) -> Case {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut case = Case::random(shape, layout, seed);
     let positions = case.input.len() / case.channels();
@@ -40,7 +40,7 @@ fn padded(shape: &[usize], layout: Layout, axes: Option<SequenceAxes>, seed: u64
     case
 }
 
-fn poison(case: &mut Case) {
+pub(super) fn poison(case: &mut Case) {
     let valid = case.valid_elements();
     for index in (0..valid.len()).filter(|&index| !valid[index]) {
         case.input[index] = f32::NAN;

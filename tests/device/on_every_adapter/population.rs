@@ -1,7 +1,7 @@
 //! Statistics of many batches.
 
 use crate::common::case::{Case, Segments, rounded, stored};
-use crate::common::on_every_target;
+use crate::common::{on_every_target, on_every_target_and_in_windows};
 use wgpu_batch_norm::Layout::ChannelsFirst;
 use wgpu_batch_norm::SegmentRunning::{InTurn, Separate};
 use wgpu_batch_norm::{
@@ -11,7 +11,7 @@ use wgpu_batch_norm::{
 
 #[test]
 fn batches_of_any_size_give_the_statistics_of_the_whole_data_set() {
-    on_every_target(|target| {
+    on_every_target_and_in_windows(|target| {
         let gpu = &target.gpu;
         for (channels, inner, batches, element, correction) in [
             (5, 1, &[7, 1, 300, 64][..], ElementType::F32, RunningVariance::Unbiased),
