@@ -222,9 +222,16 @@ impl BatchNorm {
     /// x̂ = (f⁻¹(y) − β)/γ      h = g·f'(t)      dβ = Σ h      dγ = Σ h·x̂      dx = γ·r·( h − dβ/M − x̂·dγ/M )
     /// ```
     ///
-    /// With an in-place forward this saves [`Plan::tensor_size`] bytes a layer. It serves the identity and leaky ReLU with a
-    /// slope, without a residual and without batch renormalization, whose x̂·R + D it would take for x̂. x̂ carries the rounding of y divided by γ, so a γ that is small against β costs digits. Where γ
-    /// is 0, dx is 0, as it should be, but dγ is unknown and given as 0: such a channel cannot leave 0 by itself.
+    /// With an in-place forward this saves [`Plan::in_place_saving`] bytes a layer. It serves the identity and leaky ReLU with a
+    /// slope, without a residual and without batch renormalization, whose x̂·R + D it would take for x̂.
+    ///
+    /// x̂ carries the rounding of y over γ, so a γ that is small against β costs digits: with a unit roundoff u of the element
+    /// type (2⁻²⁴, 2⁻¹¹ in f16, 2⁻⁸ in bf16) x̂ is off by about u·|β/γ|, and is limited to √M, which no x̂ exceeds, where
+    /// that leaves nothing of it. Where γ is 0 (or subnormal, on devices that take such numbers for 0), dx is 0, as it should
+    /// be, but dγ is unknown and given as 0: such a channel cannot leave 0 by itself.
+    ///
+    /// The sign of t is that of y. A t within rounding of 0 has the sign that forward's rounding gave it, and one that rounds to
+    /// 0 in the element type counts as 0.
     ///
     /// [`crate::reference::BatchNorm::backward_from_output`] is the specification.
     ///

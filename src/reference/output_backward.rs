@@ -35,13 +35,18 @@ impl BatchNorm {
     /// Bulò, Porzi and Kontschieder, arXiv 1712.02616), with gamma as it is, of either sign.
     ///
     /// ```text
-    /// x̂  = (f⁻¹(y) − β)/γ
+    /// x̂  = (f⁻¹(y) − β)/γ, but no larger than √M
     /// h  = g·f'(t), the sign of t being that of y
     /// dβ = Σ h        dγ = Σ h·x̂        dx = γ·r·( h − Σh/W − x̂·Σh·x̂/W )
     /// ```
     ///
     /// dβ and dγ are sums over the batch, those in dx over the instance, as in [`BatchNorm::backward`]; dx is 0 at
-    /// padding.
+    /// padding. M counts the instance's elements, padding included: Σx̂² is at most M, so x̂ of a y that is not rounded is
+    /// never limited. Where γ is so small that the rounding of y alone exceeds √M·|γ|, x̂ is unknown, and the limit keeps
+    /// dx within |γ|·r·(M + 2) times the largest |h|.
+    ///
+    /// y is all that is known of t: a t that rounds to 0 counts as 0, and one within rounding of 0 has the sign that
+    /// forward's rounding gave it.
     /// For the identity and leaky ReLU with a slope, and without a residual and without batch renormalization.
     ///
     /// # Errors
@@ -85,11 +90,13 @@ impl BatchNorm {
         };
         for channel in 0..problem.channels as usize {
             let (gamma, beta) = (gamma_of(channel), parameter(beta, channel, 0.0));
+            let largest = (plan.segmentation.count() as f64).sqrt();
             // h and x̂.
             let terms = |index: usize| {
                 let (y, g) = (output[index].to_f64(), output_gradient[index].to_f64());
                 let (t, h) = if y <= 0.0 { (y / slope, g * slope) } else { (y, g) };
-                (h, (t - beta) / gamma)
+                let normalised = (t - beta) / gamma;
+                (h, if normalised.abs() > largest { largest.copysign(normalised) } else { normalised })
             };
             let (mut channel_sum, mut channel_product_sum) = (0.0, 0.0);
             for instance in instances.of_channel(channel) {

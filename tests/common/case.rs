@@ -411,7 +411,8 @@ impl Case {
         (index / problem.inner as usize) % self.channels()
     }
 
-    fn valid_source(&self) -> Vec<u32> {
+    /// Lengths or flags, as a device is given them.
+    pub fn valid_source(&self) -> Vec<u32> {
         match &self.padding {
             None => Vec::new(),
             Some(Padding::Lengths(lengths, _)) => lengths.clone(),
@@ -421,7 +422,7 @@ impl Case {
     }
 
     /// What accumulating gradients start from.
-    fn gradient_seed(&self, count: usize) -> Vec<f32> {
+    pub fn gradient_seed(&self, count: usize) -> Vec<f32> {
         if self.accumulates { (0..count).map(|i| (i % 7) as f32 - 3.0).collect() } else { vec![POISON; count] }
     }
 

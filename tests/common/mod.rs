@@ -5,6 +5,7 @@
 pub mod support;
 
 pub mod case;
+pub mod from_output;
 pub mod tolerance;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

@@ -12,6 +12,7 @@
 use wgpu_batch_norm::{Activation, ElementType, Momentum, SegmentRunning, Segmentation, Shape};
 
 use super::case::{Case, Moments, Results};
+use super::from_output::{Kept, OutputGradients};
 
 const U: f64 = 1.0 / (1 << 24) as f64;
 
@@ -96,6 +97,73 @@ pub fn compare(case: &Case, got: &Results, truth: &Results) -> Worst {
         (&got.frozen_gamma_gradient, &truth.frozen_gamma_gradient),
         (&got.frozen_beta_gradient, &truth.frozen_beta_gradient),
     );
+    worst
+}
+
+/// Compares backward from the output with the reference given the same output and records, so that neither rounds what the
+/// other does not, and t has the sign of the same y for both, however near to 0 it is.
+///
+/// x̂ = (f⁻¹(y) − β)/γ is off by two divisions of 2.5 units in the last place, the slope in f32 and a subtraction: 12 u of
+/// (|f⁻¹(y)| + |β|)/|γ|, as far as √M, to which x̂ is limited, does not bound that.
+pub fn compare_from_output(case: &Case, kept: &Kept, got: &OutputGradients, truth: &OutputGradients) -> Worst {
+    let mut worst = Worst::default();
+    let (segmentation, valid) = (case.segmentation(), case.valid_elements());
+    let slope = match case.activation {
+        Activation::LeakyRelu { slope } => slope,
+        _ => 1.0,
+    };
+    let value = |values: &Option<Vec<f32>>, channel: usize, otherwise| {
+        values.as_ref().map_or(otherwise, |values| f64::from(values[channel]))
+    };
+    let largest = (segmentation.count() as f64).sqrt();
+    // h, x̂, and how far off x̂ may be.
+    let terms = |index: usize| {
+        let (channel, y, g) =
+            (case.channel(index), f64::from(kept.output[index]), f64::from(case.output_gradient[index]));
+        let (gamma, beta) = (value(&case.gamma, channel, 1.0), value(&case.beta, channel, 0.0));
+        let (t, h) = if y <= 0.0 { (y / slope, g * slope) } else { (y, g) };
+        let (x, error) = ((t - beta) / gamma, 12.0 * U * (t.abs() + beta.abs()) / gamma.abs());
+        (h, x.clamp(-largest, largest), error.min(2.0 * largest))
+    };
+    let mut of_instances = vec![Vec::new(); segmentation.instances() as usize];
+    for index in (0..valid.len()).filter(|&index| valid[index]) {
+        of_instances[segmentation.instance_of(index as u64) as usize].push(index);
+    }
+    let accumulation = if case.accumulates { 4.0 * U } else { 0.0 };
+    let segments = (2.0 + (segmentation.segments() as f64).log2()) * U;
+    let mut errors = vec![[0.0; 2]; case.channels()];
+    for (instance, indices) in of_instances.iter().enumerate() {
+        let total = |f: &dyn Fn((f64, f64, f64)) -> f64| indices.iter().map(|&index| f(terms(index))).sum::<f64>();
+        let (count, channel) = (indices.len().max(1) as f64, segmentation.channel_of(instance as u64) as usize);
+        let path = 2.0 + count.log2();
+        let (sum, product) = (total(&|(h, ..)| h), total(&|(h, x, _)| h * x));
+        let sum_error = U * (path + 2.0) * total(&|(h, ..)| h.abs());
+        let product_error =
+            total(&|(h, _, error)| h.abs() * error) + U * (path + 6.0) * total(&|(h, x, _)| (h * x).abs());
+        errors[channel][0] += product_error + segments * product.abs();
+        errors[channel][1] += sum_error + segments * sum.abs();
+        let scale = value(&case.gamma, channel, 1.0).abs() * f64::from(kept.saved[instance].inverse_deviation);
+        for &index in indices.iter().filter(|_| case.wants_input) {
+            let (h, x, error) = terms(index);
+            let inner = h.abs() + sum.abs() / count + (x * product).abs() / count;
+            let off = 8.0 * U * inner + (sum_error + (x.abs() + error) * product_error + error * product.abs()) / count;
+            let truth_magnitude = if case.accumulates { f64::from(truth.input[index]).abs() } else { 0.0 };
+            let tolerance = scale * off + accumulation + U * truth_magnitude;
+            worst.see_element("input_gradient", index, (case.element, &got.input), &truth.input, tolerance);
+        }
+    }
+    for (name, at, wanted, got, truth) in [
+        ("gamma_gradient", 0, case.wants_gamma, &got.gamma, &truth.gamma),
+        ("beta_gradient", 1, case.wants_beta, &got.beta, &truth.beta),
+    ] {
+        for channel in (0..case.channels()).filter(|_| wanted) {
+            let rounding = U * f64::from(truth[channel]).abs();
+            worst.see(name, channel, got[channel], truth[channel], errors[channel][at] + accumulation + rounding);
+        }
+    }
+    for index in (0..valid.len()).filter(|&index| case.wants_input && !valid[index]) {
+        assert!(got.input[index] == truth.input[index], "gradient of padding [{index}]: {}", got.input[index]);
+    }
     worst
 }
 

@@ -69,6 +69,39 @@ proptest! {
     }
 }
 
+/// An x̂ that is not rounded is never limited, at its largest too; one that rounding alone has made is.
+#[test]
+fn the_normalised_value_is_limited_to_what_it_can_be() {
+    let run = |gamma: f64, output: [f64; 4]| {
+        let bn = batch_norm(1, Activation::Identity);
+        let (mut dx, mut dgamma) = ([0.0; 4], [0.0]);
+        bn.backward_from_output(
+            &bn.plan(&Shape::new(&[4, 1]).unwrap()).unwrap(),
+            OutputBackwardBuffers {
+                output: &output,
+                output_gradient: &[1.0, 0.0, 0.0, 0.0],
+                gamma: Some(&[gamma]),
+                beta: Some(&[1.0]),
+                saved: &[ChannelStatistics { inverse_deviation: 1.0, ..Default::default() }],
+                input_gradient: Some(Gradient::Overwrite(&mut dx)),
+                gamma_gradient: Some(Gradient::Overwrite(&mut dgamma)),
+                beta_gradient: None,
+                valid: None,
+            },
+        )
+        .unwrap();
+        (dx, dgamma[0])
+    };
+    // One of four stands out: x̂ = √3, and three times −1/√3.
+    let root = 3.0_f64.sqrt();
+    let (dx, dgamma) = run(-2.0, [1.0 - 2.0 * root, 1.0 + 2.0 / root, 1.0 + 2.0 / root, 1.0 + 2.0 / root]);
+    assert!((dgamma - root).abs() < 1e-12 && dx.iter().all(|dx| dx.abs() < 1e-12), "{dgamma} {dx:?}");
+    // A last digit of y, over a gamma of 1e-30, is 2e14.
+    let (dx, dgamma) = run(1e-30, [1.0 + f64::EPSILON, 1.0, 1.0, 1.0 - f64::EPSILON]);
+    assert_eq!(dgamma, 2.0);
+    assert!(dx.iter().all(|dx| dx.abs() <= 6e-30), "{dx:?}");
+}
+
 #[test]
 fn what_has_no_inverse_is_refused_before_anything_is_written() {
     let saved = [ChannelStatistics { inverse_deviation: 1.0, ..Default::default() }; 2];

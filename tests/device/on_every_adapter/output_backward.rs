@@ -1,12 +1,16 @@
 //! Backward from the output, x having been overwritten by it.
 
 use crate::common::case::{Case, Padding, Segments, loaded, stored};
-use crate::common::on_every_target_and_in_windows;
+use crate::common::from_output::{device_from_output, reference_from_output};
+use crate::common::tolerance::compare_from_output;
+use crate::common::{on_every_target, on_every_target_and_in_windows};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::SegmentRunning::InTurn;
 use wgpu_batch_norm::{
-    Activation, ActivationSource, BatchNorm, ChannelStatistics, ElementType, Error, Gradient, OutputBackwardBuffers,
-    Plan, Strategies, TrainingBuffers, ValidBuffers, ValidSource,
+    Activation, ActivationSource, AdapterClass, BatchNorm, ChannelStatistics, ElementType, Error, Gradient, Operation,
+    OutputBackwardBuffers, Plan, Strategies, TrainingBuffers, ValidBuffers, ValidSource,
 };
 
 #[derive(Clone, Copy)]
@@ -56,7 +60,7 @@ fn an_in_place_forward_and_backward_give_the_gradients_of_those_that_keep_x() {
                 let shape = case.shape();
                 let descriptor = case.descriptor();
                 let profile = target.kernels.profile();
-                let backward = wgpu_batch_norm::Operation::Backward;
+                let backward = Operation::Backward;
                 for strategy in Plan::strategies(&descriptor, &shape, profile, backward).unwrap() {
                     let bn = BatchNorm::with_kernels(&target.kernels, &descriptor).unwrap();
                     let pin = Strategies { backward: Some(strategy), ..Default::default() };
@@ -138,6 +142,101 @@ fn an_in_place_forward_and_backward_give_the_gradients_of_those_that_keep_x() {
                     }
                 }
             }
+        }
+    });
+}
+
+/// A case that backward from the output serves, with anything else from the seed; and for each channel an element whose
+/// t is within rounding of 0, or none at all.
+fn arbitrary(rng: &mut StdRng, seed: u64) -> Option<(Case, Vec<usize>)> {
+    let mut shape: Vec<usize> = vec![rng.random_range(1..17), rng.random_range(1..20)];
+    shape.extend((0..rng.random_range(0..3)).map(|_| rng.random_range(1..12)));
+    let layout = if rng.random() { ChannelsFirst } else { ChannelsLast };
+    if shape.iter().product::<usize>() <= shape[layout.channel_axis(shape.len())] {
+        return None;
+    }
+    let mut case = Case { residual: None, renormalization: None, ..Case::arbitrary(&shape, layout, seed) };
+    let slopes = [0.01, 0.2, 3.0];
+    case.activation = match rng.random_range(0..4) {
+        3 => Activation::Identity,
+        index => Activation::LeakyRelu { slope: slopes[index] },
+    };
+    let smallest = [0, 0, 8, 30][rng.random_range(0..4)];
+    for gamma in case.gamma.iter_mut().flatten() {
+        let sign = if rng.random() { 1.0 } else { -1.0 };
+        *gamma = sign * (0.2 + gamma.abs()) * 10_f32.powi(-rng.random_range(0..=smallest));
+    }
+    let plants = case.beta.is_some() && rng.random_bool(0.7);
+    if plants {
+        case.beta.iter_mut().for_each(|beta| beta.fill(0.0));
+    }
+    let (valid, preactivations) = (case.valid_elements(), case.preactivations(false));
+    let mut zeros = Vec::new();
+    for channel in (0..case.channels()).filter(|_| plants) {
+        let mut places = (0..valid.len()).filter(|&index| valid[index] && case.channel(index) == channel);
+        zeros.extend(places.next());
+    }
+    for &index in &zeros {
+        let channel = case.channel(index);
+        case.beta.iter_mut().for_each(|beta| beta[channel] = -preactivations[index] as f32);
+        case.output_gradient[index] = 1.0;
+    }
+    Some((case, zeros))
+}
+
+/// A t within rounding of 0 may have another sign on the device than it has by the numbers; backward must then go by the
+/// sign that forward stored, as the reference does when it is given the same output.
+#[test]
+fn gradients_are_those_of_the_reference_given_the_same_output() {
+    on_every_target(|target| {
+        let seeds = if target.kernels.profile().class == AdapterClass::Cpu { 0..40 } else { 40..50 };
+        let (mut signs_lost, mut compared) = (0, 0);
+        for seed in seeds {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let Some((case, zeros)) = arbitrary(&mut rng, seed) else { continue };
+            let profile = target.kernels.profile();
+            let Ok(strategies) = Plan::strategies(&case.descriptor(), &case.shape(), profile, Operation::Backward)
+            else {
+                continue;
+            };
+            let backward = Some(strategies[rng.random_range(0..strategies.len())]);
+            let pin = Strategies { backward, ..Strategies::default() };
+            let run = match device_from_output(&case, target, pin) {
+                Err(Error::StrategyNotServed { .. }) => device_from_output(&case, target, Strategies::default()),
+                run => run,
+            };
+            let (kept, got) = run.unwrap();
+            let worst = compare_from_output(&case, &kept, &got, &reference_from_output(&case, &kept));
+            assert!(worst.ratio <= 1.0, "{target}: seed {seed}, {backward:?}: {worst:?} in {case:?}");
+            let exact = case.preactivations(false);
+            signs_lost += zeros.iter().filter(|&&index| (kept.output[index] > 0.0) != (exact[index] > 0.0)).count();
+            compared += 1;
+        }
+        println!("{target}: {compared} cases, {signs_lost} signs");
+        assert!(signs_lost > 0 && compared > 5, "{target}: {signs_lost} signs in {compared} cases");
+    });
+}
+
+/// y is beta but for its last digit, so that (y − beta)/gamma is anything up to 1e23.
+#[test]
+fn a_vanishing_gamma_does_not_blow_up_the_input_gradient() {
+    on_every_target(|target| {
+        for (element, activation) in
+            [(ElementType::F32, Activation::LeakyRelu { slope: 0.3 }), (ElementType::Bf16, Activation::Identity)]
+        {
+            let mut case = Case::random(&[40, 12], ChannelsLast, 8).stored_as(element);
+            case.activation = activation;
+            case.gamma = Some(vec![1e-30; 12]);
+            case.beta = Some((0..12).map(|channel| 0.37 * channel as f32 - 2.1).collect());
+            let (kept, got) = device_from_output(&case, target, Strategies::default()).unwrap();
+            let worst = compare_from_output(&case, &kept, &got, &reference_from_output(&case, &kept));
+            assert!(worst.ratio <= 1.0, "{target}: {element}: {worst:?}");
+            let largest = case.output_gradient.iter().fold(0.0_f32, |largest, g| largest.max(g.abs()));
+            for (index, dx) in got.input.iter().enumerate() {
+                let bound = 1e-30 * kept.saved[index % 12].inverse_deviation * 42.5 * largest;
+                assert!(dx.abs() <= bound, "{target}: {element}: dx[{index}] = {dx:e}, at most {bound:e}");
+            }
+            assert!(got.gamma.iter().all(|dgamma| dgamma.is_finite()), "{target}: {element}: {:?}", got.gamma);
         }
     });
 }
