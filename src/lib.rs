@@ -63,12 +63,13 @@
 //! | dx in the place of dy | accumulation | [`Error::InPlaceAccumulation`] |
 //! | y in the place of z, dz in the place of dy | | [`Error::OverlappingBuffers`] |
 //! | a pinned strategy of one dispatch | a residual or its gradient, a mask, or a derivative from the output | [`Error::StrategyNotServed`] |
+//! | the same | padding, batch renormalization, or a tensor in windows | [`Error::StrategyNotServed`] |
 //! | the same, in a backward through frozen statistics | a recomputed activation, on a device with 8 storage buffers | [`Error::StrategyNotServed`] |
 //! | a pinned map by rows | 16-bit tensors whose rows are no multiple of four elements | [`Error::StrategyNotServed`] |
-//! | a pinned strategy of one dispatch | padding, batch renormalization, or a tensor in windows | [`Error::StrategyNotServed`] |
+//! | a pinned walk by columns | segments of no multiple of four elements | [`Error::StrategyNotServed`] |
 //! | different pins of forward and backward | a tensor in windows | [`Error::StrategyNotServed`] |
 //! | 16-bit tensors whose rows share words | windows smaller than four outer steps | [`Error::LimitExceeded`] |
-//! | padding | bits of elements that do not fit a binding (32 · 128 MiB in f32), or 2^32 of them | [`Error::LimitExceeded`] |
+//! | padding | bits of elements that do not fit a binding, or 2^32 of them | [`Error::LimitExceeded`] |
 //! | accumulating moments | 2^32 elements a channel in one batch | [`Error::TooManyForMoments`] |
 //! | a cumulative average | no `batches_tracked` | [`Error::MissingBatchesTracked`] |
 //! | batch renormalization | no running statistics | [`Error::MissingRunningStatistics`] |

@@ -906,6 +906,33 @@ fn pinned_strategies_say_where_they_do_not_serve() {
         assert_eq!(backward(ActivationState::Recompute { residual }), refused);
         assert_eq!(backward(ActivationState::Output(roles.tensors[1].slice(..))), refused);
         assert_eq!(backward(ActivationState::Mask(roles.mask.slice(..))), refused);
+        let (valid, renormalization) = (Some(roles.valid.slice(..)), Some(roles.renormalization()));
+        assert_eq!(training(TrainingBuffers { valid, ..roles.training() }), refused);
+        assert_eq!(training(TrainingBuffers { renormalization, ..roles.training() }), refused);
+        let backward = BackwardBuffers { valid, ..roles.backward() };
+        assert_eq!(bn.bind_backward(&plan, &backward).map(drop), refused);
+        let renormalization = renormalization.map(|renormalization| renormalization.saved);
+        let backward = BackwardBuffers { renormalization, ..roles.backward() };
+        assert_eq!(bn.bind_backward(&plan, &backward).map(drop), refused);
+        let frozen = FrozenBackwardBuffers { valid, ..roles.frozen() };
+        assert_eq!(bn.bind_backward_frozen(&plan, &frozen).map(drop), refused);
+    }
+
+    // Columns cross from one segment to the next within a unit.
+    let columns = Strategy::Split { reduction: Family::Columns, elementwise: Family::Columns };
+    let in_parts = |channels: usize, inner: usize, pin| {
+        let convention = Convention { segment_running: SegmentRunning::Separate, ..Convention::pytorch() };
+        let descriptor = BatchNormDescriptor { channels: channels as u32, convention, ..Default::default() };
+        let shape = Shape::new(&[6, channels, inner]).unwrap().with_sub_batches(2).unwrap();
+        BatchNorm::new(&noop.device, &descriptor).unwrap().plan_with(&shape, pin).map(drop)
+    };
+    for pin in [
+        Strategies { inference: Some(Family::Columns), ..Default::default() },
+        Strategies { training: Some(columns), ..Default::default() },
+        Strategies { backward: Some(columns), ..Default::default() },
+    ] {
+        assert_eq!(in_parts(64, 4, pin), Ok(()), "{pin:?}");
+        assert_eq!(in_parts(5, 7, pin), Err(Error::StrategyNotServed { strategy: columns }), "{pin:?}");
     }
 
     // Neighbouring rows of 16-bit elements share words unless they are whole units.
