@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
-use crate::common::case::Case;
+use crate::common::case::{Case, Padding, Segments};
 use crate::common::{Target, on_every_target};
-use wgpu_batch_norm::Layout::ChannelsFirst;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use wgpu_batch_norm::Layout::{ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::{
-    Activation, BatchNorm, ChannelHealth, Convention, Momentum, NonFinitePolicy, RunningStatistics, Shape, Strategies,
-    Strategy, TrainingBuffers,
+    Activation, BatchNorm, ChannelHealth, Convention, Momentum, NonFinitePolicy, OneSamplePolicy, RunningStatistics,
+    SegmentRunning, Shape, Strategies, Strategy, TrainingBuffers,
 };
 
 use super::strategies_of;
@@ -184,5 +186,70 @@ fn a_nan_and_an_infinite_preactivation_go_through_smooth_activations_as_through_
                 }
             }
         }
+    });
+}
+
+/// A batch in segments or not, padded or not, renormalised or not, with a fault in some instances.
+fn arbitrary_faults(seed: u64) -> Case {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let (shape, layout, step) =
+        [(&[8, 6, 4][..], ChannelsFirst, 2), (&[8, 4, 6], ChannelsLast, 1)][rng.random_range(0..2)];
+    let segments = [Segments::Batch, Segments::SubBatches(4), Segments::Along(step)][rng.random_range(0..3)];
+    let running = [SegmentRunning::InTurn, SegmentRunning::Averaged, SegmentRunning::Separate][rng.random_range(0..3)];
+    let mut case = Case::random(shape, layout, seed).segmented(segments, running);
+    case.convention.non_finite = [NonFinitePolicy::SkipRunningUpdate, NonFinitePolicy::Update][rng.random_range(0..2)];
+    case.convention.one_sample =
+        [OneSamplePolicy::PopulationVariance, OneSamplePolicy::SkipRunningUpdate][rng.random_range(0..2)];
+    if rng.random_bool(0.4) {
+        case.convention.momentum = Momentum::CumulativeAverage;
+    }
+    case.batches_tracked = Some(rng.random_range(0..3));
+    case.reports_health = true;
+    case.padding = rng.random_bool(0.4).then(|| Padding::Flags((0..32).map(|_| rng.random_bool(0.5)).collect()));
+    case.renormalization = rng.random_bool(0.3).then_some([2.0, 1.0]);
+    let (segmentation, valid) = (case.segmentation(), case.valid_elements());
+    for instance in 0..segmentation.instances() {
+        let of_instance = |&element: &usize| valid[element] && segmentation.instance_of(element as u64) == instance;
+        let elements: Vec<_> = (0..valid.len()).filter(of_instance).collect();
+        let Some(&one) = elements.get(rng.random_range(0..elements.len().max(1))) else { continue };
+        match rng.random_range(0..12) {
+            0 => case.input[one] = f32::NAN,
+            1 => case.input[one] = f32::INFINITY,
+            2 => elements.iter().for_each(|&element| case.input[element] = 0.7),
+            3 => elements.iter().for_each(|&element| case.input[element] *= 1e25),
+            _ => {}
+        }
+    }
+    case
+}
+
+#[test]
+fn faults_of_segments_beside_padding_and_renormalization_are_told_and_kept_out_as_by_the_reference() {
+    on_every_target(|target| {
+        let (mut kept_out, mut let_in, mut constant) = (0, 0, 0);
+        for seed in 0..150 {
+            let case = arbitrary_faults(seed);
+            let (got, truth) = (case.run_device(target).unwrap(), case.run_reference().unwrap());
+            let place = format!("{target}: seed {seed} {:?} {:?}", case.segments, case.convention);
+            assert_eq!(got.health, truth.health, "{place}");
+            assert_eq!(got.batches_tracked, truth.batches_tracked, "{place}");
+            for (name, got, truth) in [
+                ("mean", &got.running_mean, &truth.running_mean),
+                ("variance", &got.running_variance, &truth.running_variance),
+            ] {
+                for (index, (got, truth)) in got.iter().zip(truth).enumerate() {
+                    // Which of them is not portable where a value is not finite; digits are what other tests are for.
+                    let alike = !truth.is_finite() && !got.is_finite();
+                    let near = (got - truth).abs() <= 1e-4 * truth.abs().max(1e-3);
+                    assert!(alike || near, "{place}: {name}[{index}] = {got}, truth {truth}");
+                }
+            }
+            let faulty = truth.health.iter().any(|health| !health.is_finite());
+            let guarded = case.convention.non_finite == NonFinitePolicy::SkipRunningUpdate;
+            kept_out += usize::from(faulty && guarded);
+            let_in += usize::from(truth.running_variance.iter().any(|variance| !variance.is_finite()));
+            constant += truth.health.iter().filter(|health| health.is_constant()).count();
+        }
+        assert!(kept_out > 20 && let_in > 20 && constant > 20, "{kept_out} {let_in} {constant}");
     });
 }
