@@ -37,13 +37,8 @@ pub fn reference_from_output(case: &Case, kept: &Kept) -> OutputGradients {
     let mut gradients = OutputGradients::before(case);
     let valid = case.valid();
     fn gradient<'a>(case: &Case, wanted: bool, values: &'a mut [f32]) -> Option<reference::Gradient<'a, f32>> {
-        wanted.then(|| {
-            if case.accumulates {
-                reference::Gradient::Accumulate(values)
-            } else {
-                reference::Gradient::Overwrite(values)
-            }
-        })
+        let mode = if case.accumulates { reference::Gradient::Accumulate } else { reference::Gradient::Overwrite };
+        wanted.then_some(mode(values))
     }
     let buffers = reference::OutputBackwardBuffers {
         output: &kept.output,
@@ -109,7 +104,7 @@ pub fn device_from_output(
         },
     )?;
     let gradient = |wanted: bool, slice| {
-        wanted.then(|| if case.accumulates { Gradient::Accumulate(slice) } else { Gradient::Overwrite(slice) })
+        wanted.then_some(if case.accumulates { Gradient::Accumulate(slice) } else { Gradient::Overwrite(slice) })
     };
     let backward = bn.bind_backward_from_output(
         &plan,
