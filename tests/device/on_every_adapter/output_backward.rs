@@ -217,7 +217,7 @@ fn gradients_are_those_of_the_reference_given_the_same_output() {
     });
 }
 
-/// y is beta but for its last digit, so that (y − beta)/gamma is anything up to 1e23.
+/// y is beta but for its last digit, so that (y − beta)/gamma is the rounding of y, times 1e30.
 #[test]
 fn a_vanishing_gamma_does_not_blow_up_the_input_gradient() {
     on_every_target(|target| {
