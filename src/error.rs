@@ -77,6 +77,19 @@ pub enum Error {
         /// Elements of a channel, or of an instance.
         count: u64,
     },
+    /// More parts of a batch at once than one invocation merges, or none at all.
+    #[error("{parts} parts of a batch are not merged at once: give 1 to {most}, and merge more in groups first")]
+    TooManyParts {
+        /// The parts given.
+        parts: u64,
+        /// The most that are served.
+        most: u64,
+    },
+    /// Backward over a part of a batch without the statistics of the whole.
+    #[error(
+        "backward over a part of a batch needs `saved`: its own input does not tell the statistics of the whole batch"
+    )]
+    MissingSavedStatistics,
     /// Folding with statistics for every segment, of which a layer's weights could take one only.
     #[error("a layer has one set of weights, and segments have several statistics: plan the weights without segments")]
     SegmentedFold,

@@ -35,6 +35,7 @@
 //! * Statistics for parts of a batch (ghost batch norm, instance norm, time steps): [`Shape::with_sub_batches`],
 //!   [`Shape::with_segments_along`], [`Segmentation`], [`SegmentRunning`].
 //! * Sequences of unequal length and other padding: [`BatchNorm::bind_valid`].
+//! * One batch over several buffers, devices or processes: [`BatchNorm::bind_part_moments`] and what follows it.
 //! * What frameworks disagree about: [`Convention`], with constructors for PyTorch, ONNX, Keras, Flax and Burn.
 //! * Every operation in f64 on the CPU, the specification of the kernels: [`mod@reference`].
 //! * Which kernels run, for whom it concerns: [`plan`] and [`shader`].
@@ -79,6 +80,8 @@
 //! | segments along a dimension | neither the first one nor beside the channels | [`Error::SegmentsNotServed`] |
 //! | sub-batches | a number of samples that they do not divide | [`Error::UnevenSegments`] |
 //! | more than 60,000 segments | shared running statistics | [`Error::TooManySegments`] |
+//! | backward of a part of a batch | statistics that were not saved | [`Error::MissingSavedStatistics`] |
+//! | more than 2,048 parts of a batch | merged at once | [`Error::TooManyParts`]: merge groups first |
 //! | folding | segments with running statistics of their own | [`Error::SegmentedFold`] |
 //! | one valid element in an instance, which a device cannot refuse | | running statistics are left as they are, unless `one_sample` says otherwise |
 //!
@@ -120,13 +123,14 @@ pub use descriptor::BatchNormDescriptor;
 pub use element::ElementType;
 pub use error::Error;
 pub use gpu::{
-    AccumulateBuffers, ActivationState, BackwardBuffers, BatchNorm, FoldBuffers, FrozenBackwardBuffers, Gradient,
-    InferenceBuffers, Kernels, KernelsDescriptor, OutputBackwardBuffers, PopulationBuffers, Renormalization,
-    RunningStatistics, ShaderChecks, Step, TrainingBuffers, TrainingStep, ValidBuffers, ValidSource,
+    AccumulateBuffers, ActivationState, BackwardBuffers, BatchNorm, ConcludeBuffers, FoldBuffers,
+    FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels, KernelsDescriptor, OutputBackwardBuffers, PartBuffers,
+    PopulationBuffers, Renormalization, RunningStatistics, ShaderChecks, Step, TrainingBuffers, TrainingStep,
+    ValidBuffers, ValidSource,
 };
 pub use plan::{AdapterClass, DeviceProfile, Family, Operation, Plan, Strategies, Strategy};
 pub use problem::{Layout, Problem, Segmentation, SequenceAxes, Shape};
-pub use statistics::{ChannelHealth, ChannelMoments, ChannelRenormalization, ChannelStatistics};
+pub use statistics::{ChannelGradientSums, ChannelHealth, ChannelMoments, ChannelRenormalization, ChannelStatistics};
 /// The wgpu that this crate is built with, so that a program need not match versions.
 pub use wgpu;
 

@@ -40,7 +40,7 @@ pub struct ChannelRenormalization {
     pub shift: f32,
 }
 
-/// Count, mean and M2 of one channel over any number of batches: 16 bytes, all zero for none.
+/// Count, mean and M2 of one channel over any number of batches, or over a part of one: 16 bytes, all zero for none.
 ///
 /// Sets of them merge exactly (Chan, Golub and LeVeque), so that statistics of a whole data set come out whatever batches it is
 /// cut into. The mean is `pivot + offset`, as in [`ChannelStatistics`].
@@ -63,6 +63,18 @@ impl ChannelMoments {
     pub fn mean(&self) -> f32 {
         self.pivot + self.offset
     }
+}
+
+/// The gradient sums of one channel over a part of a batch: two `f32`, 8 bytes. Those of parts add up.
+///
+/// With `h = g·f'(t)`, the gradient before the activation, and x̂ normalised by the statistics of the whole batch.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ChannelGradientSums {
+    /// `Σh`.
+    pub sum: f32,
+    /// `Σh·x̂`.
+    pub product: f32,
 }
 
 /// What training forward noticed about one channel, as flags in one `u32`; 0 is a healthy channel.

@@ -92,6 +92,8 @@ struct Params {
     /// The unit that the first bound one is to the activation mask that is bound, and to the bits of valid elements.
     mask_unit: u32,
     valid_unit: u32,
+    /// Parts of a batch whose moments are given.
+    parts: u32,
 }
 
 const HAS_GAMMA: u32 = 1u;

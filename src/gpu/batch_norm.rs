@@ -3,7 +3,8 @@
 use super::binding::{Bindings, Usage};
 use super::buffers::{
     AccumulateBuffers, ActivationState, BackwardBuffers, FoldBuffers, FrozenBackwardBuffers, Gradient,
-    InferenceBuffers, OutputBackwardBuffers, PopulationBuffers, TrainingBuffers, ValidBuffers, ValidSource,
+    InferenceBuffers, OutputBackwardBuffers, PopulationBuffers, Renormalization, RunningStatistics, TrainingBuffers,
+    ValidBuffers, ValidSource,
 };
 use super::kernels::Kernels;
 use super::step::{Step, TrainingStep};
@@ -21,7 +22,7 @@ use crate::{BatchNormDescriptor, Error, Shape, Strategies};
 #[derive(Clone, Debug)]
 pub struct BatchNorm {
     descriptor: BatchNormDescriptor,
-    kernels: Kernels,
+    pub(super) kernels: Kernels,
 }
 
 impl BatchNorm {
@@ -93,41 +94,7 @@ impl BatchNorm {
     pub fn bind_training(&self, plan: &Plan, buffers: &TrainingBuffers<'_>) -> Result<TrainingStep, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);
-        bindings.tensor(Role::Input, "input", Usage::Read, buffers.input)?;
-        bindings.tensor_maybe_over(Role::Output, "output", buffers.output, Role::Input)?;
-        bind_fused(&mut bindings, plan, buffers.residual, buffers.activation_mask)?;
-        bindings.vector(Role::Gamma, "gamma", Usage::Read, buffers.gamma)?;
-        bindings.vector(Role::Beta, "beta", Usage::Read, buffers.beta)?;
-        let mut options = TrainingOptions {
-            gamma: buffers.gamma.is_some(),
-            beta: buffers.beta.is_some(),
-            residual: buffers.residual.is_some(),
-            mask: buffers.activation_mask.is_some(),
-            health: buffers.health.is_some(),
-            ..TrainingOptions::default()
-        };
-        if let Some(running) = &buffers.running {
-            bindings.running(Role::RunningMean, "running.mean", Usage::Write, running.mean)?;
-            bindings.running(Role::RunningVariance, "running.variance", Usage::Write, running.variance)?;
-            let (name, counter) = ("running.batches_tracked", running.batches_tracked);
-            bindings.optional(Role::BatchesTracked, name, Usage::Write, counter, 4)?;
-            options.running = true;
-            options.batches_tracked = counter.is_some();
-        }
-        bindings.optional(Role::Statistics, "saved", Usage::Write, buffers.saved, plan.saved_size())?;
-        options.saved = buffers.saved.is_some();
-        bindings.optional(Role::Health, "health", Usage::Write, buffers.health, plan.health_size())?;
-        bindings.valid(buffers.valid)?;
-        options.valid = buffers.valid.is_some();
-        if let Some(renormalization) = &buffers.renormalization {
-            let (role, size) = (Role::Renormalization, plan.renormalization_size());
-            let saved = Some(renormalization.saved);
-            bindings.optional(role, "renormalization.saved", Usage::Write, saved, size)?;
-            let (role, limits) = (Role::RenormalizationLimits, Some(renormalization.limits));
-            bindings.optional(role, "renormalization.limits", Usage::Read, limits, 8)?;
-            options.renormalization = true;
-            options.renormalizes_to_running = options.running;
-        }
+        let options = bind_forward(&mut bindings, plan, buffers)?;
         bindings.workspace(buffers.workspace)?;
         let updating = plan.training(options)?;
         let without_update = plan.training(TrainingOptions { running: false, ..options })?;
@@ -184,30 +151,7 @@ impl BatchNorm {
     pub fn bind_backward(&self, plan: &Plan, buffers: &BackwardBuffers<'_>) -> Result<Step, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);
-        bindings.tensor(Role::Input, "input", Usage::Read, buffers.input)?;
-        bindings.tensor(Role::OutputGradient, "output_gradient", Usage::Read, buffers.output_gradient)?;
-        bindings.vector(Role::Gamma, "gamma", Usage::Read, buffers.gamma)?;
-        bindings.vector(Role::Beta, "beta", Usage::Read, buffers.beta)?;
-        bindings.optional(Role::Statistics, "saved", Usage::Read, buffers.saved, plan.saved_size())?;
-        bindings.valid(buffers.valid)?;
-        let (role, size) = (Role::Renormalization, plan.renormalization_size());
-        bindings.optional(role, "renormalization", Usage::Read, buffers.renormalization, size)?;
-        let gradients = Gradients {
-            input: buffers.input_gradient,
-            residual: buffers.residual_gradient,
-            gamma: buffers.gamma_gradient,
-            beta: buffers.beta_gradient,
-        };
-        let options = BackwardOptions {
-            gamma: buffers.gamma.is_some(),
-            beta: buffers.beta.is_some(),
-            saved: buffers.saved.is_some(),
-            input: true,
-            valid: buffers.valid.is_some(),
-            renormalization: buffers.renormalization.is_some(),
-            derivative: bind_activation(&mut bindings, plan, buffers.activation)?,
-            ..gradients.bind(&mut bindings)?
-        };
+        let options = bind_gradients(&mut bindings, plan, buffers)?;
         bindings.workspace(buffers.workspace)?;
         let dispatches = plan.backward(options)?;
         let label = self.label("backward");
@@ -448,17 +392,114 @@ impl BatchNorm {
         Ok(Step { label, dispatches })
     }
 
-    fn check(&self, plan: &Plan) -> Result<(), Error> {
+    pub(super) fn check(&self, plan: &Plan) -> Result<(), Error> {
         let same = plan.descriptor().plans_like(&self.descriptor) && plan.profile() == self.kernels.profile();
         if same { Ok(()) } else { Err(Error::PlanMismatch) }
     }
 
-    fn label(&self, operation: &str) -> String {
+    pub(super) fn label(&self, operation: &str) -> String {
         match &self.descriptor.label {
             Some(label) => format!("{label}: wgpu_batch_norm::{operation}"),
             None => format!("wgpu_batch_norm::{operation}"),
         }
     }
+}
+
+/// What training forward is given, but for the workspace.
+pub(super) fn bind_forward<'a>(
+    bindings: &mut Bindings<'a>,
+    plan: &Plan,
+    buffers: &TrainingBuffers<'a>,
+) -> Result<TrainingOptions, Error> {
+    bindings.tensor(Role::Input, "input", Usage::Read, buffers.input)?;
+    bindings.tensor_maybe_over(Role::Output, "output", buffers.output, Role::Input)?;
+    bind_fused(bindings, plan, buffers.residual, buffers.activation_mask)?;
+    bindings.vector(Role::Gamma, "gamma", Usage::Read, buffers.gamma)?;
+    bindings.vector(Role::Beta, "beta", Usage::Read, buffers.beta)?;
+    let mut options = TrainingOptions {
+        gamma: buffers.gamma.is_some(),
+        beta: buffers.beta.is_some(),
+        residual: buffers.residual.is_some(),
+        mask: buffers.activation_mask.is_some(),
+        health: buffers.health.is_some(),
+        ..TrainingOptions::default()
+    };
+    bind_running(bindings, &mut options, buffers.running)?;
+    bindings.optional(Role::Statistics, "saved", Usage::Write, buffers.saved, plan.saved_size())?;
+    options.saved = buffers.saved.is_some();
+    bindings.optional(Role::Health, "health", Usage::Write, buffers.health, plan.health_size())?;
+    bindings.valid(buffers.valid)?;
+    options.valid = buffers.valid.is_some();
+    bind_renormalization(bindings, plan, &mut options, buffers.renormalization)?;
+    Ok(options)
+}
+
+/// The running statistics that training updates.
+pub(super) fn bind_running<'a>(
+    bindings: &mut Bindings<'a>,
+    options: &mut TrainingOptions,
+    running: Option<RunningStatistics<'a>>,
+) -> Result<(), Error> {
+    if let Some(running) = running {
+        bindings.running(Role::RunningMean, "running.mean", Usage::Write, running.mean)?;
+        bindings.running(Role::RunningVariance, "running.variance", Usage::Write, running.variance)?;
+        let (name, counter) = ("running.batches_tracked", running.batches_tracked);
+        bindings.optional(Role::BatchesTracked, name, Usage::Write, counter, 4)?;
+        options.running = true;
+        options.batches_tracked = counter.is_some();
+    }
+    Ok(())
+}
+
+/// What batch renormalization reads and writes.
+pub(super) fn bind_renormalization<'a>(
+    bindings: &mut Bindings<'a>,
+    plan: &Plan,
+    options: &mut TrainingOptions,
+    renormalization: Option<Renormalization<'a>>,
+) -> Result<(), Error> {
+    if let Some(renormalization) = renormalization {
+        let (role, size) = (Role::Renormalization, plan.renormalization_size());
+        let saved = Some(renormalization.saved);
+        bindings.optional(role, "renormalization.saved", Usage::Write, saved, size)?;
+        let (role, limits) = (Role::RenormalizationLimits, Some(renormalization.limits));
+        bindings.optional(role, "renormalization.limits", Usage::Read, limits, 8)?;
+        options.renormalization = true;
+        options.renormalizes_to_running = options.running;
+    }
+    Ok(())
+}
+
+/// What backward through training statistics is given, but for the workspace.
+pub(super) fn bind_gradients<'a>(
+    bindings: &mut Bindings<'a>,
+    plan: &Plan,
+    buffers: &BackwardBuffers<'a>,
+) -> Result<BackwardOptions, Error> {
+    bindings.tensor(Role::Input, "input", Usage::Read, buffers.input)?;
+    bindings.tensor(Role::OutputGradient, "output_gradient", Usage::Read, buffers.output_gradient)?;
+    bindings.vector(Role::Gamma, "gamma", Usage::Read, buffers.gamma)?;
+    bindings.vector(Role::Beta, "beta", Usage::Read, buffers.beta)?;
+    bindings.optional(Role::Statistics, "saved", Usage::Read, buffers.saved, plan.saved_size())?;
+    bindings.valid(buffers.valid)?;
+    let (role, size) = (Role::Renormalization, plan.renormalization_size());
+    bindings.optional(role, "renormalization", Usage::Read, buffers.renormalization, size)?;
+    let gradients = Gradients {
+        input: buffers.input_gradient,
+        residual: buffers.residual_gradient,
+        gamma: buffers.gamma_gradient,
+        beta: buffers.beta_gradient,
+    };
+    Ok(BackwardOptions {
+        gamma: buffers.gamma.is_some(),
+        beta: buffers.beta.is_some(),
+        saved: buffers.saved.is_some(),
+        input: true,
+        valid: buffers.valid.is_some(),
+        renormalization: buffers.renormalization.is_some(),
+        derivative: bind_activation(bindings, plan, buffers.activation)?,
+        ..gradients.bind(bindings)?
+    })
 }
 
 /// What forward fuses beside the activation.

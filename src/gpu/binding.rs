@@ -123,6 +123,19 @@ impl<'a> Bindings<'a> {
         slice.map_or(Ok(()), |slice| self.add(Some(role), name, usage, slice, Size::Exactly(size), None).map(drop))
     }
 
+    /// Records of one or more parts of a batch, one part after the other; how many parts there are.
+    pub(super) fn parts(
+        &mut self,
+        role: Role,
+        name: &'static str,
+        slice: wgpu::BufferSlice<'a>,
+        size_of_part: u64,
+    ) -> Result<u64, Error> {
+        let parts = slice.size().div_ceil(size_of_part);
+        self.optional(role, name, Usage::Read, Some(slice), parts * size_of_part)?;
+        Ok(parts)
+    }
+
     /// The workspace and the roles within it. Statistics go there unless the caller has given a slice for them.
     pub(super) fn workspace(&mut self, slice: wgpu::BufferSlice<'a>) -> Result<(), Error> {
         let plan = self.plan;

@@ -440,3 +440,48 @@ impl<'a> OutputBackwardBuffers<'a> {
         }
     }
 }
+
+/// What [`BatchNorm::bind_part_moments`](crate::BatchNorm::bind_part_moments) reads and writes on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct PartBuffers<'a> {
+    /// x of this part, M·C values. Read.
+    pub input: BufferSlice<'a>,
+    /// C records of [`ChannelMoments`](crate::ChannelMoments). Overwritten.
+    pub moments: BufferSlice<'a>,
+    /// Which elements are data and which padding, as [`BatchNorm::bind_valid`](crate::BatchNorm::bind_valid) wrote it; absent:
+    /// all are data. Read.
+    pub valid: Option<BufferSlice<'a>>,
+    /// Scratch of at least [`Plan::workspace_size`](crate::Plan::workspace_size) bytes.
+    pub workspace: BufferSlice<'a>,
+}
+
+impl<'a> PartBuffers<'a> {
+    /// Input, moments and workspace, without padding.
+    #[must_use]
+    pub const fn new(input: BufferSlice<'a>, moments: BufferSlice<'a>, workspace: BufferSlice<'a>) -> Self {
+        Self { input, moments, valid: None, workspace }
+    }
+}
+
+/// What [`BatchNorm::bind_conclude`](crate::BatchNorm::bind_conclude) reads and writes on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct ConcludeBuffers<'a> {
+    /// The moments of all parts of a batch: C records of [`ChannelMoments`](crate::ChannelMoments) a part, part after part. Read.
+    pub moments: BufferSlice<'a>,
+    /// C records of [`ChannelStatistics`](crate::ChannelStatistics). Overwritten.
+    pub saved: BufferSlice<'a>,
+    /// Running statistics to update; absent: not tracked.
+    pub running: Option<RunningStatistics<'a>>,
+    /// One [`ChannelHealth`](crate::ChannelHealth) a channel. Overwritten.
+    pub health: Option<BufferSlice<'a>>,
+    /// Batch renormalization; needs `running`. Absent: none.
+    pub renormalization: Option<Renormalization<'a>>,
+}
+
+impl<'a> ConcludeBuffers<'a> {
+    /// Moments and saved statistics, and nothing else.
+    #[must_use]
+    pub const fn new(moments: BufferSlice<'a>, saved: BufferSlice<'a>) -> Self {
+        Self { moments, saved, running: None, health: None, renormalization: None }
+    }
+}

@@ -5,14 +5,15 @@ mod binding;
 mod buffers;
 mod kernels;
 mod module;
+mod parts;
 mod scope;
 mod step;
 
 pub use batch_norm::BatchNorm;
 pub use buffers::{
-    AccumulateBuffers, ActivationState, BackwardBuffers, FoldBuffers, FrozenBackwardBuffers, Gradient,
-    InferenceBuffers, OutputBackwardBuffers, PopulationBuffers, Renormalization, RunningStatistics, TrainingBuffers,
-    ValidBuffers, ValidSource,
+    AccumulateBuffers, ActivationState, BackwardBuffers, ConcludeBuffers, FoldBuffers, FrozenBackwardBuffers, Gradient,
+    InferenceBuffers, OutputBackwardBuffers, PartBuffers, PopulationBuffers, Renormalization, RunningStatistics,
+    TrainingBuffers, ValidBuffers, ValidSource,
 };
 pub use kernels::{Kernels, KernelsDescriptor, ShaderChecks};
 pub use step::{Step, TrainingStep};

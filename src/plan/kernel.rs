@@ -234,6 +234,18 @@ pub enum Kernel {
     AccumulateMoments,
     /// Moments of many batches to running statistics.
     Population,
+    /// Partial statistics to the moments of a part of a batch.
+    PartMoments,
+    /// Moments of several parts to those of one.
+    MergeMoments,
+    /// Moments of all parts to records, running statistics and renormalization.
+    ConcludeMoments,
+    /// As `UpdateRunning`, of a batch in parts.
+    UpdateRunningFromParts,
+    /// Partial gradient sums to those of a part of a batch, and to its dγ and dβ.
+    PartGradientSums,
+    /// Gradient sums of all parts to gradient means.
+    ConcludeGradientSums,
     /// Increments the batch counter.
     CountBatch,
 }
@@ -297,11 +309,15 @@ pub enum Role {
     InstanceGammaGradient = 26,
     /// dβ of instances, where several share a β.
     InstanceBetaGradient = 27,
+    /// Records of [`ChannelGradientSums`](crate::ChannelGradientSums).
+    GradientSums = 28,
+    /// What moments of several parts merge to.
+    MergedMoments = 29,
 }
 
 impl Role {
     /// The role with the highest number.
-    pub(crate) const LAST: Self = Self::InstanceBetaGradient;
+    pub(crate) const LAST: Self = Self::MergedMoments;
 
     /// Whether it has a value for every element, as x has.
     pub(crate) const fn is_tensor(self) -> bool {
@@ -344,6 +360,8 @@ impl Kernel {
             .chain([Self::FinalizeStatistics, Self::FinalizeGradients, Self::AccumulateMoments, Self::Population])
             .chain([Normalizer::Saved, Normalizer::Running].map(Self::Prepare))
             .chain([Self::ConcludeStatistics, Self::ConcludeGradients, Self::UpdateRunning, Self::ShareGradients])
+            .chain([Self::PartMoments, Self::MergeMoments, Self::ConcludeMoments, Self::UpdateRunningFromParts])
+            .chain([Self::PartGradientSums, Self::ConcludeGradientSums])
             .chain([
                 Self::PackValid,
                 Self::MarkValid,
@@ -434,13 +452,28 @@ impl Kernel {
                 commits(Operation::Backward),
             ]
             .concat(),
-            Self::UpdateRunning => vec![
-                (Role::Statistics, READ),
-                (Role::RunningMean, WRITE),
-                (Role::RunningVariance, WRITE),
-                (Role::Valid, READ),
-                (Role::BatchesTracked, READ),
-            ],
+            Self::UpdateRunning => [vec![(Role::Valid, READ)], updates_running()].concat(),
+            Self::UpdateRunningFromParts => [vec![(Role::Moments, READ)], updates_running()].concat(),
+            Self::PartMoments => vec![(Role::Partials, WRITE), (Role::Moments, WRITE), (Role::Valid, READ)],
+            Self::MergeMoments => vec![(Role::Moments, READ), (Role::MergedMoments, WRITE)],
+            Self::ConcludeMoments => [
+                vec![
+                    (Role::Moments, READ),
+                    (Role::BatchesTracked, READ),
+                    (Role::Renormalization, WRITE),
+                    (Role::RenormalizationLimits, READ),
+                ],
+                commits(Operation::Training),
+            ]
+            .concat(),
+            Self::PartGradientSums => [
+                vec![(Role::Partials, WRITE), (Role::GradientSums, WRITE), (Role::Renormalization, READ)],
+                commits(Operation::Backward),
+            ]
+            .concat(),
+            Self::ConcludeGradientSums => {
+                vec![(Role::GradientSums, READ), (Role::Moments, READ), (Role::Prepared, WRITE)]
+            }
             Self::ShareGradients => {
                 let parts = [(Role::InstanceGammaGradient, READ), (Role::InstanceBetaGradient, READ)];
                 [parts.to_vec(), commits(Operation::Backward)].concat()
@@ -652,6 +685,16 @@ fn tensors(operation: Operation, fusion: Fusion) -> Vec<Binding> {
             [bindings, derivative(fusion)].concat()
         }
     }
+}
+
+/// What running statistics that segments share are updated from.
+fn updates_running() -> Vec<Binding> {
+    vec![
+        (Role::Statistics, READ),
+        (Role::RunningMean, WRITE),
+        (Role::RunningVariance, WRITE),
+        (Role::BatchesTracked, READ),
+    ]
 }
 
 /// What writing the per-channel results binds.

@@ -352,6 +352,20 @@ impl Plan {
         self.batch.tensor.segmentation.instances() * 16
     }
 
+    /// Bytes of the moments of one part of a batch: 16, one [`ChannelMoments`](crate::ChannelMoments), an instance (without
+    /// segments: a channel).
+    #[must_use]
+    pub const fn part_moments_size(&self) -> u64 {
+        self.batch.tensor.segmentation.instances() * 16
+    }
+
+    /// Bytes of the gradient sums of one part of a batch: 8, one [`ChannelGradientSums`](crate::ChannelGradientSums), an
+    /// instance (without segments: a channel).
+    #[must_use]
+    pub const fn gradient_sums_size(&self) -> u64 {
+        self.batch.tensor.segmentation.instances() * 8
+    }
+
     /// Bytes of scratch that serve every operation of this plan; never 0.
     #[must_use]
     #[doc(alias = "scratch_size")]

@@ -55,6 +55,7 @@ pub(crate) struct Params {
     pub slot_base: u32,
     pub mask_unit: u32,
     pub valid_unit: u32,
+    pub parts: u32,
 }
 
 impl Params {

@@ -98,14 +98,26 @@ fn all_dispatches(plan: &Plan) -> Vec<Dispatch> {
     }
     all.extend(served(plan.inference(InferenceOptions { valid: true, residual: true, ..Default::default() }), true));
     all.extend(served(plan.valid(None), true));
-    let moments = |valid| match plan.accumulate_moments(valid) {
+    let moments_of = |dispatches| match dispatches {
         Err(Error::TooManyForMoments { count }) if count > u64::from(u32::MAX) => Vec::new(),
-        dispatches => served(dispatches, valid),
+        dispatches => served(dispatches, true),
     };
-    all.extend(moments(true));
+    all.extend(moments_of(plan.accumulate_moments(true)));
     all.extend(plan.fold(FoldOptions { gamma: true, beta: true, bias: true }).unwrap());
-    all.extend(moments(false));
+    all.extend(moments_of(plan.accumulate_moments(false)));
     all.extend(plan.population().unwrap());
+    let part = |dispatches| match dispatches {
+        Err(Error::TooManySegments { segments, most }) if segments > most => Vec::new(),
+        dispatches => served(dispatches, false),
+    };
+    let whole = BackwardOptions { saved: true, ..EVERYTHING };
+    all.extend(moments_of(plan.part_moments(false)));
+    all.extend(plan.merge_moments(2048).unwrap());
+    for parts in [1, 7, 2048] {
+        all.extend(part(plan.training_from_parts(parts, options)));
+        all.extend(part(plan.backward_from_parts(parts, parts, whole)));
+    }
+    all.extend(part(plan.part_gradients(whole)));
     let omit = GradientMode::Omit;
     let partly = [
         EVERYTHING,
@@ -357,10 +369,10 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
         if matches!(kernel, Kernel::CountBatch | Kernel::PackValid | Kernel::MarkValid | Kernel::CountValid) {
             continue;
         }
-        if kernel == Kernel::UpdateRunning {
-            // An invocation a channel, which goes over all segments; the planner's own bound keeps that short enough.
-            let most = super::operation::MAX_SEGMENTS_OF_RUNNING;
-            prop_assert!(most + most.div_ceil(32) + 16 < 65_535 && u64::from(params.segments) <= most);
+        if let Kernel::UpdateRunning | Kernel::UpdateRunningFromParts = kernel {
+            // An invocation a channel, which goes over all segments, and twice over the parts of each.
+            let segments = u64::from(params.segments) * u64::from(1 + 2 * params.parts);
+            prop_assert!(segments + segments.div_ceil(32) + 16 < 65_535);
             prop_assert!(workgroups[0] * workgroups[1] * workgroup_size >= params.parameter_channels);
             continue;
         }
@@ -413,7 +425,13 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
             | Kernel::FinalizeGradients
             | Kernel::ConcludeStatistics
             | Kernel::ConcludeGradients
+            | Kernel::PartMoments
+            | Kernel::PartGradientSums
             | Kernel::AccumulateMoments => over_slots,
+            // The pivot of the first slot with data, means and factors.
+            Kernel::MergeMoments | Kernel::ConcludeMoments | Kernel::ConcludeGradientSums => {
+                over_slots + u64::from(slots) + 24 * u64::from(params.parts)
+            }
             // Three levels of 32.
             Kernel::ShareGradients => over_slots + over_slots / 16,
             _ => 0,

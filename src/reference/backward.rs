@@ -144,9 +144,6 @@ struct Results<'a, T: Element> {
 
 impl<T: Element> Results<'_, T> {
     fn check(&self, problem: Problem) -> Result<(), Error> {
-        if self.input.is_none() && self.gamma.is_none() && self.beta.is_none() && self.residual.is_none() {
-            return Err(Error::NoGradientRequested);
-        }
         let channels = u64::from(problem.channels);
         check_optional("input_gradient", self.input.as_ref().map(Gradient::values), problem.elements())?;
         check_optional("gamma_gradient", self.gamma.as_ref().map(Gradient::values), channels)?;
@@ -182,24 +179,37 @@ struct Normalizer {
     mean: f64,
     inverse: f64,
     correction: Option<Correction>,
-    /// Whether the statistics depend on the input, so that gradient flows through them.
-    through_statistics: bool,
+    through: Through,
 }
 
-/// Either backward, channel by channel.
+/// What of the gradient flows through the statistics.
+#[derive(Clone, Copy)]
+pub(super) enum Through {
+    /// Nothing: they do not depend on the input.
+    Nothing,
+    /// That of the instance's own elements.
+    Own,
+    /// That of a whole batch of which these elements are a part: the means of h and of h·x̂.
+    Whole([f64; 2]),
+}
+
+/// Either backward, channel by channel; returns Σh and Σh·x̂ of every instance.
 fn backward<T: Element>(
     instances: Instances<'_>,
     channels: u32,
     sources: &Sources<'_, T>,
     normalizer: impl Fn(usize) -> Normalizer,
     results: &mut Results<'_, T>,
-) {
+) -> Vec<[f64; 2]> {
+    let mut all = vec![[0.0; 2]; instances.len()];
     for channel in 0..channels as usize {
         let (mut dgamma, mut dbeta) = (0.0, 0.0);
         for instance in instances.of_channel(channel) {
-            let sums = instance_backward(instances, instance, sources, normalizer(instance), results);
-            dgamma += sums[0];
-            dbeta += sums[1];
+            let normalizer = normalizer(instance);
+            let [sum, product] = instance_backward(instances, instance, sources, normalizer, results);
+            dgamma += gamma_gradient(product, sum, normalizer.correction);
+            dbeta += sum;
+            all[instance] = [sum, product];
         }
         if let Some(target) = &mut results.gamma {
             target.write(channel, dgamma);
@@ -208,9 +218,10 @@ fn backward<T: Element>(
             target.write(channel, dbeta);
         }
     }
+    all
 }
 
-/// One instance of either backward: dx and dz are written, what it adds to dγ and dβ is returned.
+/// One instance of either backward: dx and dz are written, Σh and Σh·x̂ returned.
 fn instance_backward<T: Element>(
     instances: Instances<'_>,
     instance: usize,
@@ -218,7 +229,7 @@ fn instance_backward<T: Element>(
     normalizer: Normalizer,
     results: &mut Results<'_, T>,
 ) -> [f64; 2] {
-    let Normalizer { mean, inverse, correction, through_statistics } = normalizer;
+    let Normalizer { mean, inverse, correction, through } = normalizer;
     let channel = instances.channel_of(instance);
     let (gamma, beta) = (parameter(sources.gamma, channel, 1.0), parameter(sources.beta, channel, 0.0));
     let (gamma, beta) = corrected(gamma, beta, correction);
@@ -236,12 +247,16 @@ fn instance_backward<T: Element>(
         product_sum += gradient * normalised(index);
     }
     let count = instances.count(instance) as f64;
+    let means = match through {
+        Through::Nothing => None,
+        Through::Own => Some([sum / count, product_sum / count]),
+        Through::Whole(means) => Some(means),
+    };
     for index in instances.elements(instance) {
         let (mut dx, mut dz) = (0.0, 0.0);
         if instances.is_valid(index) {
             dz = gradient(index);
-            let centred =
-                if through_statistics { dz - sum / count - normalised(index) * (product_sum / count) } else { dz };
+            let centred = means.map_or(dz, |[mean, product_mean]| dz - mean - normalised(index) * product_mean);
             dx = gamma * inverse * centred;
         }
         if let Some(target) = &mut results.input {
@@ -251,7 +266,7 @@ fn instance_backward<T: Element>(
             target.write(index, dz);
         }
     }
-    [gamma_gradient(product_sum, sum, correction), sum]
+    [sum, product_sum]
 }
 
 impl BatchNorm {
@@ -286,6 +301,29 @@ impl BatchNorm {
     ///
     /// An empty batch gives dγ = dβ = 0.
     pub fn backward<T: Element>(&self, plan: &Plan, buffers: BackwardBuffers<'_, T>) -> Result<(), Error> {
+        let convention = self.descriptor.convention;
+        let wanted = buffers.input_gradient.is_some()
+            || buffers.gamma_gradient.is_some()
+            || buffers.beta_gradient.is_some()
+            || buffers.residual_gradient.is_some();
+        let through = |_| Through::Own;
+        self.gradients(plan, buffers, through, || match plan.segmentation.count() {
+            _ if !wanted => Err(Error::NoGradientRequested),
+            0 if convention.empty_batch == EmptyBatchPolicy::Error => Err(Error::EmptyBatch),
+            1 if convention.one_sample == OneSamplePolicy::Error => Err(Error::OneSample),
+            _ => Ok(()),
+        })?;
+        Ok(())
+    }
+
+    /// Backward through training statistics, however they depend on the input; Σh and Σh·x̂ of every instance.
+    pub(super) fn gradients<T: Element>(
+        &self,
+        plan: &Plan,
+        buffers: BackwardBuffers<'_, T>,
+        through: impl Fn(usize) -> Through,
+        admit: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<Vec<[f64; 2]>, Error> {
         self.check(plan)?;
         let (problem, convention) = (plan.problem, self.descriptor.convention);
         let BackwardBuffers {
@@ -311,11 +349,7 @@ impl BatchNorm {
         let mut results =
             Results { input: input_gradient, gamma: gamma_gradient, beta: beta_gradient, residual: residual_gradient };
         results.check(problem)?;
-        match (plan.segmentation.count(), convention.empty_batch, convention.one_sample) {
-            (0, EmptyBatchPolicy::Error, _) => return Err(Error::EmptyBatch),
-            (1, _, OneSamplePolicy::Error) => return Err(Error::OneSample),
-            _ => {}
-        }
+        admit()?;
         let normalizer = |instance: usize| {
             let (mean, inverse) = match saved {
                 Some(saved) => {
@@ -328,10 +362,9 @@ impl BatchNorm {
                 }
             };
             let correction = renormalization.map(|records| records[instance].into());
-            Normalizer { mean, inverse, correction, through_statistics: true }
+            Normalizer { mean, inverse, correction, through: through(instance) }
         };
-        backward(instances, problem.channels, &sources, normalizer, &mut results);
-        Ok(())
+        Ok(backward(instances, problem.channels, &sources, normalizer, &mut results))
     }
 
     /// Backward through frozen statistics, where mean and variance are constants (fine-tuning, evaluation mode).
@@ -378,6 +411,9 @@ impl BatchNorm {
         let mut results =
             Results { input: input_gradient, gamma: gamma_gradient, beta: beta_gradient, residual: residual_gradient };
         results.check(problem)?;
+        if results.input.is_none() && results.gamma.is_none() && results.beta.is_none() && results.residual.is_none() {
+            return Err(Error::NoGradientRequested);
+        }
         if input.is_none() && (results.gamma.is_some() || state.reads_input(activation)) {
             return Err(Error::MissingInput);
         }
@@ -388,7 +424,7 @@ impl BatchNorm {
             mean: running_mean[instance].to_f64(),
             inverse: inverse_deviation(running_variance[instance].to_f64(), convention.epsilon),
             correction: None,
-            through_statistics: false,
+            through: Through::Nothing,
         };
         backward(instances, problem.channels, &sources, normalizer, &mut results);
         Ok(())

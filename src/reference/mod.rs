@@ -33,6 +33,7 @@ mod forward;
 mod inference;
 mod instances;
 mod output_backward;
+mod parts;
 mod population;
 mod renormalization;
 mod running;

@@ -146,6 +146,16 @@ impl BatchNorm {
     /// [`Error::MissingBatchesTracked`], [`Error::MissingRunningStatistics`], [`Error::UselessActivationMask`]. Nothing
     /// is written then.
     pub fn training<T: Element>(&self, plan: &Plan, buffers: TrainingBuffers<'_, T>) -> Result<(), Error> {
+        self.train(plan, None, buffers)
+    }
+
+    /// By the statistics of the input, or by others.
+    pub(super) fn train<T: Element>(
+        &self,
+        plan: &Plan,
+        statistics: Option<Vec<Moments>>,
+        buffers: TrainingBuffers<'_, T>,
+    ) -> Result<(), Error> {
         self.check(plan)?;
         let (problem, segmentation, convention) = (plan.problem, plan.segmentation, self.descriptor.convention);
         let TrainingBuffers {
@@ -176,13 +186,16 @@ impl BatchNorm {
                 return Err(Error::MissingRunningStatistics);
             }
         }
+        let own = statistics.is_none();
         match (segmentation.count(), convention.empty_batch, convention.one_sample) {
+            _ if !own => {}
             (0, EmptyBatchPolicy::Error, _) => return Err(Error::EmptyBatch),
             (0, EmptyBatchPolicy::Skip, _) => return Ok(()),
             (1, _, OneSamplePolicy::Error) => return Err(Error::OneSample),
             _ => {}
         }
-        let batch: Vec<Moments> = (0..instances.len()).map(|instance| moments(instances, input, instance)).collect();
+        let batch = statistics
+            .unwrap_or_else(|| (0..instances.len()).map(|instance| moments(instances, input, instance)).collect());
         let inverse = |variance| inverse_deviation(variance, convention.epsilon);
         let limits = renormalization.as_ref().map(|renormalization| renormalization.limits);
         let corrections: Vec<Option<Correction>> = (batch.iter().enumerate())
@@ -200,7 +213,7 @@ impl BatchNorm {
         for (instance, (moments, correction)) in batch.iter().zip(&corrections).enumerate() {
             forward.instance(instances, instance, (moments.mean, inverse(moments.variance)), *correction);
         }
-        let skips = segmentation.count() == 1 && convention.one_sample == OneSamplePolicy::SkipRunningUpdate;
+        let skips = own && segmentation.count() == 1 && convention.one_sample == OneSamplePolicy::SkipRunningUpdate;
         if let Some(running) = running.as_mut().filter(|_| !skips) {
             running.update(plan, convention, &batch);
         }

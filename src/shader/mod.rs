@@ -133,6 +133,12 @@ impl Variant {
             Kernel::FoldBias => "fold_bias".into(),
             Kernel::AccumulateMoments => "accumulate_moments".into(),
             Kernel::Population => "population".into(),
+            Kernel::PartMoments => "part_moments".into(),
+            Kernel::MergeMoments => "merge_moments".into(),
+            Kernel::ConcludeMoments => "conclude_moments".into(),
+            Kernel::UpdateRunningFromParts => "update_running_from_parts".into(),
+            Kernel::PartGradientSums => "part_gradient_sums".into(),
+            Kernel::ConcludeGradientSums => "conclude_gradient_sums".into(),
             Kernel::CountBatch => "count_batch".into(),
         };
         for (set, suffix) in
@@ -285,6 +291,47 @@ impl Files {
                 wgsl!("common/finite.wgsl"),
                 wgsl!("entry/update_running.wgsl"),
             ],
+            Kernel::UpdateRunningFromParts => vec![
+                wgsl!("partials/moments.wgsl"),
+                wgsl!("common/count_of_parts.wgsl"),
+                wgsl!("common/finite.wgsl"),
+                wgsl!("entry/update_running.wgsl"),
+            ],
+            Kernel::PartMoments => [
+                merges_of_quads(Reduction::Statistics),
+                vec![wgsl!("common/count_of_valid.wgsl"), wgsl!("conclusion/part_moments.wgsl"), FINALIZE],
+            ]
+            .concat(),
+            Kernel::MergeMoments => {
+                [merges_of_parts(Reduction::Statistics), vec![wgsl!("conclusion/merged_moments.wgsl"), FINALIZE]]
+                    .concat()
+            }
+            Kernel::ConcludeMoments => [
+                merges_of_parts(Reduction::Statistics),
+                vec![
+                    wgsl!("counter/read.wgsl"),
+                    wgsl!("renormalization/corrected.wgsl"),
+                    wgsl!("conclusion/correct_statistics.wgsl"),
+                ],
+                commits(Operation::Training),
+                vec![wgsl!("entry/conclude.wgsl")],
+            ]
+            .concat(),
+            Kernel::PartGradientSums => [
+                merges_of_quads(GRADIENT_SUMS),
+                vec![
+                    wgsl!("renormalization/read.wgsl"),
+                    wgsl!("conclusion/part_gradient_sums.wgsl"),
+                    wgsl!("conclusion/gradients.wgsl"),
+                    wgsl!("entry/conclude.wgsl"),
+                ],
+            ]
+            .concat(),
+            Kernel::ConcludeGradientSums => [
+                merges_of_parts(GRADIENT_SUMS),
+                vec![wgsl!("coefficients/written.wgsl"), wgsl!("conclusion/gradient_means.wgsl"), FINALIZE],
+            ]
+            .concat(),
             Kernel::Prepare(source) => [
                 quads(),
                 direct(source),
@@ -632,6 +679,23 @@ fn quads() -> Vec<&'static str> {
 fn merges_of_quads(reduction: Reduction) -> Vec<&'static str> {
     // The quads of finalize have channels like columns.
     [quads(), accumulator(reduction), merges(reduction, Family::Columns)].concat()
+}
+
+/// The merge of what all parts of a batch have found for four channels.
+fn merges_of_parts(reduction: Reduction) -> Vec<&'static str> {
+    let merge = match reduction {
+        Reduction::Statistics => vec![
+            wgsl!("partials/slots_moments.wgsl"),
+            wgsl!("partials/pivot_channels.wgsl"),
+            wgsl!("partials/merge_statistics.wgsl"),
+        ],
+        Reduction::GradientSums(..) => {
+            vec![wgsl!("partials/slots_sums.wgsl"), wgsl!("partials/merge_gradients.wgsl")]
+        }
+    };
+    let parts =
+        vec![wgsl!("partials/moments.wgsl"), wgsl!("common/count_of_parts.wgsl"), wgsl!("partials/share_slots.wgsl")];
+    [quads(), accumulator(reduction), parts, merge].concat()
 }
 
 fn walk_over(walk: Walk) -> Vec<&'static str> {

@@ -57,6 +57,8 @@ fn name_of(role: Role) -> &'static str {
         Role::Statistics => "statistics",
         Role::RunningMean => "running_mean",
         Role::RunningVariance => "running_variance",
+        Role::GradientSums => "gradient_sums",
+        Role::MergedMoments => "merged_moments",
         Role::Gamma => "gamma",
         Role::Beta => "beta",
         Role::Partials => "partials",

@@ -6,6 +6,7 @@ pub mod support;
 
 pub mod case;
 pub mod from_output;
+pub mod parts;
 pub mod tolerance;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -73,6 +74,12 @@ pub fn on_every_target(check: impl Fn(&Target) + Sync) {
     if let Some(panic) = outcomes.into_iter().find_map(Result::err) {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// Checks all targets together.
+pub fn on_all_targets(check: impl FnOnce(&[Target])) {
+    let (targets, _turn) = targets();
+    check(targets);
 }
 
 /// As [`on_every_target`], once as planned and once in windows of 1 KiB.

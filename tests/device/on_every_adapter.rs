@@ -7,6 +7,7 @@ mod folding;
 mod in_place;
 mod output_backward;
 mod padding;
+mod parts;
 mod population;
 mod renormalization;
 mod segments;

@@ -1,6 +1,7 @@
 //! The reference, proved before it proves anything else: closed forms, finite differences, conventions, policies.
 
 mod activations;
+mod batch_in_parts;
 mod case;
 mod elements;
 mod errors;

@@ -67,6 +67,11 @@ impl Plan {
         if !options.wants_sums() && !options.wants_map() {
             return Err(Error::NoGradientRequested);
         }
+        self.check_sources(options)
+    }
+
+    /// Whether what backward is given tells the activation's derivative.
+    pub(super) fn check_sources(&self, options: &BackwardOptions) -> Result<(), Error> {
         let activation = self.descriptor.activation;
         if options.derivative == Derivative::Inverted {
             activation.check_invertible()?;
@@ -177,7 +182,7 @@ impl Plan {
     }
 
     /// Adds the dispatch that adds up what segments have found for the parameters that they share.
-    fn share_gradients(
+    pub(super) fn share_gradients(
         &self,
         laid: &Laid,
         options: &BackwardOptions,
@@ -194,7 +199,7 @@ impl Plan {
 
 impl Laid {
     /// What becomes of dgamma and dbeta in the dispatch that finds them: those of instances replace what was there.
-    fn sum_flags(&self, options: &BackwardOptions) -> u32 {
+    pub(super) fn sum_flags(&self, options: &BackwardOptions) -> u32 {
         let accumulates = Params::ACCUMULATES_GAMMA_GRADIENT | Params::ACCUMULATES_BETA_GRADIENT;
         sum_flags(options) & if self.segments() > 1 { !accumulates } else { !0 }
     }

@@ -14,12 +14,7 @@ impl Plan {
     /// conclude → normalise; [→ running statistics that segments share → count;] [→ health].
     pub(crate) fn training(&self, options: TrainingOptions) -> Result<Vec<Dispatch>, Error> {
         let convention = &self.descriptor.convention;
-        if options.running && !options.batches_tracked && convention.momentum == Momentum::CumulativeAverage {
-            return Err(Error::MissingBatchesTracked);
-        }
-        if options.renormalization && !options.renormalizes_to_running {
-            return Err(Error::MissingRunningStatistics);
-        }
+        self.check_running(&options)?;
         self.check_mask(options.mask)?;
         let count = self.batch.count();
         self.admit(count, OneSample::Checked)?;
@@ -66,6 +61,17 @@ impl Plan {
             dispatches.push(self.batch.finalize(self, Kernel::ReportHealth, 1, self.batch.params(self))?);
         }
         Ok(dispatches)
+    }
+
+    pub(super) fn check_running(&self, options: &TrainingOptions) -> Result<(), Error> {
+        let cumulative = self.descriptor.convention.momentum == Momentum::CumulativeAverage;
+        if options.running && !options.batches_tracked && cumulative {
+            return Err(Error::MissingBatchesTracked);
+        }
+        if options.renormalization && !options.renormalizes_to_running {
+            return Err(Error::MissingRunningStatistics);
+        }
+        Ok(())
     }
 
     fn plain_training(&self, fused: Fused, params: Params, counts: u32) -> Result<Vec<Dispatch>, Error> {
@@ -116,7 +122,7 @@ impl Plan {
     }
 
     /// How running statistics are updated, whoever does it.
-    fn running_params(&self, options: &TrainingOptions) -> Params {
+    pub(super) fn running_params(&self, options: &TrainingOptions) -> Params {
         let convention = &self.descriptor.convention;
         let cumulative = convention.momentum == Momentum::CumulativeAverage;
         // The weights of a cumulative average come from the counter on the device.
@@ -154,7 +160,7 @@ impl Plan {
     }
 }
 
-fn count_batches(batches: u32) -> Dispatch {
+pub(super) fn count_batches(batches: u32) -> Dispatch {
     Dispatch {
         kernel: Kernel::CountBatch,
         region: None,

@@ -4,6 +4,7 @@ mod backward;
 mod forward;
 mod laid;
 mod options;
+mod parts;
 mod statistics;
 
 pub(crate) use options::{
