@@ -293,6 +293,18 @@ pub enum Error {
         /// What the device has.
         available: u64,
     },
+    /// The device had no memory left for an object of a step. Nothing was kept of the attempt: free some memory and bind again.
+    #[error("the device is out of memory for {object}: free some and call again")]
+    OutOfMemory {
+        /// What was being created.
+        object: &'static str,
+    },
+    /// The device is lost, or was destroyed. wgpu tells why to the callback of `Device::set_device_lost_callback`.
+    #[error(
+        "the device is lost: open another one and make kernels, buffers and steps anew on it (plans can be kept if its limits \
+         are the same)"
+    )]
+    DeviceLost,
     /// wgpu refused to create an object, for example for a buffer of another device.
     #[error("wgpu refused to create {object}: {message}")]
     Device {

@@ -3,16 +3,22 @@
 //!
 //! Runs on wgpu's noop backend: full validation, WebGPU's guaranteed limits, no GPU needed.
 
+#[path = "careless/aliasing.rs"]
+mod aliasing;
+#[path = "careless/faults.rs"]
+mod faults;
+
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use proptest::prelude::*;
 use wgpu_batch_norm::{
-    Activation, ActivationSource, ActivationState, AdapterClass, BackwardBuffers, BatchNorm, BatchNormDescriptor,
-    Convention, ElementType, Error, Family, FoldBuffers, FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels,
-    KernelsDescriptor, Layout, Momentum, Plan, PopulationBuffers, Renormalization, RunningStatistics, SegmentRunning,
-    SequenceAxes, Shape, Strategies, Strategy, TrainingBuffers, ValidBuffers, ValidSource,
+    AccumulateBuffers, Activation, ActivationSource, ActivationState, AdapterClass, BackwardBuffers, BatchNorm,
+    BatchNormDescriptor, Convention, ElementType, Error, Family, FoldBuffers, FrozenBackwardBuffers, Gradient,
+    InferenceBuffers, Kernels, KernelsDescriptor, Layout, Momentum, OutputBackwardBuffers, Plan, PopulationBuffers,
+    Renormalization, RunningStatistics, SegmentRunning, SequenceAxes, Shape, Strategies, Strategy, TrainingBuffers,
+    ValidBuffers, ValidSource,
 };
 
 /// A noop device with the limits that WebGPU guarantees, and everything that reached its error handler.
@@ -312,100 +318,6 @@ fn every_slice_is_checked_for_size_usage_and_offset() {
         assert_eq!(with(large.slice(4..size + 4)), Err(misaligned));
         assert_eq!(with(large.slice(256..size + 256)), Ok(()), "{name} at an aligned offset");
     }
-    noop.assert_quiet();
-}
-
-#[test]
-fn every_pair_of_overlapping_slices_is_refused_if_one_is_written() {
-    let noop = Noop::new();
-    let (bn, plan, roles) = set_up_with(&noop, Activation::Relu);
-    let shared = noop.storage(1 << 20);
-    type Put<'a> = fn(&mut BackwardBuffers<'a>, wgpu::BufferSlice<'a>);
-    let places: [(&str, bool, u64, Put<'_>); 13] = [
-        ("input", false, plan.tensor_size(), |b, s| b.input = s),
-        ("output_gradient", false, plan.tensor_size(), |b, s| b.output_gradient = s),
-        ("gamma", false, plan.vector_size(), |b, s| b.gamma = Some(s)),
-        ("beta", false, plan.vector_size(), |b, s| b.beta = Some(s)),
-        ("activation.mask", false, plan.mask_size(), |b, s| b.activation = ActivationState::Mask(s)),
-        ("saved", false, plan.saved_size(), |b, s| b.saved = Some(s)),
-        ("valid", false, plan.valid_size(), |b, s| b.valid = Some(s)),
-        ("renormalization", false, plan.renormalization_size(), |b, s| b.renormalization = Some(s)),
-        ("residual_gradient", true, plan.tensor_size(), |b, s| b.residual_gradient = Some(Gradient::Overwrite(s))),
-        ("input_gradient", true, plan.tensor_size(), |b, s| b.input_gradient = Some(Gradient::Overwrite(s))),
-        ("gamma_gradient", true, plan.vector_size(), |b, s| b.gamma_gradient = Some(Gradient::Overwrite(s))),
-        ("beta_gradient", true, plan.vector_size(), |b, s| b.beta_gradient = Some(Gradient::Overwrite(s))),
-        ("workspace", true, plan.workspace_size(), |b, s| b.workspace = s),
-    ];
-    for (i, (first, first_written, first_size, put_first)) in places.into_iter().enumerate() {
-        for (second, second_written, second_size, put_second) in places.into_iter().skip(i + 1) {
-            let with = |offset: u64| {
-                let mut buffers = roles.backward();
-                buffers.activation = ActivationState::Mask(roles.mask.slice(..));
-                put_first(&mut buffers, shared.slice(..first_size));
-                put_second(&mut buffers, shared.slice(offset..offset + second_size));
-                bn.bind_backward(&plan, &buffers)
-            };
-            let name = format!("{first} and {second}");
-            let in_place = (first, second) == ("output_gradient", "input_gradient");
-            match with(0) {
-                Err(Error::OverlappingBuffers { .. }) => assert!(first_written || second_written, "{name}"),
-                Ok(_) => assert!(in_place || !first_written && !second_written, "{name}"),
-                Err(error) => panic!("{name}: {error}"),
-            }
-            // Apart in one pooled buffer: served, and accepted by wgpu's own validation.
-            let apart = with(first_size.next_multiple_of(256)).unwrap_or_else(|error| panic!("{name}: {error}"));
-            noop.run(|pass| apart.record(pass));
-        }
-    }
-    noop.assert_quiet();
-}
-
-#[test]
-fn one_pooled_buffer_serves_every_role() {
-    let noop = Noop::new();
-    let (bn, plan, _) = set_up(&noop);
-    let pool = noop.storage(1 << 20);
-    let mut end = 0;
-    let mut take = |size: u64| {
-        let start = end;
-        end = (start + size).next_multiple_of(256);
-        pool.slice(start..start + size)
-    };
-    let vector = plan.vector_size();
-    let (input, output, dy, dx) =
-        (take(plan.tensor_size()), take(plan.tensor_size()), take(plan.tensor_size()), take(plan.tensor_size()));
-    let (gamma, beta, mean, variance) = (take(vector), take(vector), take(vector), take(vector));
-    let (dgamma, dbeta) = (take(vector), take(vector));
-    let (saved, workspace, counter) = (take(plan.saved_size()), take(plan.workspace_size()), take(4));
-    let training = bn
-        .bind_training(
-            &plan,
-            &TrainingBuffers {
-                gamma: Some(gamma),
-                beta: Some(beta),
-                running: Some(RunningStatistics { mean, variance, batches_tracked: Some(counter) }),
-                saved: Some(saved),
-                ..TrainingBuffers::new(input, output, workspace)
-            },
-        )
-        .unwrap();
-    let backward = bn
-        .bind_backward(
-            &plan,
-            &BackwardBuffers {
-                gamma: Some(gamma),
-                saved: Some(saved),
-                input_gradient: Some(Gradient::Overwrite(dx)),
-                gamma_gradient: Some(Gradient::Overwrite(dgamma)),
-                beta_gradient: Some(Gradient::Overwrite(dbeta)),
-                ..BackwardBuffers::new(input, dy, workspace)
-            },
-        )
-        .unwrap();
-    noop.run(|pass| {
-        training.record(pass);
-        backward.record(pass);
-    });
     noop.assert_quiet();
 }
 
@@ -1064,14 +976,31 @@ fn bind_backwards(noop: &Noop, bn: &BatchNorm, plan: &Plan, roles: &Roles, name:
 }
 
 #[test]
-fn handles_are_send_and_sync() {
-    fn check<T: Send + Sync + 'static>() {}
-    check::<BatchNorm>();
-    check::<Kernels>();
-    check::<Plan>();
-    check::<wgpu_batch_norm::Step>();
-    check::<wgpu_batch_norm::TrainingStep>();
-    check::<Error>();
+fn public_types_are_send_and_sync() {
+    use wgpu_batch_norm::{plan, reference, shader};
+    macro_rules! check {
+        ($($type:ty),* $(,)?) => {{
+            const fn send_and_sync<T: Send + Sync>() {}
+            $(send_and_sync::<$type>();)*
+        }};
+    }
+    // What is kept between steps, what goes from thread to thread, what slices are given in.
+    check!(BatchNorm, Kernels, KernelsDescriptor, Plan, Error, Shape, Strategies, Strategy, Family, Layout);
+    check!(BatchNormDescriptor, Convention, Momentum, Activation, ActivationSource, ElementType, SequenceAxes);
+    check!(wgpu_batch_norm::Step, wgpu_batch_norm::TrainingStep, wgpu_batch_norm::DeviceProfile, AdapterClass);
+    check!(wgpu_batch_norm::Problem, wgpu_batch_norm::Segmentation, wgpu_batch_norm::Operation, SegmentRunning);
+    check!(wgpu_batch_norm::ShaderChecks, wgpu_batch_norm::ActivationCost, wgpu_batch_norm::ChannelHealth);
+    check!(wgpu_batch_norm::ChannelMoments, wgpu_batch_norm::ChannelRenormalization);
+    check!(wgpu_batch_norm::ChannelStatistics, wgpu_batch_norm::EmptyBatchPolicy, wgpu_batch_norm::NonFinitePolicy);
+    check!(wgpu_batch_norm::OneSamplePolicy, wgpu_batch_norm::RunningVariance);
+    check!(TrainingBuffers<'static>, InferenceBuffers<'static>, BackwardBuffers<'static>, FoldBuffers<'static>);
+    check!(FrozenBackwardBuffers<'static>, OutputBackwardBuffers<'static>, AccumulateBuffers<'static>);
+    check!(PopulationBuffers<'static>, ValidBuffers<'static>, ValidSource<'static>, Renormalization<'static>);
+    check!(RunningStatistics<'static>, Gradient<'static>, ActivationState<'static>);
+    check!(reference::BatchNorm, reference::Plan, reference::TrainingBuffers<'static, f32>);
+    check!(reference::BackwardBuffers<'static, f32>, reference::FrozenBackwardBuffers<'static, f32>);
+    check!(reference::InferenceBuffers<'static, f32>, reference::OutputBackwardBuffers<'static, f32>);
+    check!(plan::Role, plan::Kernel, plan::Storage, plan::Walk, shader::Variant);
 }
 
 proptest! {

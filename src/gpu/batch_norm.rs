@@ -90,7 +90,7 @@ impl BatchNorm {
     /// [`Error::EmptyBatch`] by policy; [`Error::MissingBatchesTracked`]; [`Error::MissingRunningStatistics`];
     /// [`Error::UselessActivationMask`];
     /// [`Error::StrategyNotServed`] where a pinned strategy does not serve what is fused; [`Error::LimitExceeded`];
-    /// [`Error::Device`].
+    /// [`Error::Device`], [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn bind_training(&self, plan: &Plan, buffers: &TrainingBuffers<'_>) -> Result<TrainingStep, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);
@@ -109,7 +109,7 @@ impl BatchNorm {
     ///
     /// # Errors
     /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::UselessActivationMask`],
-    /// [`Error::PaddedActivationMask`], [`Error::LimitExceeded`], [`Error::Device`].
+    /// [`Error::PaddedActivationMask`], [`Error::LimitExceeded`], [`Error::Device`], [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn bind_inference(&self, plan: &Plan, buffers: &InferenceBuffers<'_>) -> Result<Step, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);
@@ -266,7 +266,7 @@ impl BatchNorm {
     ///
     /// # Errors
     /// [`Error::PlanMismatch`], [`Error::SegmentedFold`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::LimitExceeded`],
-    /// [`Error::Device`].
+    /// [`Error::Device`], [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn bind_fold(&self, plan: &Plan, buffers: &FoldBuffers<'_>) -> Result<Step, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);
@@ -324,7 +324,7 @@ impl BatchNorm {
     ///
     /// # Errors
     /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::InvalidAxis`],
-    /// [`Error::LimitExceeded`], [`Error::Device`].
+    /// [`Error::LimitExceeded`], [`Error::Device`], [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn bind_valid(&self, plan: &Plan, buffers: &ValidBuffers<'_>) -> Result<Step, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);
@@ -357,7 +357,7 @@ impl BatchNorm {
     ///
     /// # Errors
     /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::LimitExceeded`],
-    /// [`Error::TooManyForMoments`], [`Error::Device`].
+    /// [`Error::TooManyForMoments`], [`Error::Device`], [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn bind_accumulate(&self, plan: &Plan, buffers: &AccumulateBuffers<'_>) -> Result<Step, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);
@@ -379,7 +379,7 @@ impl BatchNorm {
     ///
     /// # Errors
     /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::LimitExceeded`],
-    /// [`Error::Device`].
+    /// [`Error::Device`], [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn bind_population(&self, plan: &Plan, buffers: &PopulationBuffers<'_>) -> Result<Step, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);

@@ -326,11 +326,10 @@ impl Uniforms {
                 usage: wgpu::BufferUsages::UNIFORM,
                 mapped_at_creation: true,
             });
-            let device_error =
-                |error: wgpu::MapRangeError| Error::Device { object: "a parameter buffer", message: error.to_string() };
             for (offset, dispatch) in (0..).step_by(stride as usize).zip(dispatches) {
                 let range = offset..offset + size_of::<Params>() as u64;
-                let mut view = buffer.get_mapped_range_mut(range).map_err(device_error)?;
+                // Scopes catch whatever else could be wrong with the buffer.
+                let mut view = buffer.get_mapped_range_mut(range).map_err(|_| Error::DeviceLost)?;
                 view.copy_from_slice(bytemuck::bytes_of(&dispatch.params));
             }
             buffer.unmap();

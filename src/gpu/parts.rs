@@ -51,7 +51,7 @@ impl BatchNorm {
     ///
     /// # Errors
     /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::TooManyForMoments`],
-    /// [`Error::LimitExceeded`], [`Error::Device`].
+    /// [`Error::LimitExceeded`], [`Error::Device`], [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn bind_part_moments(&self, plan: &Plan, buffers: &PartBuffers<'_>) -> Result<Step, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);
@@ -74,7 +74,7 @@ impl BatchNorm {
     ///
     /// # Errors
     /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::TooManyParts`],
-    /// [`Error::LimitExceeded`], [`Error::Device`].
+    /// [`Error::LimitExceeded`], [`Error::Device`], [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn bind_merge_moments(
         &self,
         plan: &Plan,
