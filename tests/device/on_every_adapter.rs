@@ -1,16 +1,19 @@
 //! Devices against the reference: every operation, on every adapter of the machine.
 
 mod activation_mask;
+mod determinism;
 mod element_types;
 mod faults;
 mod folding;
 mod in_place;
+mod lost_devices;
 mod output_backward;
 mod padding;
 mod parts;
 mod population;
 mod renormalization;
 mod segments;
+mod threads;
 mod windows;
 
 use std::sync::{Arc, Mutex};

@@ -6,7 +6,7 @@ use wgpu_batch_norm::Layout::ChannelsFirst;
 use wgpu_batch_norm::{Activation, ActivationSource, ElementType};
 
 /// Everything that any operation produced, by name.
-fn bits(results: &Results) -> Vec<(&'static str, Vec<u32>)> {
+pub(super) fn bits(results: &Results) -> Vec<(&'static str, Vec<u32>)> {
     let of = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     vec![
         ("output", of(&results.output)),

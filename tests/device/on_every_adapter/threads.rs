@@ -1,0 +1,47 @@
+//! One batch norm in many threads.
+
+use std::sync::{Arc, Barrier, Mutex};
+
+use super::in_place::bits;
+use crate::common::case::Case;
+use crate::common::tolerance::compare;
+use crate::common::{Target, on_every_target};
+use wgpu_batch_norm::Layout::ChannelsFirst;
+use wgpu_batch_norm::{Kernels, KernelsDescriptor};
+
+#[test]
+fn threads_that_bind_and_record_at_once_get_what_each_gets_alone() {
+    const THREADS: usize = 4;
+    on_every_target(|target| {
+        // Fresh kernels, so that threads compile the same pipelines at once.
+        let descriptor = KernelsDescriptor { class: Some(target.kernels.profile().class), ..Default::default() };
+        let kernels = Kernels::with_descriptor(&target.gpu.device, &descriptor);
+        let shared = Target { gpu: Arc::clone(&target.gpu), kernels, plan: target.plan };
+        // One descriptor, different data, and two shapes.
+        let cases: Vec<_> = (0..THREADS as u64)
+            .map(|seed| Case::random(if seed < 2 { &[9, 12, 5][..] } else { &[130, 12] }, ChannelsFirst, seed))
+            .collect();
+        let (start, results) = (Barrier::new(THREADS), Mutex::new(Vec::new()));
+        std::thread::scope(|scope| {
+            for (index, case) in cases.iter().enumerate() {
+                let (start, results, shared) = (&start, &results, &shared);
+                scope.spawn(move || {
+                    start.wait();
+                    for _ in 0..3 {
+                        let got = case.run_device(shared).unwrap();
+                        results.lock().unwrap().push((index, got));
+                    }
+                });
+            }
+        });
+        let results = results.into_inner().unwrap();
+        assert_eq!(results.len(), 3 * THREADS);
+        for (index, case) in cases.iter().enumerate() {
+            let alone = case.run_device(&shared).unwrap();
+            let worst = compare(case, &alone, &case.run_reference().unwrap());
+            assert!(worst.ratio <= 1.0, "{target}: {worst:?}");
+            let mut together = results.iter().filter(|(other, _)| *other == index);
+            assert!(together.all(|(_, got)| bits(got) == bits(&alone)), "{target}: thread {index}");
+        }
+    });
+}
