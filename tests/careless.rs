@@ -5,6 +5,8 @@
 
 #[path = "careless/aliasing.rs"]
 mod aliasing;
+#[path = "careless/failures_of_others.rs"]
+mod failures_of_others;
 #[path = "careless/faults.rs"]
 mod faults;
 

@@ -23,9 +23,15 @@ pub(super) fn scoped<T>(
     let created = create();
     let caught = [ready(memory.pop()), ready(internal.pop()), ready(validation.pop())];
     match caught.into_iter().flatten().next() {
-        Some(wgpu::Error::OutOfMemory { .. }) => Err(Error::OutOfMemory { object }),
-        Some(error) => Err(Error::Device { object, message: error.to_string() }),
+        Some(error) => Err(refusal(object, &error)),
         None => created,
+    }
+}
+
+fn refusal(object: &'static str, error: &wgpu::Error) -> Error {
+    match error {
+        wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory { object },
+        error => Error::Device { object, message: error.to_string() },
     }
 }
 
@@ -52,8 +58,7 @@ mod tests {
             ..wgpu::InstanceDescriptor::new_without_display_handle()
         });
         let adapter = pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default())).unwrap();
-        let descriptor = wgpu::DeviceDescriptor { required_limits: adapter.limits(), ..Default::default() };
-        let (device, _) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
+        let (device, _) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor::default())).unwrap();
         let uncaptured = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&uncaptured);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| log.lock().unwrap().push(error.to_string())));
@@ -68,9 +73,26 @@ mod tests {
     }
 
     #[test]
-    fn no_memory_is_an_error_and_what_fits_is_created_afterwards() {
+    fn each_kind_of_refusal_is_an_error_of_its_own() {
+        // No backend runs out of memory at will, so these are made by hand.
+        let source = || Box::<dyn std::error::Error + Send + Sync>::from("source");
+        let memory = wgpu::Error::OutOfMemory { source: source() };
+        assert_eq!(refusal("a buffer", &memory), Error::OutOfMemory { object: "a buffer" });
+        let description = || "why".to_owned();
+        for error in [
+            wgpu::Error::Validation { source: source(), description: description() },
+            wgpu::Error::Internal { source: source(), description: description() },
+        ] {
+            let refused = refusal("a buffer", &error);
+            assert!(matches!(refused, Error::Device { object: "a buffer", message } if message.contains("why")));
+        }
+    }
+
+    #[test]
+    fn a_refused_buffer_is_an_error_and_the_next_is_created() {
         let (device, uncaptured) = noop();
-        assert_eq!(buffer(&device, 1 << 62), Err(Error::OutOfMemory { object: "a buffer" }));
+        let refused = buffer(&device, 1 << 62);
+        assert!(matches!(refused, Err(Error::Device { object: "a buffer", .. })), "{refused:?}");
         assert_eq!(buffer(&device, 16).map(|buffer| buffer.size()), Ok(16));
         assert!(uncaptured.lock().unwrap().is_empty());
     }
@@ -108,7 +130,7 @@ mod tests {
     #[test]
     fn scopes_of_the_caller_see_nothing_and_stay_in_order() {
         let (device, uncaptured) = noop();
-        let outer = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let outer = device.push_error_scope(wgpu::ErrorFilter::Validation);
         assert!(buffer(&device, 1 << 62).is_err());
         assert_eq!(ready(outer.pop()).map(|error| error.to_string()), None);
         assert!(uncaptured.lock().unwrap().is_empty());

@@ -428,6 +428,17 @@ fn one_pooled_buffer_serves_all_slices_of_every_operation_in_any_order() {
                             (operation.bind)(bn, plan, &slices).unwrap_or_else(|error| panic!("{}: {error}", name()));
                         noop.run(|pass| record(pass));
                     }
+                    // And two that are read from one place, beside what is written to the same buffer.
+                    let reads = || places.iter().enumerate().filter(|(_, place)| !place.written);
+                    for ((first, a), (second, b)) in reads().flat_map(|a| reads().map(move |b| (a, b))) {
+                        if first < second && a.size == b.size && rotation == 0 {
+                            let mut slices = slices.clone();
+                            slices[second] = slices[first];
+                            let record = (operation.bind)(bn, plan, &slices)
+                                .unwrap_or_else(|error| panic!("{}: {error}", name()));
+                            noop.run(|pass| record(pass));
+                        }
+                    }
                     let uncaptured = noop.uncaptured.lock().unwrap();
                     assert!(uncaptured.is_empty(), "{}: {uncaptured:?}", name());
                 }

@@ -245,3 +245,17 @@ fn threads_share_one_batch_norm() {
     assert_eq!(finished, THREADS * (THREADS - 1) / 2);
     noop.assert_quiet();
 }
+
+#[test]
+fn a_buffer_that_could_not_be_created_is_refused_and_others_are_served() {
+    let noop = Noop::new();
+    let (bn, plan, roles) = set_up(&noop);
+    let scope = noop.device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let invalid = noop.storage(u64::MAX / 2);
+    assert!(now(scope.pop()).is_some());
+    let output = invalid.slice(..plan.tensor_size());
+    let refused = bn.bind_training(&plan, &TrainingBuffers { output, ..roles.training() }).map(drop);
+    assert!(matches!(refused, Err(Error::Device { object: "a bind group", .. })), "{refused:?}");
+    assert_eq!(bind_all(&bn, &plan, &roles), [const { Ok(()) }; 4]);
+    noop.assert_quiet();
+}

@@ -3,6 +3,7 @@
 mod activation_mask;
 mod determinism;
 mod element_types;
+mod failures_of_others;
 mod faults;
 mod folding;
 mod in_place;
