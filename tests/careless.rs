@@ -9,6 +9,8 @@ mod aliasing;
 mod failures_of_others;
 #[path = "careless/faults.rs"]
 mod faults;
+#[path = "careless/fuzz.rs"]
+mod fuzz;
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex};

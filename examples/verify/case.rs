@@ -31,6 +31,9 @@ const VECTORS: [&str; 9] = [
     "dbias",
 ];
 
+/// More channels, or channels of segments, than any case needs.
+const MAX_INSTANCES: u64 = 1 << 24;
+
 /// Why a case is not run.
 #[derive(Debug)]
 pub enum Rejection {
@@ -125,6 +128,14 @@ impl Entry {
     /// # Errors
     /// [`Rejection`]: what is not built, or what is wrong with the case.
     pub fn load(&self, folder: &Path) -> Result<Case, Rejection> {
+        self.load_from(|file| {
+            let path = folder.join(file);
+            fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
+        })
+    }
+
+    /// As [`Entry::load`], from a file that `read` reads.
+    pub fn load_from(&self, read: impl FnOnce(&str) -> Result<Vec<u8>, String>) -> Result<Case, Rejection> {
         let fields = Fields(self.fields.as_ref().map_err(Clone::clone)?);
         let unsupported = fields.unsupported()?;
         if !unsupported.is_empty() {
@@ -143,6 +154,11 @@ impl Entry {
         if problem.channels == 0 {
             return Err(Rejection::Unsupported("zero channels".into()));
         }
+        // Memory goes by these even where there is no element, and so no file that would have to be as large.
+        let instances = shape.segmentation(layout).map_err(|error| error.to_string())?.instances();
+        if instances.max(u64::from(problem.channels)) > MAX_INSTANCES {
+            return Err(format!("{instances} channels or channels of segments are too many").into());
+        }
         // Stated twice in the manifest: a contradiction would mean that the case is read wrongly.
         let stated = [
             ("channel_axis", layout.channel_axis(rank) as u64),
@@ -154,9 +170,9 @@ impl Entry {
                 return Err(fields.invalid(name));
             }
         }
-        let path = folder.join(fields.get("file").as_str().ok_or_else(|| fields.invalid("file"))?);
-        let bytes = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+        let name = fields.get("file").as_str().ok_or_else(|| fields.invalid("file"))?;
+        let bytes = read(name)?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| format!("{name}: {error}"))?;
         let descriptor =
             BatchNormDescriptor { channels: problem.channels, layout, element, activation, ..Default::default() };
         read_case(&fields, operations, descriptor, (shape, problem), &Tensors(file))

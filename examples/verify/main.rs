@@ -16,6 +16,8 @@
 
 mod case;
 mod compare;
+#[cfg(test)]
+mod fuzz;
 mod generator;
 mod manifest;
 mod report;

@@ -61,20 +61,28 @@ pub struct Entry {
 pub fn read_manifest(folder: &Path) -> Result<Vec<Entry>, String> {
     let path = folder.join("manifest.json");
     let bytes = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let text = String::from_utf8_lossy(&bytes);
+    parse_manifest(&bytes).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// The entries of a manifest.
+///
+/// # Errors
+/// A message when it is no list.
+pub fn parse_manifest(bytes: &[u8]) -> Result<Vec<Entry>, String> {
+    let text = String::from_utf8_lossy(bytes);
     let text = quote_constants(&text);
     match serde_json::from_str(&text) {
         Ok(Value::Array(cases)) => Ok(cases.into_iter().enumerate().map(|(i, case)| entry(i + 1, Ok(case))).collect()),
-        Ok(_) => Err(format!("{}: not a JSON array", path.display())),
+        Ok(_) => Err("not a JSON array".into()),
         // One case per line, so that one broken case does not hide the others.
         Err(error) => {
             if !text.trim_start().starts_with('[') {
-                return Err(format!("{}: {error}", path.display()));
+                return Err(error.to_string());
             }
             let line = |line: &str| line.trim().trim_start_matches('[').trim_end_matches([',', ']']).trim().to_owned();
             let lines = text.lines().map(line).enumerate().filter(|(_, line)| !line.is_empty());
             let entries: Vec<_> = lines.map(|(i, line)| entry(i + 1, serde_json::from_str(&line))).collect();
-            if entries.is_empty() { Err(format!("{}: {error}", path.display())) } else { Ok(entries) }
+            if entries.is_empty() { Err(error.to_string()) } else { Ok(entries) }
         }
     }
 }

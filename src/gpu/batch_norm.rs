@@ -331,7 +331,8 @@ impl BatchNorm {
         let axes = match buffers.source {
             ValidSource::Lengths { lengths, axes } => {
                 let axes = plan.sequence_axes(axes)?;
-                let size = 4 * axes[0].length;
+                // Of an empty batch there may be more sequences than bytes.
+                let size = axes[0].length.saturating_mul(4);
                 bindings.optional(Role::ValidSource, "source.lengths", Usage::Read, Some(lengths), size)?;
                 Some(axes)
             }

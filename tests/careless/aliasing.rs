@@ -3,23 +3,23 @@
 use super::*;
 use wgpu::BufferSlice;
 
-type Recorded = Box<dyn Fn(&mut wgpu::ComputePass<'_>)>;
+pub(super) type Recorded = Box<dyn Fn(&mut wgpu::ComputePass<'_>)>;
 
 /// One slice that an operation is given.
 #[derive(Clone, Copy)]
-struct Place {
-    name: &'static str,
-    written: bool,
-    size: u64,
+pub(super) struct Place {
+    pub name: &'static str,
+    pub written: bool,
+    pub size: u64,
     /// The place that this one may lie over exactly.
-    over: Option<&'static str>,
+    pub over: Option<&'static str>,
 }
 
 /// An operation with all of its slices that go together, in the order in which `bind` takes them.
-struct Operation {
-    name: &'static str,
-    places: Vec<Place>,
-    bind: fn(&BatchNorm, &Plan, &[BufferSlice<'_>]) -> Result<Recorded, Error>,
+pub(super) struct Operation {
+    pub name: &'static str,
+    pub places: Vec<Place>,
+    pub bind: fn(&BatchNorm, &Plan, &[BufferSlice<'_>]) -> Result<Recorded, Error>,
 }
 
 const fn read(name: &'static str, size: u64) -> Place {
@@ -35,7 +35,7 @@ fn step(step: wgpu_batch_norm::Step) -> Recorded {
 }
 
 /// Every operation; several where not all of its slices go together.
-fn operations(plan: &Plan) -> Vec<Operation> {
+pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
     let (tensor, vector, running) = (plan.tensor_size(), plan.vector_size(), plan.running_size());
     let (saved, mask, valid) = (plan.saved_size(), plan.mask_size(), plan.valid_size());
     let workspace = || written("workspace", plan.workspace_size());
@@ -247,7 +247,7 @@ fn operations(plan: &Plan) -> Vec<Operation> {
         },
         Operation {
             name: "marking by lengths",
-            places: vec![read("source.lengths", 4 * plan.problem().outer), written("valid", valid)],
+            places: vec![read("source.lengths", plan.problem().outer.saturating_mul(4)), written("valid", valid)],
             bind: |bn, plan, s| {
                 let axes = SequenceAxes { sequence: 0, step: 2 };
                 let source = ValidSource::Lengths { lengths: s[0], axes };
@@ -325,7 +325,7 @@ fn bind_frozen(
     bn.bind_backward_frozen(plan, &buffers).map(step)
 }
 
-const ALIGNMENT: u64 = 256;
+pub(super) const ALIGNMENT: u64 = 256;
 
 /// Calls `check` with every element type, and shapes that are walked by columns and by rows.
 fn each_plan(check: impl Fn(&Noop, &BatchNorm, &Plan)) {
