@@ -4,6 +4,7 @@
 
 mod setup;
 mod summary;
+mod supply;
 mod test;
 
 use std::process::ExitCode;
@@ -13,6 +14,7 @@ Set-up and tests of wgpu-batch-norm.
 
 Usage: cargo xtask setup
        cargo xtask test [--no-setup] [-- ARGS]
+       cargo xtask features | minimal-versions | deny | semver REVISION
        cargo xtask help
 
 setup   Makes sure that a Vulkan loader and driver are there. On a Debian or Ubuntu machine that has neither a GPU
@@ -27,7 +29,16 @@ test    Runs setup, then formatting, lints, documentation, tests, doctests, one 
         The last line, 'N passed, N failed, N skipped', is the sum over the tests and doctests; tests that are ignored
         or filtered out count as skipped. The test vectors are cases, not tests, and have their own row in the table.
 
+features           Checks the library with every set of its features.
+minimal-versions   Checks the library with the lowest versions of its dependencies that Cargo.toml allows, in a copy
+                   under target/. Needs the registry.
+deny               Licences, bans and sources of all dependencies (deny.toml). Needs cargo-deny.
+semver REVISION    The public interface against that of a git revision. Needs cargo-semver-checks.
+                   These four are not part of 'test'.
+
 Environment:
+  WGPU_BATCH_NORM_FUZZ_CASES  Cases of each fuzz test, in place of some hundreds:
+                              WGPU_BATCH_NORM_FUZZ_CASES=100000 cargo xtask test -- fuzz
   WGPU_BATCH_NORM_SKIP_GPU=1  Without an adapter, the device tests fail. With this variable 'test' leaves them out,
                               and the benchmark and the test vectors with them; they count as skipped.
                               Add --no-setup to leave out the drivers as well.
@@ -40,6 +51,7 @@ Exit status: 0 if all went well, 1 if something failed or no test ran, 2 for a w
 enum Command {
     Setup,
     Test(test::Options),
+    Supply(supply::Check),
     Help,
 }
 
@@ -53,15 +65,20 @@ fn main() -> ExitCode {
             print!("{USAGE}");
             ExitCode::SUCCESS
         }
-        Ok(Command::Setup) => match setup::run() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(message) => {
-                eprintln!("xtask: {message}");
-                ExitCode::FAILURE
-            }
-        },
+        Ok(Command::Setup) => status(setup::run()),
+        Ok(Command::Supply(check)) => status(supply::run(&check)),
         Ok(Command::Test(options)) => test::run(&options),
         Err(message) => wrong_usage(&message),
+    }
+}
+
+fn status(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -82,7 +99,26 @@ fn parse(arguments: &[String]) -> Result<Command, String> {
             Some(other) => Err(format!("unexpected argument '{other}' for 'setup'")),
         },
         "test" => parse_test(rest),
+        "features" => alone(rest, supply::Check::Features),
+        "minimal-versions" => alone(rest, supply::Check::MinimalVersions),
+        "deny" => alone(rest, supply::Check::Deny),
+        "semver" => match rest {
+            [baseline] if !baseline.starts_with('-') => {
+                Ok(Command::Supply(supply::Check::Semver { baseline: baseline.clone() }))
+            }
+            [argument] if ["--help", "-h"].contains(&argument.as_str()) => Ok(Command::Help),
+            _ => Err("'semver' takes one git revision to compare with".into()),
+        },
         other => Err(format!("unknown command '{other}'")),
+    }
+}
+
+/// A check that takes no arguments.
+fn alone(rest: &[String], check: supply::Check) -> Result<Command, String> {
+    match rest.first().map(String::as_str) {
+        None => Ok(Command::Supply(check)),
+        Some("--help" | "-h") => Ok(Command::Help),
+        Some(other) => Err(format!("unexpected argument '{other}'")),
     }
 }
 
@@ -116,6 +152,11 @@ mod tests {
         assert_eq!(parsed("help"), Ok(Command::Help));
         assert_eq!(parsed("test --help"), Ok(Command::Help));
         assert_eq!(parsed("test"), Ok(Command::Test(test::Options::default())));
+        assert_eq!(parsed("features"), Ok(Command::Supply(supply::Check::Features)));
+        assert_eq!(parsed("minimal-versions"), Ok(Command::Supply(supply::Check::MinimalVersions)));
+        assert_eq!(parsed("deny --help"), Ok(Command::Help));
+        let baseline = String::from("v0.1.0");
+        assert_eq!(parsed("semver v0.1.0"), Ok(Command::Supply(supply::Check::Semver { baseline })));
     }
 
     #[test]
@@ -128,7 +169,7 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for line in ["", "tset", "setup now", "test backward", "test --no-setpu"] {
+        for line in ["", "tset", "setup now", "test backward", "test --no-setpu", "semver", "semver --x", "deny x"] {
             assert!(parsed(line).is_err(), "{line:?}");
         }
     }

@@ -240,20 +240,20 @@ fn skip_gpu() -> bool {
 }
 
 /// Asks for the version: rustup puts a stand-in on the path for components that are not installed.
-fn has_subcommand(name: &str) -> bool {
+pub fn has_subcommand(name: &str) -> bool {
     let mut command = Command::new(cargo());
     command.args([name, "--version"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 
 /// The cargo that runs this program, and so the same toolchain.
-fn cargo() -> OsString {
+pub fn cargo() -> OsString {
     env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 /// The folder of the workspace. Cargo tells it at run time too, which holds even where several checkouts share one
 /// target folder.
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let mut folder = PathBuf::from(package);
     folder.pop();
