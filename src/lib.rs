@@ -89,7 +89,9 @@
 //!
 //! # Errors
 //!
-//! Everything is checked when a plan or a step is made; [`Error`] says what to change. Recording cannot fail.
+//! Everything is checked when a plan or a step is made; [`Error`] says what to change. Recording cannot fail. On a lost device
+//! it has no effect, and binding is [`Error::DeviceLost`]: plans serve on another device with the same limits, everything else
+//! is made anew there.
 #![deny(missing_docs)]
 #![warn(
     missing_debug_implementations,
