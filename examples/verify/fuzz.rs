@@ -96,7 +96,7 @@ fn values() -> impl Strategy<Value = Value> {
 #[test]
 fn any_bytes_are_a_manifest_or_an_error() {
     let text = fs::read(vectors().join("manifest.json")).unwrap();
-    let lines: Vec<&[u8]> = text.split(|&byte| byte == b'\n').take(40).collect();
+    let lines: Vec<&[u8]> = text.split(|&byte| byte == b'\n').take(10).collect();
     let some = lines.join(&b'\n');
     let length = some.len();
     let edits = prop::collection::vec((0..length, any::<u8>(), 0..3_u8), 0..20);
@@ -113,10 +113,11 @@ fn any_bytes_are_a_manifest_or_an_error() {
         .run(&(edits, 0..=length, prop::collection::vec(any::<u8>(), 0..60), ".{0,80}"), |(edits, cut, bytes, text)| {
             let mut edited = some.clone();
             for (at, byte, kind) in edits {
+                let at = at % edited.len();
                 match kind {
-                    0 => edited[at % length] = byte,
-                    1 => edited.insert(at % length, byte),
-                    _ => drop(edited.remove(at % length)),
+                    0 => edited[at] = byte,
+                    1 => edited.insert(at, byte),
+                    _ => drop(edited.remove(at)),
                 }
             }
             edited.truncate(cut.max(1));

@@ -350,6 +350,7 @@ fn every_pair_of_bindings_of_every_operation_is_served_or_refused() {
     let [mut served, mut refused, mut in_place] = [const { std::cell::Cell::new(0_u32) }; 3];
     each_plan(|noop, bn, plan| {
         let count = |counter: &std::cell::Cell<u32>| counter.set(counter.get() + 1);
+        let about = format!("{} {:?}", bn.descriptor().element, plan.problem());
         for operation in operations(plan) {
             let places = &operation.places;
             let own: Vec<wgpu::Buffer> = places.iter().map(|place| noop.storage(place.size)).collect();
@@ -369,7 +370,7 @@ fn every_pair_of_bindings_of_every_operation_is_served_or_refused() {
                     let overlap = start < a.size;
                     let exact = start == 0 && a.size == b.size;
                     let replaces = exact && (a.over == Some(b.name) || b.over == Some(a.name));
-                    let name = format!("{}: {} and {} from byte {start}, {plan:?}", operation.name, a.name, b.name);
+                    let name = format!("{about}: {}: {} and {} from byte {start}", operation.name, a.name, b.name);
                     match (operation.bind)(bn, plan, &slices) {
                         Ok(record) => {
                             assert!(!overlap || replaces || !a.written && !b.written, "served: {name}");
@@ -400,6 +401,7 @@ fn every_pair_of_bindings_of_every_operation_is_served_or_refused() {
 #[test]
 fn one_pooled_buffer_serves_all_slices_of_every_operation_in_any_order() {
     each_plan(|noop, bn, plan| {
+        let about = format!("{} {:?}", bn.descriptor().element, plan.problem());
         for operation in operations(plan) {
             let places = &operation.places;
             let sizes = places.iter().map(|place| place.size.next_multiple_of(ALIGNMENT));
@@ -414,7 +416,7 @@ fn one_pooled_buffer_serves_all_slices_of_every_operation_in_any_order() {
                         slices[index] = pool.slice(end..end + places[index].size);
                         end = (end + places[index].size).next_multiple_of(ALIGNMENT);
                     }
-                    let name = || format!("{}: {order:?}, {plan:?}", operation.name);
+                    let name = || format!("{about}: {}: {order:?}", operation.name);
                     let record =
                         (operation.bind)(bn, plan, &slices).unwrap_or_else(|error| panic!("{}: {error}", name()));
                     noop.run(|pass| record(pass));
