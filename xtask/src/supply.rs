@@ -32,7 +32,7 @@ pub fn run(check: &Check) -> Result<(), String> {
         Check::MinimalVersions => minimal_versions(&root),
         Check::Deny => {
             installed("deny", "cargo-deny")?;
-            let arguments = ["deny", "--locked", "check", "licenses", "bans", "sources"];
+            let arguments = ["deny", "--locked", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"];
             run_cargo(&root, &arguments.map(OsString::from), None)
         }
         Check::Semver { baseline } => {
