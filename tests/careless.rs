@@ -19,10 +19,10 @@ use std::task::{Context, Poll, Waker};
 use proptest::prelude::*;
 use wgpu_batch_norm::{
     AccumulateBuffers, Activation, ActivationSource, ActivationState, AdapterClass, BackwardBuffers, BatchNorm,
-    BatchNormDescriptor, Convention, ElementType, Error, Family, FoldBuffers, FrozenBackwardBuffers, Gradient,
-    InferenceBuffers, Kernels, KernelsDescriptor, Layout, Momentum, OutputBackwardBuffers, Plan, PopulationBuffers,
-    Renormalization, RunningStatistics, SegmentRunning, SequenceAxes, Shape, Strategies, Strategy, TrainingBuffers,
-    ValidBuffers, ValidSource,
+    BatchNormDescriptor, ConcludeBuffers, Convention, ElementType, Error, Family, FoldBuffers, FrozenBackwardBuffers,
+    Gradient, InferenceBuffers, Kernels, KernelsDescriptor, Layout, Momentum, OutputBackwardBuffers, PartBuffers, Plan,
+    PopulationBuffers, Renormalization, RunningStatistics, SegmentRunning, SequenceAxes, Shape, Strategies, Strategy,
+    TrainingBuffers, ValidBuffers, ValidSource,
 };
 
 /// A noop device with the limits that WebGPU guarantees, and everything that reached its error handler.

@@ -255,8 +255,9 @@ fn check_window_coverage(plan: &Plan) -> Result<(), TestCaseError> {
             let (region, p) = (dispatch.region.unwrap(), dispatch.params);
             prop_assert_eq!(u64::from(p.elements), region.elements);
             prop_assert!((region.first_element * size).is_multiple_of(alignment));
+            let bytes = plan.descriptor.element.tensor_size(region.elements);
             prop_assert!(
-                plan.descriptor.element.tensor_size(region.elements) <= plan.profile.max_storage_buffer_binding_size
+                bytes <= plan.profile.max_storage_buffer_binding_size && bytes <= plan.profile.max_window_size
             );
             prop_assert!(region.first_element + region.elements <= elements);
             let (mask, before) = region.of_mask(&plan.profile);

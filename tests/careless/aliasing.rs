@@ -167,18 +167,7 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
                 &[read("saved", saved)],
                 &gradients(),
             ]),
-            bind: |bn, plan, s| {
-                let buffers = BackwardBuffers {
-                    gamma: Some(s[2]),
-                    beta: Some(s[3]),
-                    saved: Some(s[4]),
-                    input_gradient: Some(Gradient::Overwrite(s[5])),
-                    gamma_gradient: Some(Gradient::Accumulate(s[6])),
-                    beta_gradient: Some(Gradient::Overwrite(s[7])),
-                    ..BackwardBuffers::new(s[0], s[1], s[8])
-                };
-                bn.bind_backward(plan, &buffers).map(step)
-            },
+            bind: |bn, plan, s| bn.bind_backward(plan, &plain_backward(s)).map(step),
         },
         Operation {
             name: "backward from the output",
@@ -268,6 +257,93 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
             },
         },
         Operation {
+            name: "moments of a part",
+            places: vec![
+                read("input", tensor),
+                written("moments", plan.part_moments_size()),
+                read("valid", valid),
+                workspace(),
+            ],
+            bind: |bn, plan, s| {
+                let buffers = PartBuffers { valid: Some(s[2]), ..PartBuffers::new(s[0], s[1], s[3]) };
+                bn.bind_part_moments(plan, &buffers).map(step)
+            },
+        },
+        Operation {
+            name: "merging moments",
+            places: vec![read("parts", 3 * plan.part_moments_size()), written("merged", plan.part_moments_size())],
+            bind: |bn, plan, s| bn.bind_merge_moments(plan, s[0], s[1]).map(step),
+        },
+        Operation {
+            name: "concluding from parts",
+            places: vec![
+                read("moments", 2 * plan.part_moments_size()),
+                written("saved", saved),
+                written("running.mean", running),
+                written("running.variance", running),
+                written("running.batches_tracked", 4),
+                written("health", plan.health_size()),
+                written("renormalization.saved", plan.renormalization_size()),
+                read("renormalization.limits", 8),
+            ],
+            bind: |bn, plan, s| {
+                let buffers = ConcludeBuffers {
+                    running: Some(RunningStatistics { mean: s[2], variance: s[3], batches_tracked: Some(s[4]) }),
+                    health: Some(s[5]),
+                    renormalization: Some(Renormalization { saved: s[6], limits: s[7] }),
+                    ..ConcludeBuffers::new(s[0], s[1])
+                };
+                let step = bn.bind_conclude(plan, &buffers)?;
+                Ok(Box::new(move |pass| {
+                    step.record(pass);
+                    step.record_without_running_update(pass);
+                }))
+            },
+        },
+        Operation {
+            name: "training from parts",
+            places: with(&[
+                &forward(),
+                &parameters(),
+                &[written("saved", saved), read("valid", valid)],
+                &[read("moments", 2 * plan.part_moments_size()), workspace()],
+            ]),
+            bind: |bn, plan, s| {
+                let buffers = TrainingBuffers {
+                    residual: Some(s[2]),
+                    gamma: Some(s[3]),
+                    beta: Some(s[4]),
+                    saved: Some(s[5]),
+                    valid: Some(s[6]),
+                    ..TrainingBuffers::new(s[0], s[1], s[8])
+                };
+                let step = bn.bind_training_from_parts(plan, s[7], &buffers)?;
+                Ok(Box::new(move |pass| step.record(pass)))
+            },
+        },
+        Operation {
+            name: "gradient sums of a part",
+            places: with(&[
+                &[read("input", tensor), read("output_gradient", tensor)],
+                &parameters(),
+                &[read("saved", saved)],
+                &gradients(),
+                &[written("sums", plan.gradient_sums_size())],
+            ]),
+            bind: |bn, plan, s| bn.bind_part_gradients(plan, s[9], &plain_backward(s)).map(step),
+        },
+        Operation {
+            name: "backward from parts",
+            places: with(&[
+                &[read("input", tensor), read("output_gradient", tensor)],
+                &parameters(),
+                &[read("saved", saved)],
+                &gradients(),
+                &[read("sums", 2 * plan.gradient_sums_size()), read("moments", plan.part_moments_size())],
+            ]),
+            bind: |bn, plan, s| bn.bind_backward_from_parts(plan, s[9], s[10], &plain_backward(s)).map(step),
+        },
+        Operation {
             name: "population",
             places: vec![
                 read("moments", plan.moments_size()),
@@ -280,6 +356,18 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
             },
         },
     ]
+}
+
+fn plain_backward<'a>(s: &[BufferSlice<'a>]) -> BackwardBuffers<'a> {
+    BackwardBuffers {
+        gamma: Some(s[2]),
+        beta: Some(s[3]),
+        saved: Some(s[4]),
+        input_gradient: Some(Gradient::Overwrite(s[5])),
+        gamma_gradient: Some(Gradient::Accumulate(s[6])),
+        beta_gradient: Some(Gradient::Overwrite(s[7])),
+        ..BackwardBuffers::new(s[0], s[1], s[8])
+    }
 }
 
 fn bind_backward(

@@ -68,6 +68,10 @@ fn sizes_around_every_power_of_two_are_exact_or_refused() {
                             assert!(required > available, "{name}");
                             refused += 1;
                         }
+                        Err(Error::TooManyWindows { windows, most }) => {
+                            assert!(windows > most, "{name}");
+                            refused += 1;
+                        }
                         Err(Error::ShapeTooLarge { .. }) => refused += 1,
                         Err(error) => panic!("{name}: {error}"),
                     }
@@ -79,25 +83,18 @@ fn sizes_around_every_power_of_two_are_exact_or_refused() {
 }
 
 #[test]
-fn a_tensor_beyond_one_binding_is_served_or_refused_before_recording() {
+fn a_tensor_beyond_one_binding_is_served_in_windows() {
     let noop = Noop::new();
     let most = noop.device.limits().max_storage_buffer_binding_size;
     let bn = BatchNorm::new(&noop.device, &BatchNormDescriptor { channels: 32, ..Default::default() }).unwrap();
-    for (rows, fits) in [(most / 128, true), (most / 128 + 1, false)] {
-        match bn.plan(&Shape::flat(rows as usize, 32, 1)) {
-            Err(Error::LimitExceeded { limit: "max_storage_buffer_binding_size", required, available }) => {
-                assert!(!fits && required > available);
-            }
-            plan => {
-                let plan = plan.unwrap();
-                assert_eq!(plan.tensor_size(), 128 * rows);
-                let [x, y] = [(); 2].map(|()| noop.storage(plan.tensor_size()));
-                let workspace = noop.storage(plan.workspace_size());
-                let buffers = TrainingBuffers::new(x.slice(..), y.slice(..), workspace.slice(..));
-                let step = bn.bind_training(&plan, &buffers).unwrap();
-                noop.run(|pass| step.record(pass));
-            }
-        }
+    for (rows, windows) in [(most / 128, 1), (most / 128 + 1, 2)] {
+        let plan = bn.plan(&Shape::flat(rows as usize, 32, 1)).unwrap();
+        assert_eq!((plan.tensor_size(), plan.window_count()), (128 * rows, windows));
+        let [x, y] = [(); 2].map(|()| noop.storage(plan.tensor_size()));
+        let workspace = noop.storage(plan.workspace_size());
+        let buffers = TrainingBuffers::new(x.slice(..), y.slice(..), workspace.slice(..));
+        let step = bn.bind_training(&plan, &buffers).unwrap();
+        noop.run(|pass| step.record(pass));
         noop.assert_quiet();
     }
 }
