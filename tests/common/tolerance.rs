@@ -62,6 +62,21 @@ impl Worst {
     }
 }
 
+/// How far y, dx and what is relative may be off for `count` values of x and g, uniform in ±1 around something, whose inverse
+/// deviation is `inverse`; by the model above, in closed form, for tensors that are too large to be looked at twice.
+///
+/// With p = 2 + log2 M roundings on the longest path: the mean is off by p·u of the spread, half of which is its mean absolute
+/// value, the inverse deviation by p·u/2 and four more, the gradient means by p·u of |g| and |g·x̂|, which are at most 1.25 and
+/// 1.25·√3.
+pub fn uniform_tolerances(count: f64, gamma: f64, inverse: f64, result: f64) -> [f64; 3] {
+    let path = (2.0 + count.log2()) * U;
+    let largest = 3_f64.sqrt();
+    let y = gamma.abs() * (path + largest * (0.5 * path + 4.0 * U)) + 4.0 * U * (result.abs() + gamma.abs() * largest);
+    let dx = gamma.abs() * inverse * (path * 1.25 * (1.0 + largest * largest) + 8.0 * U * (2.5 + largest))
+        + 4.0 * U * result.abs();
+    [y, dx, 2.0 * path + 4.0 * U]
+}
+
 /// Compares everything that training, inference and both backwards produced.
 pub fn compare(case: &Case, got: &Results, truth: &Results) -> Worst {
     let mut worst = Worst::default();

@@ -14,6 +14,7 @@ mod parts;
 mod population;
 mod renormalization;
 mod segments;
+mod sizes;
 mod threads;
 mod windows;
 
