@@ -10,6 +10,7 @@ use wgpu_batch_norm::{
 };
 
 use crate::case::Case;
+use crate::probe::Traits;
 use crate::results::{IN_PLACE, RECOMPUTED, Results, Variant};
 use crate::storage::{self, Unpacked};
 use crate::support::Gpu;
@@ -21,6 +22,7 @@ const STATISTICS_WORDS: usize = size_of::<ChannelStatistics>() / size_of::<u32>(
 pub struct Runner {
     gpu: Gpu,
     kernels: Kernels,
+    traits: Traits,
     /// What the device reported outside of any call.
     errors: Arc<Mutex<Vec<String>>>,
 }
@@ -123,7 +125,12 @@ impl Runner {
             sink.lock().unwrap_or_else(PoisonError::into_inner).push(error.to_string());
         }));
         let kernels = Kernels::new(&gpu.device);
-        Self { gpu, kernels, errors }
+        let traits = Traits::of(&gpu);
+        Self { gpu, kernels, traits, errors }
+    }
+
+    pub fn traits(&self) -> Traits {
+        self.traits
     }
 
     pub fn name(&self) -> String {
