@@ -2,6 +2,9 @@
 //!
 //! naga's validator is what wgpu runs; SPIR-V, MSL and HLSL are what Vulkan, Metal and DX12 are given.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use naga::back::{hlsl, msl, pipeline_constants, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use wgpu_batch_norm::shader::Variant;
@@ -56,10 +59,11 @@ fn variants_have_names_of_their_own() {
     }
 }
 
-#[test]
-fn every_variant_translates_to_spirv_msl_and_hlsl() {
+/// Checks every pipeline of every variant, on all cores.
+fn for_every_pipeline(check: impl Fn(&str, &naga::Module, &ModuleInfo) + Sync) {
     let variants: Vec<_> = Variant::all().collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (check, variants) = (&check, &variants);
     let pipelines: usize = std::thread::scope(|scope| {
         let parts: Vec<_> = (0..threads)
             .map(|first| {
@@ -68,7 +72,7 @@ fn every_variant_translates_to_spirv_msl_and_hlsl() {
                     let mut count = 0;
                     for variant in part {
                         for (module, info) in pipelines(*variant) {
-                            translate(&variant.name(), &module, &info);
+                            check(&variant.name(), &module, &info);
                             count += 1;
                         }
                     }
@@ -76,7 +80,36 @@ fn every_variant_translates_to_spirv_msl_and_hlsl() {
                 })
             })
             .collect();
-        parts.into_iter().map(|part| part.join().expect("a variant does not translate")).sum()
+        parts.into_iter().map(|part| part.join().expect("a variant fails")).sum()
     });
+    assert!(pipelines >= variants.len(), "{pipelines} pipelines of {} variants", variants.len());
     println!("{} variants, {pipelines} pipelines", variants.len());
+}
+
+#[test]
+fn every_variant_translates_to_spirv_msl_and_hlsl() {
+    for_every_pipeline(translate);
+}
+
+/// naga's validator reads WGSL's rules; this one reads SPIR-V's, in what naga writes.
+#[test]
+#[ignore = "needs spirv-val; `cargo xtask test` gets it and runs this in a step of its own"]
+fn spirv_val_accepts_every_variant() {
+    let program = std::env::var_os("WGPU_BATCH_NORM_SPIRV_VAL").unwrap_or_else(|| "spirv-val".into());
+    for_every_pipeline(|name, module, info| {
+        let words = spv::write_vec(module, info, &spv::Options::default(), None).unwrap();
+        // Vulkan 1.1, the oldest that any driver under test has; its rules include those of the environment.
+        let mut child = Command::new(&program)
+            .args(["--target-env", "vulkan1.1", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        child.stdin.take().unwrap().write_all(&bytes).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+        assert!(output.status.success() && said.is_empty(), "{name}: {said}");
+    });
 }

@@ -2,6 +2,8 @@
 //!
 //! It depends on the standard library alone, so that the first thing that a fresh checkout builds is ready in seconds.
 
+mod drivers;
+mod layers;
 mod setup;
 mod summary;
 mod supply;
@@ -13,20 +15,24 @@ const USAGE: &str = "\
 Set-up and tests of wgpu-batch-norm.
 
 Usage: cargo xtask setup
-       cargo xtask test [--no-setup] [-- ARGS]
+       cargo xtask test [--no-setup] [--every-driver] [-- ARGS]
        cargo xtask features | minimal-versions | deny | semver REVISION
        cargo xtask help
 
 setup   Makes sure that a Vulkan loader and driver are there. On a Debian or Ubuntu machine that has neither a GPU
         driver nor Mesa's software driver, it installs the latter with apt-get, as root or by way of a sudo that asks
-        for no password; elsewhere it says what to install. macOS and Windows need nothing.
+        for no password; elsewhere it says what to install. macOS and Windows need nothing. On Linux it also gets
+        what the tests run with besides: it unpacks SwiftShader, the Khronos validation layer and spirv-val from Debian's
+        packages into target/drivers, which takes no privileges, and installs Mesa's OpenGL driver as it does Vulkan's.
 
-test    Runs setup, then formatting, lints, documentation, tests, doctests, one iteration of the benchmark, the test
-        vectors and the packaging, and stops at the first step that fails. Steps whose cargo component is not
-        installed are named and left out.
-        --no-setup  leave the drivers alone
-        -- ARGS     for the test harness, in tests and doctests: a name to filter by, --nocapture, ...
-        The last line, 'N passed, N failed, N skipped', is the sum over the tests and doctests; tests that are ignored
+test    Runs setup, then formatting, lints, documentation, tests, doctests, spirv-val on every shader, one iteration of
+        the benchmark and the test vectors, then the device tests and the test vectors on SwiftShader, with the
+        validation layer under the tests, and through OpenGL, and the packaging. It stops at the first step that fails.
+        Steps whose cargo component is not installed are named and left out.
+        --no-setup      download and install nothing; what is there already is used
+        --every-driver  fail where a driver or validator is missing; without it, what needs them is reported as NOT RUN
+        -- ARGS         for the test harness, in tests and doctests: a name to filter by, --nocapture, ...
+        The last line, 'N passed, N failed, N skipped', is the sum over the tests, on each driver, and doctests; tests that are ignored
         or filtered out count as skipped. The test vectors are cases, not tests, and have their own row in the table.
 
 features           Checks the library with every set of its features.
@@ -65,7 +71,7 @@ fn main() -> ExitCode {
             print!("{USAGE}");
             ExitCode::SUCCESS
         }
-        Ok(Command::Setup) => status(setup::run()),
+        Ok(Command::Setup) => status(setup::run().map(|()| drivers::prepare(true)).map(drop)),
         Ok(Command::Supply(check)) => status(supply::run(&check)),
         Ok(Command::Test(options)) => test::run(&options),
         Err(message) => wrong_usage(&message),
@@ -127,6 +133,7 @@ fn parse_test(arguments: &[String]) -> Result<Command, String> {
     for (index, argument) in arguments.iter().enumerate() {
         match argument.as_str() {
             "--no-setup" => options.no_setup = true,
+            "--every-driver" => options.every_driver = true,
             "--help" | "-h" => return Ok(Command::Help),
             "--" => {
                 options.harness = arguments[index + 1..].to_vec();
@@ -161,8 +168,14 @@ mod tests {
 
     #[test]
     fn harness_arguments_follow_the_dashes() {
-        let expected = test::Options { no_setup: true, harness: vec!["--no-setup".into(), "--".into(), "x".into()] };
+        let expected = test::Options {
+            no_setup: true,
+            every_driver: false,
+            harness: vec!["--no-setup".into(), "--".into(), "x".into()],
+        };
         assert_eq!(parsed("test --no-setup -- --no-setup -- x"), Ok(Command::Test(expected)));
+        let every = test::Options { every_driver: true, ..test::Options::default() };
+        assert_eq!(parsed("test --every-driver"), Ok(Command::Test(every)));
         let only_dashes = test::Options::default();
         assert_eq!(parsed("test --"), Ok(Command::Test(only_dashes)));
     }

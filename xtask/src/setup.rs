@@ -16,6 +16,9 @@ const MANIFEST_VARIABLES: [&str; 2] = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"];
 
 const PACKAGES: [&str; 2] = ["mesa-vulkan-drivers", "libvulkan1"];
 
+/// OpenGL without a window system, and Mesa's software driver for it.
+const GL_PACKAGES: [&str; 2] = ["libegl1", "libgl1-mesa-dri"];
+
 const BY_HAND: &str = "\
 Install a Vulkan loader and a driver; without a GPU, that is Mesa's software driver:
   Debian, Ubuntu  apt-get install mesa-vulkan-drivers libvulkan1
@@ -99,7 +102,7 @@ pub fn run() -> Result<(), String> {
         )),
         Action::Install { sudo } => {
             println!("setup: no Vulkan loader with a usable driver found, installing Mesa's software driver");
-            install(sudo)?;
+            install(sudo, &PACKAGES)?;
             match decide(probe_drivers(), || Installer::None) {
                 Action::Nothing { because } => {
                     println!("setup: done, {because}");
@@ -113,6 +116,33 @@ pub fn run() -> Result<(), String> {
             }
         }
     }
+}
+
+/// Makes sure that wgpu can find an OpenGL adapter, by installing Mesa's if it may.
+pub fn gl(get: bool) -> Result<(), String> {
+    let missing =
+        || format!("no libEGL.so.1 with a driver; install {} (Debian, Ubuntu) or Mesa", GL_PACKAGES.join(" "));
+    if gl_exists() {
+        return Ok(());
+    }
+    let sudo = match probe_installer() {
+        Installer::AptAsRoot => false,
+        Installer::AptWithSudo => true,
+        Installer::None => return Err(missing()),
+    };
+    if get && install(sudo, &GL_PACKAGES).is_ok() && gl_exists() { Ok(()) } else { Err(missing()) }
+}
+
+/// EGL, and behind it Mesa with a software driver or some vendor's driver.
+fn gl_exists() -> bool {
+    let mesa = || {
+        library_folders().iter().any(|folder| {
+            folder.join("dri/swrast_dri.so").exists()
+                || file_names(folder).iter().any(|name| name.starts_with("libgallium"))
+        })
+    };
+    let vendor = || file_names(Path::new("/usr/share/glvnd/egl_vendor.d")).iter().any(|name| !name.contains("mesa"));
+    library_exists("libEGL.so.1") && (mesa() || vendor())
 }
 
 /// Decides what to do. The installer is asked for only where something is missing: looking for it may call `sudo`,
@@ -149,7 +179,7 @@ fn probe_drivers() -> Drivers {
     };
     let gpu = Path::new("/dev/nvidia0").exists()
         || file_names(Path::new("/dev/dri")).iter().any(|name| name.starts_with("renderD"));
-    Drivers { loader: loader_exists(), manifests, gpu }
+    Drivers { loader: library_exists("libvulkan.so.1"), manifests, gpu }
 }
 
 /// The loader takes files and folders of files.
@@ -173,14 +203,13 @@ fn classify(names: &[String]) -> Installed {
     }
 }
 
-fn loader_exists() -> bool {
-    const LOADER: &str = "libvulkan.so.1";
+fn library_exists(library: &str) -> bool {
     // Only root has the folder of ldconfig on the path everywhere.
     let cached = ["ldconfig", "/sbin/ldconfig"]
         .iter()
         .find_map(|program| output(program, &["-p"]))
-        .is_some_and(|libraries| libraries.contains(LOADER));
-    cached || library_folders().iter().any(|folder| folder.join(LOADER).exists())
+        .is_some_and(|libraries| libraries.contains(library));
+    cached || library_folders().iter().any(|folder| folder.join(library).exists())
 }
 
 /// The usual folders and, as in Debian, the folders per architecture below them.
@@ -210,15 +239,15 @@ fn probe_installer() -> Installer {
 }
 
 /// The output of a program that ends well.
-fn output(program: &str, arguments: &[&str]) -> Option<String> {
+pub fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn install(sudo: bool) -> Result<(), String> {
-    let [update, install] = install_commands(sudo);
+fn install(sudo: bool, packages: &[&'static str]) -> Result<(), String> {
+    let [update, install] = install_commands(sudo, packages);
     if !execute(&update) {
-        // One broken package source of many makes this fail, and the two packages may come from another one.
+        // One broken package source of many makes this fail, and the packages may come from another one.
         eprintln!("setup: the package lists could not all be refreshed, trying to install nevertheless");
     }
     if execute(&install) {
@@ -233,12 +262,12 @@ fn install(sudo: bool) -> Result<(), String> {
 }
 
 /// The refresh of the package lists, without which a fresh container knows no package, and the installation.
-fn install_commands(sudo: bool) -> [Vec<&'static str>; 2] {
+fn install_commands(sudo: bool, packages: &[&'static str]) -> [Vec<&'static str>; 2] {
     // `env` sets the variable on both sides of sudo, which passes none on.
     let mut prefix = if sudo { vec!["sudo", "-n"] } else { Vec::new() };
     prefix.extend(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
     let update = [prefix.as_slice(), &["update"]].concat();
-    let install = [prefix.as_slice(), &["install", "-y", "--no-install-recommends"], &PACKAGES].concat();
+    let install = [prefix.as_slice(), &["install", "-y", "--no-install-recommends"], packages].concat();
     [update, install]
 }
 
@@ -325,14 +354,14 @@ mod tests {
 
     #[test]
     fn the_commands_ask_nothing() {
-        let [update, install] = install_commands(false);
+        let [update, install] = install_commands(false, &PACKAGES);
         assert_eq!(update.join(" "), "env DEBIAN_FRONTEND=noninteractive apt-get update");
         assert_eq!(
             install.join(" "),
             "env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
              mesa-vulkan-drivers libvulkan1"
         );
-        let [update, install] = install_commands(true);
+        let [update, install] = install_commands(true, &PACKAGES);
         assert!(update.join(" ").starts_with("sudo -n env DEBIAN_FRONTEND=noninteractive apt-get update"));
         assert!(install.join(" ").starts_with("sudo -n env DEBIAN_FRONTEND=noninteractive apt-get install -y "));
     }

@@ -145,6 +145,8 @@ pub enum Outcome {
     Failed,
     /// Left out, with the reason.
     Skipped(String),
+    /// What it needs is missing on this machine: what.
+    NotRun(String),
 }
 
 /// What became of one step.
@@ -155,12 +157,22 @@ pub struct Row {
     pub outcome: Outcome,
     pub counts: Option<Counts>,
     pub ignored: Vec<String>,
+    /// What else there is to say of a step that ran.
+    pub remark: String,
     pub time: Duration,
 }
 
 impl Row {
     pub const fn new(name: &'static str, format: Format) -> Self {
-        Self { name, format, outcome: Outcome::Passed, counts: None, ignored: Vec::new(), time: Duration::ZERO }
+        Self {
+            name,
+            format,
+            outcome: Outcome::Passed,
+            counts: None,
+            ignored: Vec::new(),
+            remark: String::new(),
+            time: Duration::ZERO,
+        }
     }
 }
 
@@ -171,7 +183,7 @@ pub fn sum(rows: &[Row]) -> Counts {
 
 /// One line for each step, then the ignored tests by name: a test that did not run must not go unnoticed.
 pub fn table(rows: &[Row]) -> String {
-    let header = format!("{:<10}{:<8}{:>8}{:>8}{:>9}{:>10}", "step", "result", "passed", "failed", "skipped", "time");
+    let header = format!("{:<20}{:<8}{:>8}{:>8}{:>9}{:>10}", "step", "result", "passed", "failed", "skipped", "time");
     let ignored = rows.iter().flat_map(|row| &row.ignored).map(|name| format!("ignored: {name}"));
     let lines: Vec<_> = std::iter::once(header).chain(rows.iter().map(table_line)).chain(ignored).collect();
     lines.join("\n")
@@ -182,17 +194,19 @@ fn table_line(row: &Row) -> String {
         Outcome::Passed => "ok",
         Outcome::Failed => "FAILED",
         Outcome::Skipped(_) => "skipped",
+        Outcome::NotRun(_) => "NOT RUN",
     };
     let remark = match (&row.outcome, row.format, row.counts) {
-        (Outcome::Skipped(reason), ..) => format!("  {reason}"),
+        (Outcome::Skipped(reason) | Outcome::NotRun(reason), ..) => format!("  {reason}"),
         (_, Format::Cases, Some(_)) => "  cases, not in the sum".into(),
-        _ => String::new(),
+        _ if row.remark.is_empty() => String::new(),
+        _ => format!("  {}", row.remark),
     };
     let [passed, failed, skipped] = row.counts.map_or_else(Default::default, |counts| {
         [counts.passed, counts.failed, counts.skipped].map(|count| count.to_string())
     });
     let time = format!("{:.1} s", row.time.as_secs_f64());
-    format!("{:<10}{result:<8}{passed:>8}{failed:>8}{skipped:>9}{time:>10}{remark}", row.name)
+    format!("{:<20}{result:<8}{passed:>8}{failed:>8}{skipped:>9}{time:>10}{remark}", row.name)
 }
 
 #[cfg(test)]
@@ -292,17 +306,23 @@ all doctests ran in 1.52s; merged doctests compilation took 0.32s
             row("clippy", Format::None, None),
             row("tests", Format::Libtest, Some(counts(10, 1, 2))),
             row("verify", Format::Cases, Some(counts(100, 0, 50))),
+            row("tests, SwiftShader", Format::Libtest, Some(counts(3, 0, 0))),
+            row("verify, OpenGL", Format::Cases, None),
         ];
+        rows[3].remark = "clean".into();
+        rows[4].outcome = Outcome::NotRun("no libEGL.so.1".into());
         rows[0].outcome = Outcome::Skipped("not installed".into());
         rows[1].outcome = Outcome::Failed;
         rows[1].ignored = vec!["large_batch".into()];
         assert_eq!(
             table(&rows),
             "\
-step      result    passed  failed  skipped      time
-clippy    skipped                               1.5 s  not installed
-tests     FAILED        10       1        2     1.5 s
-verify    ok           100       0       50     1.5 s  cases, not in the sum
+step                result    passed  failed  skipped      time
+clippy              skipped                               1.5 s  not installed
+tests               FAILED        10       1        2     1.5 s
+verify              ok           100       0       50     1.5 s  cases, not in the sum
+tests, SwiftShader  ok             3       0        0     1.5 s  clean
+verify, OpenGL      NOT RUN                               1.5 s  no libEGL.so.1
 ignored: large_batch"
         );
     }

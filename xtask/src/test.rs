@@ -11,8 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
+use crate::drivers::{self, Drivers};
+use crate::layers;
 use crate::setup;
 use crate::summary::{self, Format, Outcome, Reader, Row};
+
+/// Tells the tests of shaders where spirv-val is.
+const SPIRV_VAL: &str = "WGPU_BATCH_NORM_SPIRV_VAL";
 
 /// Leaves out everything that needs an adapter.
 const SKIP_GPU: &str = "WGPU_BATCH_NORM_SKIP_GPU";
@@ -20,6 +25,8 @@ const SKIP_GPU: &str = "WGPU_BATCH_NORM_SKIP_GPU";
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Options {
     pub no_setup: bool,
+    /// A driver or validator that is missing is a failure.
+    pub every_driver: bool,
     /// Arguments for the test harness.
     pub harness: Vec<String>,
 }
@@ -32,6 +39,8 @@ struct Facts {
     bench: bool,
     verify: bool,
     skip_gpu: bool,
+    /// The user chose backends of wgpu.
+    backends_chosen: bool,
 }
 
 #[derive(Debug)]
@@ -42,14 +51,28 @@ struct Step {
     format: Format,
     /// Warnings of rustdoc are errors.
     strict_docs: bool,
+    environment: Vec<(&'static str, OsString)>,
+    /// Runs under the validation layer, whose messages are failures.
+    layers: bool,
     /// Why it is left out.
     skip: Option<String>,
+    /// What it needs and this machine lacks.
+    missing: Option<String>,
 }
 
 impl Step {
     fn new(name: &'static str, arguments: &str) -> Self {
         let arguments = arguments.split_whitespace().map(String::from).collect();
-        Self { name, arguments, format: Format::None, strict_docs: false, skip: None }
+        Self {
+            name,
+            arguments,
+            format: Format::None,
+            strict_docs: false,
+            environment: Vec::new(),
+            layers: false,
+            skip: None,
+            missing: None,
+        }
     }
 
     fn format(self, format: Format) -> Self {
@@ -68,6 +91,16 @@ impl Step {
         self
     }
 
+    fn set(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name, value.into()));
+        self
+    }
+
+    fn needs<T>(mut self, found: &drivers::Found<T>) -> Self {
+        self.missing = self.missing.or_else(|| found.as_ref().err().cloned());
+        self
+    }
+
     /// The first reason given stays.
     fn skip_if(mut self, condition: bool, reason: &str) -> Self {
         if condition && self.skip.is_none() {
@@ -78,32 +111,67 @@ impl Step {
 }
 
 /// The steps, the fastest to fail first.
-fn steps(facts: Facts, harness: &[String]) -> Vec<Step> {
+fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
     let missing_component = "not installed";
     let no_gpu = format!("{SKIP_GPU}=1");
     let mut test_arguments = harness.to_vec();
     if facts.skip_gpu {
         test_arguments.extend(["--skip", "on_every_adapter::"].map(String::from));
     }
+    // OpenGL has steps of its own.
+    let native = |step: Step| if facts.backends_chosen { step } else { step.set("WGPU_BACKEND", "vulkan,metal,dx12") };
+    let tests = |name| {
+        Step::new(name, "test --release --locked --test device --no-fail-fast")
+            .format(Format::Libtest)
+            .harness(harness)
+            .skip_if(facts.skip_gpu, &no_gpu)
+    };
+    let verify = |name| {
+        Step::new(name, "run --release --locked --example verify -- --cases tests/vectors --adapter all")
+            .format(Format::Cases)
+            .skip_if(!facts.verify, "no such example")
+            .skip_if(facts.skip_gpu, &no_gpu)
+    };
+    let swiftshader = |step: Step| {
+        let manifest = drivers.swiftshader.clone().unwrap_or_default();
+        step.needs(&drivers.swiftshader).set("WGPU_BACKEND", "vulkan").set("VK_DRIVER_FILES", manifest)
+    };
+    let gl = |step: Step| step.needs(&drivers.gl).set("WGPU_BACKEND", "gl");
+    let mut ignored = vec![String::from("--ignored")];
+    ignored.extend_from_slice(harness);
+    let spirv_val = drivers.spirv_val.clone().unwrap_or_default();
+
+    let mut under_layers = swiftshader(tests("tests, SwiftShader"));
+    under_layers.layers = drivers.layers.is_ok();
     vec![
         Step::new("fmt", "fmt --all --check").skip_if(!facts.rustfmt, missing_component),
         Step::new("clippy", "clippy --workspace --all-targets --release --locked -- -D warnings")
             .skip_if(!facts.clippy, missing_component),
         Step::new("doc", "doc --no-deps --locked --release").strict_docs(),
         // One failing test binary must not hide the results of the others.
-        Step::new("tests", "test --release --locked --workspace --lib --bins --tests --examples --no-fail-fast")
-            .format(Format::Libtest)
-            .harness(&test_arguments),
+        native(
+            Step::new("tests", "test --release --locked --workspace --lib --bins --tests --examples --no-fail-fast")
+                .format(Format::Libtest)
+                .harness(&test_arguments),
+        ),
         Step::new("doctests", "test --release --locked --doc -p wgpu-batch-norm")
             .format(Format::Libtest)
             .harness(harness),
-        Step::new("bench", "bench --locked --bench throughput -- --test")
-            .skip_if(!facts.bench, "no such benchmark")
-            .skip_if(facts.skip_gpu, &no_gpu),
-        Step::new("verify", "run --release --locked --example verify -- --cases tests/vectors --adapter all")
-            .format(Format::Cases)
-            .skip_if(!facts.verify, "no such example")
-            .skip_if(facts.skip_gpu, &no_gpu),
+        Step::new("spirv-val", "test --release --locked --test shaders")
+            .format(Format::Libtest)
+            .harness(&ignored)
+            .needs(&drivers.spirv_val)
+            .set(SPIRV_VAL, spirv_val),
+        native(
+            Step::new("bench", "bench --locked --bench throughput -- --test")
+                .skip_if(!facts.bench, "no such benchmark")
+                .skip_if(facts.skip_gpu, &no_gpu),
+        ),
+        native(verify("verify")),
+        under_layers,
+        swiftshader(verify("verify, SwiftShader")),
+        gl(tests("tests, OpenGL")),
+        gl(verify("verify, OpenGL")),
         Step::new("package", "package --locked --allow-dirty -p wgpu-batch-norm"),
     ]
 }
@@ -145,19 +213,36 @@ fn run_steps(options: &Options, rows: &mut Vec<Row>) -> Result<(), String> {
         rows.push(setup_row);
         result?;
     }
-    for step in steps(facts(&root), &options.harness) {
-        let (row, result) = run_step(&step, &root);
+    // Without device tests, nothing is downloaded for them.
+    let drivers = drivers::prepare(!options.no_setup && !skip_gpu());
+    let missing = drivers.missing();
+    if options.every_driver && !missing.is_empty() {
+        let missing: Vec<_> = missing.iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
+        return Err(format!("--every-driver, but not all are there\n{}", missing.join("\n")));
+    }
+    if let (false, Err(reason)) = (skip_gpu(), &drivers.layers) {
+        let mut row = Row::new("validation layer", Format::None);
+        row.outcome = Outcome::NotRun(reason.clone());
+        rows.push(row);
+    }
+    for step in steps(facts(&root), &drivers, &options.harness) {
+        let (row, result) = run_step(&step, &drivers, &root);
         rows.push(row);
         result?;
     }
     Ok(())
 }
 
-fn run_step(step: &Step, root: &Path) -> (Row, Result<(), String>) {
+fn run_step(step: &Step, drivers: &Drivers, root: &Path) -> (Row, Result<(), String>) {
     let mut row = Row::new(step.name, step.format);
     if let Some(reason) = &step.skip {
         println!("==> {}: skipped, {reason}", step.name);
         row.outcome = Outcome::Skipped(reason.clone());
+        return (row, Ok(()));
+    }
+    if let Some(reason) = &step.missing {
+        println!("==> {}: NOT RUN, {reason}", step.name);
+        row.outcome = Outcome::NotRun(reason.clone());
         return (row, Ok(()));
     }
 
@@ -165,7 +250,11 @@ fn run_step(step: &Step, root: &Path) -> (Row, Result<(), String>) {
     println!("==> {}: {line}", step.name);
     let start = Instant::now();
     let mut reader = Reader::new(step.format);
-    let ended = stream(step, root, &mut reader);
+    let mut watcher = layers::Watcher::default();
+    let ended = stream(step, drivers, root, |line| {
+        reader.line(line);
+        watcher.line(line);
+    });
     row.time = start.elapsed();
     (row.counts, row.ignored) = reader.finish();
 
@@ -181,6 +270,13 @@ fn run_step(step: &Step, root: &Path) -> (Row, Result<(), String>) {
             (Format::Cases, _) => Err(format!("step '{}' ended well, but reports no case that ran", step.name)),
         },
     };
+    let result = result.and_then(|()| {
+        if step.layers {
+            let instances = watcher.finish().map_err(|message| format!("step '{}': {message}", step.name))?;
+            row.remark = format!("nothing to say for the validation layer, in {instances} Vulkan instances");
+        }
+        Ok(())
+    });
     if result.is_err() {
         row.outcome = Outcome::Failed;
     }
@@ -189,9 +285,13 @@ fn run_step(step: &Step, root: &Path) -> (Row, Result<(), String>) {
 }
 
 /// Runs a step, passes its standard output on line by line, and tells whether it ended well.
-fn stream(step: &Step, root: &Path, reader: &mut Reader) -> io::Result<bool> {
+fn stream(step: &Step, drivers: &Drivers, root: &Path, read: impl FnMut(&str)) -> io::Result<bool> {
     let mut command = Command::new(cargo());
     command.args(&step.arguments).current_dir(root).stdout(Stdio::piped());
+    command.envs(step.environment.iter().map(|(name, value)| (name, value)));
+    if let (true, Ok(manifests)) = (step.layers, &drivers.layers) {
+        command.envs(layers::environment(manifests, &drivers::folder().join("validation"))?);
+    }
     if step.strict_docs {
         let mut flags = env::var_os("RUSTDOCFLAGS").unwrap_or_default();
         flags.push(" -D warnings");
@@ -199,7 +299,7 @@ fn stream(step: &Step, root: &Path, reader: &mut Reader) -> io::Result<bool> {
     }
     let mut child = command.spawn()?;
     let copied = match child.stdout.take() {
-        Some(output) => copy_lines(BufReader::new(output), io::stdout().lock(), reader),
+        Some(output) => copy_lines(BufReader::new(output), io::stdout().lock(), read),
         None => Ok(()),
     };
     // Reaps the child even if its output could not be passed on.
@@ -209,12 +309,12 @@ fn stream(step: &Step, root: &Path, reader: &mut Reader) -> io::Result<bool> {
 }
 
 /// Lines are passed on as bytes: a test may print what is not UTF-8.
-fn copy_lines(mut output: impl BufRead, mut terminal: impl Write, reader: &mut Reader) -> io::Result<()> {
+fn copy_lines(mut output: impl BufRead, mut terminal: impl Write, mut read: impl FnMut(&str)) -> io::Result<()> {
     let mut line = Vec::new();
     while output.read_until(b'\n', &mut line)? > 0 {
         terminal.write_all(&line)?;
         terminal.flush()?;
-        reader.line(&String::from_utf8_lossy(&line));
+        read(&String::from_utf8_lossy(&line));
         line.clear();
     }
     Ok(())
@@ -232,6 +332,7 @@ fn facts(root: &Path) -> Facts {
         bench: target("benches", "throughput"),
         verify: target("examples", "verify"),
         skip_gpu: skip_gpu(),
+        backends_chosen: env::var_os("WGPU_BACKEND").is_some(),
     }
 }
 
@@ -265,29 +366,96 @@ mod tests {
     use super::*;
     use crate::summary::Counts;
 
-    const ALL: Facts = Facts { rustfmt: true, clippy: true, bench: true, verify: true, skip_gpu: false };
+    const ALL: Facts =
+        Facts { rustfmt: true, clippy: true, bench: true, verify: true, skip_gpu: false, backends_chosen: false };
+
+    fn everything() -> Drivers {
+        Drivers {
+            swiftshader: Ok("icd.json".into()),
+            gl: Ok(()),
+            layers: Ok("layers".into()),
+            spirv_val: Ok("spirv-val".into()),
+        }
+    }
+
+    fn nothing() -> Drivers {
+        let missing = || Err(String::from("missing"));
+        Drivers { swiftshader: missing(), gl: Err("missing".into()), layers: missing(), spirv_val: missing() }
+    }
+
+    fn named(facts: Facts, drivers: &Drivers, wanted: impl Fn(&Step) -> bool) -> Vec<&'static str> {
+        steps(facts, drivers, &[]).iter().filter(|step| wanted(step)).map(|step| step.name).collect()
+    }
 
     fn skipped(facts: Facts) -> Vec<&'static str> {
-        steps(facts, &[]).iter().filter(|step| step.skip.is_some()).map(|step| step.name).collect()
+        named(facts, &everything(), |step| step.skip.is_some())
     }
 
     #[test]
     fn everything_runs_where_everything_is_there() {
         assert!(skipped(ALL).is_empty());
-        let names: Vec<_> = steps(ALL, &[]).iter().map(|step| step.name).collect();
-        assert_eq!(names, ["fmt", "clippy", "doc", "tests", "doctests", "bench", "verify", "package"]);
+        assert!(named(ALL, &everything(), |step| step.missing.is_some()).is_empty());
+        let names = named(ALL, &everything(), |_| true);
+        assert_eq!(
+            names,
+            [
+                "fmt",
+                "clippy",
+                "doc",
+                "tests",
+                "doctests",
+                "spirv-val",
+                "bench",
+                "verify",
+                "tests, SwiftShader",
+                "verify, SwiftShader",
+                "tests, OpenGL",
+                "verify, OpenGL",
+                "package"
+            ]
+        );
     }
 
     #[test]
     fn what_cannot_run_is_left_out_by_name() {
         assert_eq!(skipped(Facts { rustfmt: false, clippy: false, ..ALL }), ["fmt", "clippy"]);
-        assert_eq!(skipped(Facts { bench: false, verify: false, ..ALL }), ["bench", "verify"]);
-        assert_eq!(skipped(Facts { skip_gpu: true, ..ALL }), ["bench", "verify"]);
+        let of_devices = ["tests, SwiftShader", "verify, SwiftShader", "tests, OpenGL", "verify, OpenGL"];
+        let verify = ["bench", "verify", "verify, SwiftShader", "verify, OpenGL"];
+        assert_eq!(skipped(Facts { bench: false, verify: false, ..ALL }), verify);
+        assert_eq!(skipped(Facts { skip_gpu: true, ..ALL }), [&["bench", "verify"][..], &of_devices].concat());
+        let missing = named(ALL, &nothing(), |step| step.missing.is_some());
+        assert_eq!(missing, [&["spirv-val"][..], &of_devices].concat());
+    }
+
+    #[test]
+    fn each_driver_is_the_only_one_of_its_steps() {
+        let variable = |step: &Step, name| {
+            let found = step.environment.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| value.to_string_lossy().into_owned())
+        };
+        for step in steps(ALL, &everything(), &[]) {
+            let expected = match step.name {
+                name if name.ends_with("SwiftShader") => (Some("vulkan"), Some("icd.json")),
+                name if name.ends_with("OpenGL") => (Some("gl"), None),
+                "tests" | "bench" | "verify" => (Some("vulkan,metal,dx12"), None),
+                _ => (None, None),
+            };
+            let found = (variable(&step, "WGPU_BACKEND"), variable(&step, "VK_DRIVER_FILES"));
+            assert_eq!((found.0.as_deref(), found.1.as_deref()), expected, "{}", step.name);
+        }
+        let chosen = Facts { backends_chosen: true, ..ALL };
+        assert_eq!(named(chosen, &everything(), |step| !step.environment.is_empty()).len(), 5);
+    }
+
+    #[test]
+    fn the_layer_is_under_the_suite_where_it_is_found() {
+        assert_eq!(named(ALL, &everything(), |step| step.layers), ["tests, SwiftShader"]);
+        assert!(named(ALL, &nothing(), |step| step.layers).is_empty());
     }
 
     #[test]
     fn the_lock_file_is_never_changed() {
-        for step in steps(ALL, &[]) {
+        for step in steps(ALL, &everything(), &[]) {
             let locked = step.arguments.iter().any(|argument| argument == "--locked");
             assert!(locked || step.name == "fmt", "{}", step.name);
         }
@@ -295,8 +463,8 @@ mod tests {
 
     #[test]
     fn harness_arguments_reach_the_tests_alone() {
-        for step in steps(ALL, &["--nocapture".into()]) {
-            let given = step.arguments.ends_with(&["--".into(), "--nocapture".into()]);
+        for step in steps(ALL, &everything(), &["--nocapture".into()]) {
+            let given = step.arguments.last().is_some_and(|argument| argument == "--nocapture");
             assert_eq!(given, step.format == Format::Libtest, "{}", step.name);
         }
     }
@@ -306,7 +474,7 @@ mod tests {
         let mut reader = Reader::new(Format::Cases);
         let output: &[u8] = b"\xff\xfe\n2 passed, 0 failed, 1 skipped";
         let mut terminal = Vec::new();
-        assert!(copy_lines(output, &mut terminal, &mut reader).is_ok());
+        assert!(copy_lines(output, &mut terminal, |line| reader.line(line)).is_ok());
         assert_eq!(terminal, output);
         assert_eq!(reader.finish().0, Some(Counts { passed: 2, failed: 0, skipped: 1 }));
     }
