@@ -443,7 +443,7 @@ fn trusted_and_checked_shaders_give_the_same_bits() {
             let class = Some(target.kernels.profile().class);
             let descriptor = KernelsDescriptor { class, checks, ..Default::default() };
             let kernels = Kernels::with_descriptor(&target.gpu.device, &descriptor);
-            Target { gpu: Arc::clone(&target.gpu), kernels, plan: target.plan }
+            Target { gpu: Arc::clone(&target.gpu), kernels, ..*target }
         });
         for (seed, (shape, layout)) in (0..).zip(ADVERSARIAL_SHAPES) {
             let case = Case::random(shape, layout, seed);

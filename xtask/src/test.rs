@@ -1,4 +1,4 @@
-//! Runs the checks and tests one after the other, and stops at the first that fails.
+//! Runs the checks and tests one after the other, those that use one core side by side, and stops at the first that fails.
 //!
 //! All of them use the release profile, so that clippy and rustdoc share one set of dependency metadata and the tests,
 //! the benchmark and the examples share one set of compiled dependencies. `cargo package` knows no profile and builds
@@ -9,6 +9,8 @@ use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Instant;
 
 use crate::drivers::{self, Drivers};
@@ -18,6 +20,9 @@ use crate::summary::{self, Format, Outcome, Reader, Row};
 
 /// Tells the tests of shaders where spirv-val is.
 const SPIRV_VAL: &str = "WGPU_BATCH_NORM_SPIRV_VAL";
+
+/// Leaves the device tests at the plans of one class of machine; `verify` takes those of the adapter's own class.
+const PLANS: &str = "WGPU_BATCH_NORM_PLANS";
 
 /// Leaves out everything that needs an adapter.
 const SKIP_GPU: &str = "WGPU_BATCH_NORM_SKIP_GPU";
@@ -54,6 +59,8 @@ struct Step {
     environment: Vec<(&'static str, OsString)>,
     /// Runs under the validation layer, whose messages are failures.
     layers: bool,
+    /// Uses one core for most of its time, so that its like run beside it.
+    side_by_side: bool,
     /// Why it is left out.
     skip: Option<String>,
     /// What it needs and this machine lacks.
@@ -70,6 +77,7 @@ impl Step {
             strict_docs: false,
             environment: Vec::new(),
             layers: false,
+            side_by_side: false,
             skip: None,
             missing: None,
         }
@@ -81,6 +89,10 @@ impl Step {
 
     fn strict_docs(self) -> Self {
         Self { strict_docs: true, ..self }
+    }
+
+    fn side_by_side(self) -> Self {
+        Self { side_by_side: true, ..self }
     }
 
     fn harness(mut self, arguments: &[String]) -> Self {
@@ -124,11 +136,14 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
         Step::new(name, "test --release --locked --test device --no-fail-fast")
             .format(Format::Libtest)
             .harness(harness)
+            .set(PLANS, "discrete")
+            .side_by_side()
             .skip_if(facts.skip_gpu, &no_gpu)
     };
     let verify = |name| {
         Step::new(name, "run --release --locked --example verify -- --cases tests/vectors --adapter all")
             .format(Format::Cases)
+            .side_by_side()
             .skip_if(!facts.verify, "no such example")
             .skip_if(facts.skip_gpu, &no_gpu)
     };
@@ -167,10 +182,10 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
                 .skip_if(!facts.bench, "no such benchmark")
                 .skip_if(facts.skip_gpu, &no_gpu),
         ),
-        native(verify("verify")),
         under_layers,
-        swiftshader(verify("verify, SwiftShader")),
         gl(tests("tests, OpenGL")),
+        native(verify("verify")),
+        swiftshader(verify("verify, SwiftShader")),
         gl(verify("verify, OpenGL")),
         Step::new("package", "package --locked --allow-dirty -p wgpu-batch-norm"),
     ]
@@ -225,12 +240,36 @@ fn run_steps(options: &Options, rows: &mut Vec<Row>) -> Result<(), String> {
         row.outcome = Outcome::NotRun(reason.clone());
         rows.push(row);
     }
-    for step in steps(facts(&root), &drivers, &options.harness) {
-        let (row, result) = run_step(&step, &drivers, &root);
-        rows.push(row);
-        result?;
+    let steps = steps(facts(&root), &drivers, &options.harness);
+    for group in steps.chunk_by(|one, next| one.side_by_side && next.side_by_side) {
+        let mut failure = Ok(());
+        for (row, result) in run_group(group, &drivers, &root) {
+            rows.push(row);
+            failure = failure.and(result);
+        }
+        failure?;
     }
     Ok(())
+}
+
+/// Runs steps side by side, as many at once as there are cores, and gives their outcomes in their own order.
+fn run_group(group: &[Step], drivers: &Drivers, root: &Path) -> Vec<(Row, Result<(), String>)> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let mut outcomes: Vec<_> = thread::scope(|scope| {
+        let work = || {
+            let mut outcomes = Vec::new();
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(step) = group.get(index) else { return outcomes };
+                outcomes.push((index, run_step(step, drivers, root)));
+            }
+        };
+        let workers: Vec<_> = (0..cores.min(group.len())).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("a worker panicked")).collect()
+    });
+    outcomes.sort_by_key(|(index, _)| *index);
+    outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
 fn run_step(step: &Step, drivers: &Drivers, root: &Path) -> (Row, Result<(), String>) {
@@ -297,9 +336,10 @@ fn stream(step: &Step, drivers: &Drivers, root: &Path, read: impl FnMut(&str)) -
         flags.push(" -D warnings");
         command.env("RUSTDOCFLAGS", flags);
     }
+    let prefix = if step.side_by_side { format!("[{}] ", step.name) } else { String::new() };
     let mut child = command.spawn()?;
     let copied = match child.stdout.take() {
-        Some(output) => copy_lines(BufReader::new(output), io::stdout().lock(), read),
+        Some(output) => copy_lines(BufReader::new(output), io::stdout(), &prefix, read),
         None => Ok(()),
     };
     // Reaps the child even if its output could not be passed on.
@@ -308,14 +348,20 @@ fn stream(step: &Step, drivers: &Drivers, root: &Path, read: impl FnMut(&str)) -
     Ok(status.success())
 }
 
-/// Lines are passed on as bytes: a test may print what is not UTF-8.
-fn copy_lines(mut output: impl BufRead, mut terminal: impl Write, mut read: impl FnMut(&str)) -> io::Result<()> {
-    let mut line = Vec::new();
+/// Lines are passed on as bytes, since a test may print what is not UTF-8, and each in one piece, since others may print
+/// at the same time.
+fn copy_lines(
+    mut output: impl BufRead,
+    mut terminal: impl Write,
+    prefix: &str,
+    mut read: impl FnMut(&str),
+) -> io::Result<()> {
+    let mut line = prefix.as_bytes().to_vec();
     while output.read_until(b'\n', &mut line)? > 0 {
         terminal.write_all(&line)?;
         terminal.flush()?;
-        read(&String::from_utf8_lossy(&line));
-        line.clear();
+        read(&String::from_utf8_lossy(&line[prefix.len()..]));
+        line.truncate(prefix.len());
     }
     Ok(())
 }
@@ -406,10 +452,10 @@ mod tests {
                 "doctests",
                 "spirv-val",
                 "bench",
-                "verify",
                 "tests, SwiftShader",
-                "verify, SwiftShader",
                 "tests, OpenGL",
+                "verify",
+                "verify, SwiftShader",
                 "verify, OpenGL",
                 "package"
             ]
@@ -419,10 +465,11 @@ mod tests {
     #[test]
     fn what_cannot_run_is_left_out_by_name() {
         assert_eq!(skipped(Facts { rustfmt: false, clippy: false, ..ALL }), ["fmt", "clippy"]);
-        let of_devices = ["tests, SwiftShader", "verify, SwiftShader", "tests, OpenGL", "verify, OpenGL"];
+        let of_devices = ["tests, SwiftShader", "tests, OpenGL", "verify, SwiftShader", "verify, OpenGL"];
         let verify = ["bench", "verify", "verify, SwiftShader", "verify, OpenGL"];
         assert_eq!(skipped(Facts { bench: false, verify: false, ..ALL }), verify);
-        assert_eq!(skipped(Facts { skip_gpu: true, ..ALL }), [&["bench", "verify"][..], &of_devices].concat());
+        let of_gpus = [&["bench"][..], &of_devices[..2], &["verify"], &of_devices[2..]].concat();
+        assert_eq!(skipped(Facts { skip_gpu: true, ..ALL }), of_gpus);
         let missing = named(ALL, &nothing(), |step| step.missing.is_some());
         assert_eq!(missing, [&["spirv-val"][..], &of_devices].concat());
     }
@@ -474,8 +521,11 @@ mod tests {
         let mut reader = Reader::new(Format::Cases);
         let output: &[u8] = b"\xff\xfe\n2 passed, 0 failed, 1 skipped";
         let mut terminal = Vec::new();
-        assert!(copy_lines(output, &mut terminal, |line| reader.line(line)).is_ok());
+        assert!(copy_lines(output, &mut terminal, "", |line| reader.line(line)).is_ok());
         assert_eq!(terminal, output);
+        let mut prefixed = Vec::new();
+        assert!(copy_lines(&b"a\nb"[..], &mut prefixed, "[x] ", |line| assert!(line.len() < 3)).is_ok());
+        assert_eq!(prefixed, b"[x] a\n[x] b");
         assert_eq!(reader.finish().0, Some(Counts { passed: 2, failed: 0, skipped: 1 }));
     }
 }

@@ -1,7 +1,7 @@
 //! The mask that forward leaves for backward.
 
 use crate::common::case::Case;
-use crate::common::{PLANS, on_every_target};
+use crate::common::on_every_target;
 use wgpu_batch_norm::Layout::ChannelsFirst;
 use wgpu_batch_norm::{Activation, ActivationSource, ElementType};
 
@@ -17,7 +17,7 @@ fn masks_hold_the_signs_of_preactivations_and_keep_bits_past_the_end() {
     ];
     // Pipelines take long on software drivers, so each plan takes a part of the cases.
     on_every_target(|target| {
-        for (seed, (shape, element, activation, residual)) in (0..).zip(cases).skip(target.plan).step_by(PLANS) {
+        for (seed, (shape, element, activation, residual)) in (0..).zip(cases).skip(target.plan).step_by(target.plans) {
             let case = Case::random(shape, ChannelsFirst, seed).stored_as(element);
             let case = case.fused(activation, residual, ActivationSource::Mask);
             let got = case.run_device(target).unwrap();

@@ -194,8 +194,9 @@ fn sums_are_rounded_to_nearest_even_once() {
 #[test]
 fn the_half_word_past_an_odd_tensor_is_written_as_zero() {
     on_every_target(|target| {
-        let element = HALVES[target.plan % HALVES.len()];
-        for residual in [false, true] {
+        // One type a plan, all of them where there is one plan alone.
+        let elements = HALVES.into_iter().skip(target.plan % HALVES.len()).step_by(target.plans.min(HALVES.len()));
+        for (element, residual) in elements.flat_map(|element| [(element, false), (element, true)]) {
             for (name, words) in results_of_odd_tensors(target, element, residual) {
                 let last = words.last().unwrap();
                 assert_eq!(last >> 16, 0, "{target}: {element} {name}, residual: {residual}");

@@ -1,7 +1,7 @@
 //! Results in the place of what they are made of.
 
 use crate::common::case::{Case, Results};
-use crate::common::{PLANS, on_every_target};
+use crate::common::on_every_target;
 use wgpu_batch_norm::Layout::ChannelsFirst;
 use wgpu_batch_norm::{Activation, ActivationSource, ElementType};
 
@@ -45,7 +45,7 @@ fn in_place_gives_the_same_bits_as_out_of_place() {
     ];
     // Pipelines take long on software drivers, so each plan takes a part of the cases.
     on_every_target(|target| {
-        for (seed, (shape, element, fused)) in (0..).zip(cases).skip(target.plan).step_by(PLANS) {
+        for (seed, (shape, element, fused)) in (0..).zip(cases).skip(target.plan).step_by(target.plans) {
             let mut case = Case::random(shape, ChannelsFirst, seed).stored_as(element);
             if fused {
                 case = case.fused(Activation::Relu, true, ActivationSource::Mask);
