@@ -10,7 +10,7 @@ use bytemuck::Pod;
 
 /// What to tell somebody whose machine has no adapter.
 pub const NO_ADAPTER: &str = "\
-No Vulkan, Metal or DX12 adapter was found.
+No Vulkan, Metal, DX12 or OpenGL adapter was found.
   Debian, Ubuntu:  sudo apt-get install mesa-vulkan-drivers libvulkan1   (software driver, or your GPU vendor's driver)
   Fedora:          sudo dnf install mesa-vulkan-drivers vulkan-loader
   Arch:            sudo pacman -S vulkan-swrast vulkan-icd-loader
@@ -59,6 +59,11 @@ pub fn open_best(filter: Option<&str>) -> Option<Gpu> {
 }
 
 fn open(adapter: &wgpu::Adapter) -> Option<Gpu> {
+    // OpenGL drivers of old GPUs draw and do not compute.
+    if !adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS) {
+        eprintln!("{}: no compute shaders", adapter.get_info().name);
+        return None;
+    }
     let wanted = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("wgpu_batch_norm::examples::device"),
