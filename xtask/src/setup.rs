@@ -177,9 +177,13 @@ fn probe_drivers() -> Drivers {
         let names: Vec<_> = MANIFEST_FOLDERS.iter().flat_map(|folder| file_names(Path::new(folder))).collect();
         Manifests::Installed(classify(&names))
     };
-    let gpu = Path::new("/dev/nvidia0").exists()
-        || file_names(Path::new("/dev/dri")).iter().any(|name| name.starts_with("renderD"));
-    Drivers { loader: library_exists("libvulkan.so.1"), manifests, gpu }
+    Drivers { loader: library_exists("libvulkan.so.1"), manifests, gpu: has_gpu() }
+}
+
+/// Whether there is a device node of a GPU.
+pub fn has_gpu() -> bool {
+    Path::new("/dev/nvidia0").exists()
+        || file_names(Path::new("/dev/dri")).iter().any(|name| name.starts_with("renderD"))
 }
 
 /// The loader takes files and folders of files.

@@ -21,7 +21,8 @@ use crate::summary::{self, Format, Outcome, Reader, Row};
 /// Tells the tests of shaders where spirv-val is.
 const SPIRV_VAL: &str = "WGPU_BATCH_NORM_SPIRV_VAL";
 
-/// Leaves the device tests at the plans of one class of machine; `verify` takes those of the adapter's own class.
+/// Leaves the device tests at the plans of some classes of machine. Compiling takes minutes on software drivers, so that
+/// where there are several, they share the classes out; `verify` takes those of the adapter's own class on each.
 const PLANS: &str = "WGPU_BATCH_NORM_PLANS";
 
 /// Leaves out everything that needs an adapter.
@@ -46,6 +47,8 @@ struct Facts {
     skip_gpu: bool,
     /// The user chose backends of wgpu.
     backends_chosen: bool,
+    /// There is a GPU, to which the plans of every class matter.
+    gpu: bool,
 }
 
 #[derive(Debug)]
@@ -156,6 +159,14 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
     ignored.extend_from_slice(harness);
     let spirv_val = drivers.spirv_val.clone().unwrap_or_default();
 
+    // One failing test binary must not hide the results of the others.
+    let mut main_tests =
+        Step::new("tests", "test --release --locked --workspace --lib --bins --tests --examples --no-fail-fast")
+            .format(Format::Libtest)
+            .harness(&test_arguments);
+    if !facts.gpu && drivers.swiftshader.is_ok() {
+        main_tests = main_tests.set(PLANS, "cpu,integrated");
+    }
     let mut under_layers = swiftshader(tests("tests, SwiftShader"));
     under_layers.layers = drivers.layers.is_ok();
     vec![
@@ -163,12 +174,7 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
         Step::new("clippy", "clippy --workspace --all-targets --release --locked -- -D warnings")
             .skip_if(!facts.clippy, missing_component),
         Step::new("doc", "doc --no-deps --locked --release").strict_docs(),
-        // One failing test binary must not hide the results of the others.
-        native(
-            Step::new("tests", "test --release --locked --workspace --lib --bins --tests --examples --no-fail-fast")
-                .format(Format::Libtest)
-                .harness(&test_arguments),
-        ),
+        native(main_tests),
         Step::new("doctests", "test --release --locked --doc -p wgpu-batch-norm")
             .format(Format::Libtest)
             .harness(harness),
@@ -379,6 +385,7 @@ fn facts(root: &Path) -> Facts {
         verify: target("examples", "verify"),
         skip_gpu: skip_gpu(),
         backends_chosen: env::var_os("WGPU_BACKEND").is_some(),
+        gpu: env::consts::OS != "linux" || setup::has_gpu(),
     }
 }
 
@@ -412,8 +419,15 @@ mod tests {
     use super::*;
     use crate::summary::Counts;
 
-    const ALL: Facts =
-        Facts { rustfmt: true, clippy: true, bench: true, verify: true, skip_gpu: false, backends_chosen: false };
+    const ALL: Facts = Facts {
+        rustfmt: true,
+        clippy: true,
+        bench: true,
+        verify: true,
+        skip_gpu: false,
+        backends_chosen: false,
+        gpu: false,
+    };
 
     fn everything() -> Drivers {
         Drivers {
@@ -491,7 +505,23 @@ mod tests {
             assert_eq!((found.0.as_deref(), found.1.as_deref()), expected, "{}", step.name);
         }
         let chosen = Facts { backends_chosen: true, ..ALL };
-        assert_eq!(named(chosen, &everything(), |step| !step.environment.is_empty()).len(), 5);
+        assert_eq!(named(chosen, &everything(), |step| !step.environment.is_empty()).len(), 6);
+    }
+
+    #[test]
+    fn every_class_of_machine_is_planned_for_somewhere() {
+        let plans = |facts: Facts, drivers: &Drivers| {
+            let planned = |step: &Step| {
+                let found = step.environment.iter().find(|(variable, _)| *variable == PLANS);
+                found.map(|(_, value)| value.to_string_lossy().into_owned())
+            };
+            let run = steps(facts, drivers, &[]).into_iter().filter(|step| step.missing.is_none());
+            run.filter(|step| step.name.starts_with("tests")).map(|step| planned(&step)).collect::<Vec<_>>()
+        };
+        let discrete = || Some(String::from("discrete"));
+        assert_eq!(plans(ALL, &everything()), [Some("cpu,integrated".into()), discrete(), discrete()]);
+        assert_eq!(plans(Facts { gpu: true, ..ALL }, &everything()), [None, discrete(), discrete()]);
+        assert_eq!(plans(ALL, &nothing()), [None]);
     }
 
     #[test]
