@@ -56,14 +56,15 @@ fn targets() -> (&'static [Target], MutexGuard<'static, ()>) {
             plans.retain(|(name, ..)| wanted.contains(name));
             assert_eq!(plans.len(), wanted.len(), "WGPU_BATCH_NORM_PLANS names other plans: {wanted:?}");
         }
+        let count = plans.len();
         // A device for each: where a driver compiles one pipeline of a device at a time, devices are compiled for side by side.
         (0..)
-            .zip(&plans)
-            .flat_map(|(plan, &(_, class, checks))| {
+            .zip(plans)
+            .flat_map(|(plan, (_, class, checks))| {
                 support::open_all(None).into_iter().map(move |gpu| {
                     let descriptor = KernelsDescriptor { class: Some(class), checks, ..Default::default() };
                     let kernels = Kernels::with_descriptor(&gpu.device, &descriptor);
-                    Target { kernels, gpu: Arc::new(gpu), plan, plans: plans.len() }
+                    Target { kernels, gpu: Arc::new(gpu), plan, plans: count }
                 })
             })
             .collect()
