@@ -325,7 +325,8 @@ fn run_step(step: &Step, drivers: &Drivers, root: &Path) -> (Row, Result<(), Str
     if result.is_err() {
         row.outcome = Outcome::Failed;
     }
-    println!("    {} in {:.1} s", if result.is_ok() { "ok" } else { "FAILED" }, row.time.as_secs_f64());
+    let (name, time) = (if step.side_by_side { format!("{}: ", step.name) } else { String::new() }, row.time);
+    println!("    {name}{} in {:.1} s", if result.is_ok() { "ok" } else { "FAILED" }, time.as_secs_f64());
     (row, result)
 }
 
