@@ -17,18 +17,23 @@ use crate::storage;
 use crate::tensors::Tensors;
 
 /// Results in the layout of x.
-const TENSORS: [&str; 3] = ["y", "dx", "dresidual"];
-/// Results with one value per channel, per instance (`save_…`), or per running value (`new_running_…`).
-const VECTORS: [&str; 9] = [
+const TENSORS: [&str; 4] = ["y", "dx", "dresidual", "folded_weight"];
+/// Results with one value per channel, per instance (`save_…`), or per running value (`new_running_…`, `moments_…`).
+const VECTORS: [&str; 14] = [
     "save_mean",
     "save_invstd",
     "save_var",
     "save_scale",
     "save_shift",
+    "save_health",
     "new_running_mean",
     "new_running_var",
+    "moments_count",
+    "moments_mean",
+    "moments_m2",
     "dweight",
     "dbias",
+    "folded_bias",
 ];
 
 /// More channels, or channels of segments, than any case needs.
@@ -57,6 +62,19 @@ pub struct Operations {
     pub backward_training: bool,
     pub forward_inference: bool,
     pub backward_inference: bool,
+    /// Through training statistics, from y instead of x.
+    pub backward_from_output: bool,
+    /// Into the layer before; the tensor is its weights.
+    pub fold: bool,
+    /// The statistics of several batches.
+    pub population: bool,
+}
+
+impl Operations {
+    /// Whether one of them is of training.
+    pub const fn trains(self) -> bool {
+        self.forward_training || self.backward_training || self.backward_from_output
+    }
 }
 
 /// A case with its data, widened to f32 from the types in which it is stored.
@@ -74,7 +92,12 @@ pub struct Case {
     pub lengths: Option<(Vec<u32>, SequenceAxes)>,
     /// `r_max` and `d_max` of batch renormalization.
     pub renormalization: Option<[f32; 2]>,
+    /// The shapes of the batches that x comes in, for a population.
+    pub batches: Vec<Shape>,
+    /// The weights of the layer before, for folding.
     pub x: Vec<f32>,
+    /// The bias of the layer before.
+    pub layer_bias: Option<Vec<f32>>,
     pub residual: Option<Vec<f32>>,
     pub dy: Option<Vec<f32>>,
     pub weight: Option<Vec<f32>>,
@@ -95,12 +118,16 @@ pub struct Case {
 impl Case {
     /// Whether training forward runs: for its own results or for the statistics that backward needs.
     pub fn runs_forward_training(&self) -> bool {
-        let Operations { forward_training, backward_training, .. } = self.operations;
-        forward_training || backward_training && self.given_statistics.is_none()
+        self.operations.trains() && (self.operations.forward_training || self.given_statistics.is_none())
+    }
+
+    /// Whether a truth tells of a result, so that it is worth asking for.
+    pub fn expects(&self, tensor: &str) -> bool {
+        self.truths.iter().any(|truth| truth.tensor == tensor)
     }
 
     /// How many batches training counts.
-    pub fn batches(&self) -> u32 {
+    pub fn counted_batches(&self) -> u32 {
         match self.descriptor.convention.segment_running {
             _ if self.segmentation.count() == 0 => 0,
             SegmentRunning::InTurn => self.segmentation.segments() as u32,
@@ -145,7 +172,7 @@ impl Entry {
         let Some((rank, layout)) = layout(&fields.text("layout")) else { return Err(fields.invalid("layout")) };
         let element = fields.element("dtype").ok_or_else(|| fields.invalid("dtype"))?;
         let activation = fields.activation()?.ok_or_else(|| fields.invalid("activation"))?;
-        let dims = fields.shape()?;
+        let dims = fields.sizes("shape")?;
         if dims.len() != rank {
             return Err(fields.invalid("shape"));
         }
@@ -210,9 +237,12 @@ fn read_case(
         SegmentRunning::InTurn | SegmentRunning::Averaged => vector,
     };
     let running_values = |name: &str| tensors.elements(name, parameter_element, &recorded);
-    let x = input("x")?.ok_or_else(|| missing("x"))?;
+    let name = if operations.fold { "layer_weight" } else { "x" };
+    let x = input(name)?.ok_or_else(|| missing(name))?;
     let dy = input("dy")?;
-    if dy.is_none() && (operations.backward_training || operations.backward_inference) {
+    let Operations { backward_training, backward_inference, backward_from_output, .. } = operations;
+    let gradients = backward_training || backward_inference || backward_from_output;
+    if dy.is_none() && gradients {
         return Err(missing("dy"));
     }
 
@@ -222,7 +252,8 @@ fn read_case(
         (Some(_), None) => return Err(missing("running_var")),
         (None, Some(_)) => return Err(missing("running_mean")),
     };
-    if running.is_none() && (operations.forward_inference || operations.backward_inference) {
+    let reads_running = operations.forward_inference || backward_inference || operations.fold || operations.population;
+    if running.is_none() && reads_running {
         return Err(missing("running_mean"));
     }
 
@@ -244,11 +275,13 @@ fn read_case(
         statistics = Some(mean.into_iter().zip(inverse).map(|given| given_statistics(given, epsilon)).collect());
     }
 
-    let trains = operations.forward_training || operations.backward_training && statistics.is_none();
+    let trains = operations.trains() && (operations.forward_training || statistics.is_none());
     let convention = fields.convention(segmentation, running.is_some() && trains)?;
     let case = Case {
         operations,
+        batches: if operations.population { fields.batches()? } else { Vec::new() },
         x,
+        layer_bias: parameter("layer_bias")?,
         residual: input("residual")?,
         dy,
         weight: parameter("weight")?,
@@ -274,12 +307,16 @@ fn read_case(
         problem,
     };
     // A case without expected results must not pass.
-    let has = |names: &[&str]| case.truths.iter().any(|truth| names.contains(&truth.tensor));
-    if (operations.forward_training || operations.forward_inference) && !has(&["y"]) {
-        return Err(missing("y"));
-    }
-    if (operations.backward_training || operations.backward_inference) && !has(&["dx", "dweight", "dbias"]) {
-        return Err(missing("dx"));
+    let needs: [(bool, &[&str]); 4] = [
+        (operations.forward_training || operations.forward_inference, &["y", "save_health"]),
+        (gradients, &["dx", "dweight", "dbias"]),
+        (operations.fold, &["folded_weight"]),
+        (operations.population, &["new_running_mean"]),
+    ];
+    for (_, names) in needs.into_iter().filter(|(needed, _)| *needed) {
+        if !names.iter().any(|name| case.expects(name)) {
+            return Err(missing(names[0]));
+        }
     }
     Ok(case)
 }
@@ -358,7 +395,7 @@ fn read_truths(
         // in 16 bits.
         let shape = match tensor {
             _ if tensor.starts_with("save_") => [segmentation.instances() as usize],
-            _ if tensor.starts_with("new_running_") => [recorded],
+            _ if tensor.starts_with("new_running_") || tensor.starts_with("moments_") => [recorded],
             _ => vector,
         };
         let form = (tensor.to_owned(), Kind::Channels, shape.as_slice());

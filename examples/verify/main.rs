@@ -7,11 +7,12 @@
 //! The folder holds `manifest.json`, a list of cases, and one safetensors file for each case with inputs, expected
 //! results and tolerances, f32, f16 or bf16. A case is run in every way that the library offers, and passes only if all
 //! agree with the truth: backward with saved and with recomputed statistics, and with the activation's derivative from
-//! every source; on devices also in place, y over x and dx over dy.
+//! every source; statistics of many batches in those batches and in one; on devices also in place, y over x, dx over dy and
+//! folded weights over weights.
 //!
 //! Skipped are element types, activations, layouts and tensors that are not built (f64 and mixed types, for instance), on
-//! devices also padding, segments and renormalization, tensors that a device cannot bind at once, cases that are
-//! flagged as beyond f32 and miss their tolerance, and what is known to fail on adapters like this one (`known.rs`). Exit code: 0 if nothing failed, 1 if something did, 2 if there was
+//! devices also tensors beyond a limit, cases that are flagged as beyond f32 and miss their tolerance, and what is known to fail
+//! on adapters like this one (`known.rs`). Exit code: 0 if nothing failed, 1 if something did, 2 if there was
 //! nothing to run.
 
 mod case;

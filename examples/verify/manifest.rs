@@ -5,14 +5,14 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use wgpu_batch_norm::{
-    Activation, Convention, ElementType, Layout, Momentum, OneSamplePolicy, RunningVariance, SegmentRunning,
-    Segmentation, SequenceAxes, Shape,
+    Activation, Convention, ElementType, Layout, Momentum, NonFinitePolicy, OneSamplePolicy, RunningVariance,
+    SegmentRunning, Segmentation, SequenceAxes, Shape,
 };
 
 use crate::case::{Operations, Rejection};
 
 /// Every tensor that is read or compared, but for those with a prefix.
-const KNOWN_TENSORS: [&str; 29] = [
+const KNOWN_TENSORS: [&str; 37] = [
     "x",
     "weight",
     "bias",
@@ -37,6 +37,14 @@ const KNOWN_TENSORS: [&str; 29] = [
     "dy_sample",
     "y_sample",
     "dx_sample",
+    "save_health",
+    "layer_weight",
+    "layer_bias",
+    "folded_weight",
+    "folded_bias",
+    "moments_count",
+    "moments_mean",
+    "moments_m2",
     "sample_index",
     "y_channel_sum",
     "y_channel_sumsq",
@@ -162,10 +170,24 @@ impl Fields<'_> {
         }
     }
 
-    pub fn shape(&self) -> Result<Vec<usize>, Rejection> {
-        let dimension = |value: &Value| value.as_u64().and_then(|value| usize::try_from(value).ok());
-        let values = self.get("shape").as_array().and_then(|values| values.iter().map(dimension).collect());
-        values.ok_or_else(|| self.invalid("shape"))
+    /// The numbers of a list.
+    pub fn sizes(&self, name: &str) -> Result<Vec<usize>, Rejection> {
+        let size = |value: &Value| value.as_u64().and_then(|value| usize::try_from(value).ok());
+        let values = self.get(name).as_array().and_then(|values| values.iter().map(size).collect());
+        values.ok_or_else(|| self.invalid(name))
+    }
+
+    /// The shapes of the batches that a population comes in: sizes along the first dimension, which add up to the whole.
+    pub fn batches(&self) -> Result<Vec<Shape>, Rejection> {
+        let (sizes, mut dimensions) = (self.sizes("batches")?, self.sizes("shape")?);
+        if Some(&sizes.iter().sum()) != dimensions.first() {
+            return Err(self.invalid("batches"));
+        }
+        let batch = |size| {
+            dimensions[0] = size;
+            self.cut(Shape::new(&dimensions).map_err(|error| error.to_string())?)
+        };
+        sizes.into_iter().map(batch).collect()
     }
 
     /// A member of a field that is an object.
@@ -215,6 +237,16 @@ impl Fields<'_> {
             Some("averaged") => Ok(SegmentRunning::Averaged),
             Some("separate") => Ok(SegmentRunning::Separate),
             _ => Err(self.invalid("segment_running")),
+        }
+    }
+
+    /// What becomes of running statistics where a batch is not finite.
+    fn non_finite(&self) -> Result<NonFinitePolicy, Rejection> {
+        match self.get("non_finite").as_str() {
+            None if self.get("non_finite").is_null() => Ok(NonFinitePolicy::default()),
+            Some("update") => Ok(NonFinitePolicy::Update),
+            Some("skip_running_update") => Ok(NonFinitePolicy::SkipRunningUpdate),
+            _ => Err(self.invalid("non_finite")),
         }
     }
 
@@ -287,13 +319,16 @@ impl Fields<'_> {
                 "backward_training" => operations.backward_training = true,
                 "forward_inference" => operations.forward_inference = true,
                 "backward_inference" => operations.backward_inference = true,
+                "backward_from_output" => operations.backward_from_output = true,
+                "fold" => operations.fold = true,
+                "population" => operations.population = true,
                 other => return Err(Rejection::Unsupported(format!("operation {other}"))),
             }
         }
-        let training = operations.forward_training || operations.backward_training;
+        let Operations { fold, population, .. } = operations;
         let inference = operations.forward_inference || operations.backward_inference;
-        if training && inference {
-            return Err(Rejection::Malformed("both training and inference, but only one set of results".into()));
+        if [operations.trains(), inference, fold, population].into_iter().filter(|&some| some).count() > 1 {
+            return Err(Rejection::Malformed("operations of several kinds, but only one set of results".into()));
         }
         Ok(operations)
     }
@@ -325,8 +360,15 @@ impl Fields<'_> {
         let one_sample =
             if segmentation.count() == 1 { OneSamplePolicy::PopulationVariance } else { OneSamplePolicy::default() };
         let epsilon = self.number("eps")?;
-        let segment_running = self.segment_running()?;
-        Ok(Convention { epsilon, momentum, running_variance, one_sample, segment_running, ..Convention::pytorch() })
+        Ok(Convention {
+            epsilon,
+            momentum,
+            running_variance,
+            one_sample,
+            segment_running: self.segment_running()?,
+            non_finite: self.non_finite()?,
+            ..Convention::pytorch()
+        })
     }
 }
 
@@ -403,6 +445,23 @@ mod tests {
         assert_eq!(Fields(&limits).renormalization().unwrap(), Some([1.5, 0.25]));
         assert!(Fields(&limits).segment_running().is_err());
         assert!(Fields(&value(r#"{"renormalization": {"r_max": 1.5}}"#)).renormalization().is_err());
+    }
+
+    #[test]
+    fn batches_add_up_and_operations_of_one_kind_stand_together() {
+        let value = |text: &str| serde_json::from_str::<Value>(text).unwrap().as_object().unwrap().clone();
+        let batches = |sizes: &str| Fields(&value(&format!(r#"{{"shape": [4, 3], "batches": {sizes}}}"#))).batches();
+        let shape = |size| Shape::new(&[size, 3]).unwrap();
+        assert_eq!(batches("[1, 0, 3]").unwrap(), [shape(1), shape(0), shape(3)]);
+        assert!(batches("[1, 2]").is_err() && batches("[-1, 5]").is_err() && batches("null").is_err());
+        let operations = |text: &str| Fields(&value(text)).operations();
+        let both = operations(r#"{"op": "backward_from_output", "ops": ["forward_training"]}"#).unwrap();
+        assert!(both.backward_from_output && both.forward_training && both.trains() && !both.fold);
+        assert!(operations(r#"{"op": "population"}"#).unwrap().population);
+        for others in ["forward_training", "forward_inference", "population", "unfold"] {
+            assert!(operations(&format!(r#"{{"op": "fold", "ops": ["{others}"]}}"#)).is_err(), "{others}");
+        }
+        assert!(Fields(&value(r#"{"non_finite": "skip"}"#)).non_finite().is_err());
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! What one run of a case produced, under the names that the case's expected tensors have.
 
-use wgpu_batch_norm::{ActivationSource, ChannelRenormalization, ChannelStatistics};
+use wgpu_batch_norm::{ActivationSource, ChannelHealth, ChannelMoments, ChannelRenormalization, ChannelStatistics};
 
 /// In the variant of gradients that were computed without the statistics that forward saved.
 pub const RECOMPUTED: &str = "recomputed statistics";
 /// In the variant of results that replaced the tensor that they were computed from.
 pub const IN_PLACE: &str = "in place";
+
+/// In the variant of a population that came in one batch instead of those of the case.
+pub const ONE_BATCH: &str = "one batch";
 
 /// Which of several ways to compute a result; empty for the plain one.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +66,22 @@ impl Results {
     pub fn push_renormalization(&mut self, variant: &Variant, saved: &[ChannelRenormalization]) {
         self.push("save_scale", variant, saved.iter().map(|saved| saved.scale).collect());
         self.push("save_shift", variant, saved.iter().map(|saved| saved.shift).collect());
+    }
+
+    /// The flags of each instance, as a number.
+    pub fn push_health(&mut self, variant: &Variant, health: &[ChannelHealth]) {
+        self.push("save_health", variant, health.iter().map(|health| health.0 as f32).collect());
+    }
+
+    /// The moments of a population, as the three vectors that they hold, and the statistics taken from them.
+    pub fn push_population(&mut self, variant: &Variant, moments: &[ChannelMoments], running: [Vec<f32>; 2]) {
+        let vector = |value: fn(&ChannelMoments) -> f32| moments.iter().map(value).collect();
+        self.push("moments_count", variant, vector(|moments| moments.count as f32));
+        self.push("moments_mean", variant, vector(ChannelMoments::mean));
+        self.push("moments_m2", variant, vector(|moments| moments.m2));
+        let [mean, variance] = running;
+        self.push("new_running_mean", variant, mean);
+        self.push("new_running_var", variant, variance);
     }
 
     /// The counter of batches must have grown by `batches`, 0 for an empty one.

@@ -4,19 +4,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use wgpu::{Buffer, BufferSlice, ComputePass};
 use wgpu_batch_norm::{
-    ActivationSource, ActivationState, BackwardBuffers, BatchNorm, ChannelRenormalization, ChannelStatistics,
-    ElementType, Error, FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels, Plan, Renormalization,
-    RunningStatistics, TrainingBuffers, ValidBuffers, ValidSource, wgpu,
+    AccumulateBuffers, ActivationSource, ActivationState, BackwardBuffers, BatchNorm, ChannelHealth, ChannelMoments,
+    ChannelRenormalization, ChannelStatistics, ElementType, Error, FoldBuffers, FrozenBackwardBuffers, Gradient,
+    InferenceBuffers, Kernels, OutputBackwardBuffers, Plan, PopulationBuffers, Renormalization, RunningStatistics,
+    Shape, TrainingBuffers, ValidBuffers, ValidSource, wgpu,
 };
 
 use crate::case::Case;
 use crate::probe::Traits;
-use crate::results::{IN_PLACE, RECOMPUTED, Results, Variant};
+use crate::results::{IN_PLACE, ONE_BATCH, RECOMPUTED, Results, Variant};
 use crate::storage::{self, Unpacked};
 use crate::support::Gpu;
 
 /// The words of one [`ChannelStatistics`].
 const STATISTICS_WORDS: usize = size_of::<ChannelStatistics>() / size_of::<u32>();
+/// The words of one [`ChannelMoments`].
+const MOMENTS_WORDS: usize = size_of::<ChannelMoments>() / size_of::<u32>();
 
 /// A device with its kernels.
 pub struct Runner {
@@ -59,6 +62,14 @@ struct Trained {
     renormalization: Option<Values>,
     running: Option<[Values; 2]>,
     tracked: Option<Values>,
+    health: Option<Values>,
+}
+
+/// What the statistics of many batches are, to be read back.
+struct Population {
+    variant: Variant,
+    moments: Values,
+    running: [Values; 2],
 }
 
 /// What forward leaves for backward.
@@ -115,6 +126,7 @@ struct Run<'a> {
     steps: Vec<RecordStep>,
     outputs: Vec<Output>,
     trained: Vec<Trained>,
+    populations: Vec<Population>,
 }
 
 impl Runner {
@@ -198,6 +210,7 @@ impl<'a> Run<'a> {
             steps: Vec::new(),
             outputs: Vec::new(),
             trained: Vec::new(),
+            populations: Vec::new(),
             batch_norm,
             plan,
         })
@@ -219,8 +232,21 @@ impl<'a> Run<'a> {
                 }
             }
         }
+        if case.operations.backward_from_output {
+            self.bind_backward_from_output(false)?;
+            self.bind_backward_from_output(true)?;
+        }
         let Some((mean, variance)) = &case.running else { return Ok(()) };
+        if case.operations.population {
+            self.bind_population(&case.batches, Variant::default(), mean, variance)?;
+            let variant = Variant::default().with(true, ONE_BATCH);
+            self.bind_population(std::slice::from_ref(&case.shape), variant, mean, variance)?;
+        }
         let running = [self.runner.vector("running mean", mean), self.runner.vector("running variance", variance)];
+        if case.operations.fold {
+            self.bind_fold(&running, false)?;
+            self.bind_fold(&running, true)?;
+        }
         if case.operations.forward_inference {
             self.bind_inference(&running, false)?;
             self.bind_inference(&running, true)?;
@@ -241,7 +267,7 @@ impl<'a> Run<'a> {
     /// From lengths where the case has them, else from flags.
     fn bind_valid(&mut self) -> Result<(), Error> {
         let (Some(flags), Some(valid)) = (&self.case.valid, &self.valid) else { return Ok(()) };
-        let flags: Vec<u32> = flags.iter().map(|&flag| u32::from(flag)).collect();
+        let flags = as_words(flags);
         let lengths = self.case.lengths.as_ref();
         let words = self.runner.gpu.upload("valid source", lengths.map_or(&flags, |(lengths, _)| lengths));
         let source = match lengths {
@@ -269,6 +295,8 @@ impl<'a> Run<'a> {
             element: ElementType::F32,
             count: 1,
         });
+        let health = self.case.expects("save_health");
+        let health = health.then(|| self.runner.poisoned_bytes("health", self.plan.health_size()));
         let renormalization =
             self.limits.as_ref().map(|_| self.runner.poisoned_bytes("corrections", self.plan.renormalization_size()));
         let buffers = TrainingBuffers {
@@ -288,6 +316,7 @@ impl<'a> Run<'a> {
                 batches_tracked: tracked.as_ref().map(Values::slice),
             }),
             saved: Some(saved.slice()),
+            health: health.as_ref().map(Values::slice),
             ..TrainingBuffers::new(input.slice(), output.slice(), self.workspace.slice())
         };
         let step = self.batch_norm.bind_training(&self.plan, &buffers)?;
@@ -302,7 +331,7 @@ impl<'a> Run<'a> {
             };
         }
         self.outputs.push(Output { tensor: "y", variant: variant.clone(), values: output });
-        self.trained.push(Trained { variant, saved, renormalization, running, tracked });
+        self.trained.push(Trained { variant, saved, renormalization, running, tracked, health });
         Ok(())
     }
 
@@ -373,6 +402,102 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Backward through training statistics, from what forward wrote instead of from x.
+    fn bind_backward_from_output(&mut self, in_place: bool) -> Result<(), Error> {
+        let way = Way { source: ActivationSource::Recompute, saved: true, in_place };
+        let (output_gradient, gradients) = self.gradients(way);
+        let (Some(y), Some(saved)) = (&self.kept.y, &self.kept.saved) else { return Ok(()) };
+        let buffers = OutputBackwardBuffers {
+            valid: self.valid.as_ref().map(Values::slice),
+            gamma: self.weight.as_ref().map(Values::slice),
+            beta: self.bias.as_ref().map(Values::slice),
+            input_gradient: overwrite(&gradients.input),
+            gamma_gradient: overwrite(&gradients.gamma),
+            beta_gradient: overwrite(&gradients.beta),
+            ..OutputBackwardBuffers::new(y.slice(), output_gradient.slice(), saved.slice(), self.workspace.slice())
+        };
+        let step = self.batch_norm.bind_backward_from_output(&self.plan, &buffers)?;
+        self.steps.push(Box::new(move |pass| step.record(pass)));
+        self.push_gradients(gradients, &way.variant());
+        Ok(())
+    }
+
+    fn bind_fold(&mut self, [mean, variance]: &[Values; 2], in_place: bool) -> Result<(), Error> {
+        let (weight, folded_weight) = self.input_and_output(in_place);
+        let channels = self.case.problem.channels as usize;
+        let folded_bias = self.runner.poisoned("folded bias", ElementType::F32, channels);
+        let bias = self.case.layer_bias.as_ref().map(|values| self.runner.vector("layer bias", values));
+        let buffers = FoldBuffers {
+            weight: weight.slice(),
+            bias: bias.as_ref().map(Values::slice),
+            gamma: self.weight.as_ref().map(Values::slice),
+            beta: self.bias.as_ref().map(Values::slice),
+            running_mean: mean.slice(),
+            running_variance: variance.slice(),
+            folded_weight: folded_weight.slice(),
+            folded_bias: folded_bias.slice(),
+        };
+        let step = self.batch_norm.bind_fold(&self.plan, &buffers)?;
+        self.steps.push(Box::new(move |pass| step.record(pass)));
+        let variant = Variant::default().with(in_place, IN_PLACE);
+        for (tensor, values) in [("folded_weight", folded_weight), ("folded_bias", folded_bias)] {
+            self.outputs.push(Output { tensor, variant: variant.clone(), values });
+        }
+        Ok(())
+    }
+
+    /// The statistics of x, which comes in batches with a plan each.
+    fn bind_population(
+        &mut self,
+        batches: &[Shape],
+        variant: Variant,
+        mean: &[f32],
+        variance: &[f32],
+    ) -> Result<(), Error> {
+        let runner = self.runner;
+        let moments = runner.vector("moments", &vec![0.0; mean.len() * MOMENTS_WORDS]);
+        let running = [runner.vector("running mean", mean), runner.vector("running variance", variance)];
+        let (mut x, mut valid) = (&self.case.x[..], self.case.valid.as_deref());
+        for shape in batches {
+            let plan = self.batch_norm.plan(shape)?;
+            let batch = x.split_off(..plan.problem().elements() as usize).unwrap_or_default();
+            let flags = match &mut valid {
+                Some(valid) => valid.split_off(..plan.problem().count() as usize),
+                None => None,
+            };
+            let marks = match flags {
+                Some(flags) => {
+                    let source = runner.gpu.upload("valid source", &as_words(flags));
+                    let valid = runner.poisoned_bytes("valid", plan.valid_size());
+                    let source = ValidSource::Flags(source.slice(..plan.positions_size()));
+                    let step = self.batch_norm.bind_valid(&plan, &ValidBuffers { source, valid: valid.slice() })?;
+                    self.steps.push(Box::new(move |pass| step.record(pass)));
+                    Some(valid)
+                }
+                None => None,
+            };
+            let input = runner.tensor("batch", self.case.descriptor.element, batch);
+            let workspace = runner.poisoned_bytes("workspace", plan.workspace_size());
+            let buffers = AccumulateBuffers {
+                input: input.slice(),
+                moments: moments.slice(),
+                valid: marks.as_ref().map(Values::slice),
+                workspace: workspace.slice(),
+            };
+            let step = self.batch_norm.bind_accumulate(&plan, &buffers)?;
+            self.steps.push(Box::new(move |pass| step.record(pass)));
+        }
+        let buffers = PopulationBuffers {
+            moments: moments.slice(),
+            running_mean: running[0].slice(),
+            running_variance: running[1].slice(),
+        };
+        let step = self.batch_norm.bind_population(&self.plan, &buffers)?;
+        self.steps.push(Box::new(move |pass| step.record(pass)));
+        self.populations.push(Population { variant, moments, running });
+        Ok(())
+    }
+
     /// x and where y goes, which in place is over a copy of x.
     fn input_and_output(&self, in_place: bool) -> (Values, Values) {
         let element = self.case.descriptor.element;
@@ -431,7 +556,14 @@ impl<'a> Run<'a> {
             let read = self.read(tensor, variant, values, &mut results);
             results.push(tensor, variant, read);
         }
-        for Trained { variant, saved, renormalization, running, tracked } in &self.trained {
+        for Population { variant, moments, running } in &self.populations {
+            let records = self.runner.gpu.read::<ChannelMoments>(&moments.buffer, running[0].count);
+            let [mean, variance] = running;
+            let mean = self.read("new_running_mean", variant, mean, &mut results);
+            let variance = self.read("new_running_var", variant, variance, &mut results);
+            results.push_population(variant, &records, [mean, variance]);
+        }
+        for Trained { variant, saved, renormalization, running, tracked, health } in &self.trained {
             // An empty batch saves nothing.
             if !empty {
                 let read = self.read("saved statistics", variant, saved, &mut results);
@@ -447,6 +579,11 @@ impl<'a> Run<'a> {
                 let record = |&[scale, shift]: &[f32; 2]| ChannelRenormalization { scale, shift };
                 results.push_renormalization(variant, &records.iter().map(record).collect::<Vec<_>>());
             }
+            if let Some(health) = health {
+                let read = self.read("health", variant, health, &mut results);
+                let flags = read.iter().map(|value| ChannelHealth(value.to_bits()));
+                results.push_health(variant, &flags.collect::<Vec<_>>());
+            }
             let Some([mean, variance_of_running]) = running else { continue };
             for (tensor, values) in [("new_running_mean", mean), ("new_running_var", variance_of_running)] {
                 let read = self.read(tensor, variant, values, &mut results);
@@ -454,7 +591,7 @@ impl<'a> Run<'a> {
             }
             if let (Some(before), Some(tracked)) = (self.case.batches_tracked, tracked) {
                 let after = self.runner.gpu.read::<u32>(&tracked.buffer, 1);
-                results.check_tracked(before, after.first().copied().unwrap_or_default(), self.case.batches());
+                results.check_tracked(before, after.first().copied().unwrap_or_default(), self.case.counted_batches());
             }
         }
         results
@@ -474,6 +611,11 @@ impl<'a> Run<'a> {
         }
         values
     }
+}
+
+/// A word for each flag.
+fn as_words(flags: &[bool]) -> Vec<u32> {
+    flags.iter().map(|&flag| u32::from(flag)).collect()
 }
 
 fn overwrite(values: &Values) -> Option<Gradient<'_>> {

@@ -2,13 +2,16 @@
 
 use half::{bf16, f16};
 use wgpu_batch_norm::reference::{
-    ActivationState, BackwardBuffers, BatchNorm, Element, FrozenBackwardBuffers, Gradient, InferenceBuffers, Plan,
-    Renormalization, RunningStatistics, TrainingBuffers,
+    ActivationState, BackwardBuffers, BatchNorm, Element, FoldBuffers, FrozenBackwardBuffers, Gradient,
+    InferenceBuffers, OutputBackwardBuffers, Plan, Renormalization, RunningStatistics, TrainingBuffers,
 };
-use wgpu_batch_norm::{ActivationSource, ChannelRenormalization, ChannelStatistics, ElementType, Error};
+use wgpu_batch_norm::{
+    ActivationSource, ChannelHealth, ChannelMoments, ChannelRenormalization, ChannelStatistics, ElementType, Error,
+    Shape,
+};
 
 use crate::case::Case;
-use crate::results::{RECOMPUTED, Results, Variant};
+use crate::results::{ONE_BATCH, RECOMPUTED, Results, Variant};
 
 /// Computes everything that the case can be checked with.
 ///
@@ -72,7 +75,17 @@ impl<'a, T: Element<Parameter = f32>> Run<'a, T> {
                 }
             }
         }
+        if case.operations.backward_from_output {
+            self.backward_from_output(&kept)?;
+        }
         let Some((mean, variance)) = &case.running else { return Ok(self.results) };
+        if case.operations.fold {
+            self.fold(mean, variance)?;
+        }
+        if case.operations.population {
+            self.population(&case.batches, &Variant::default())?;
+            self.population(std::slice::from_ref(&case.shape), &Variant::default().with(true, ONE_BATCH))?;
+        }
         if case.operations.forward_inference {
             kept = self.inference(mean, variance)?;
         }
@@ -105,6 +118,7 @@ impl<'a, T: Element<Parameter = f32>> Run<'a, T> {
         let mut saved = vec![nan; instances];
         let nan = ChannelRenormalization { scale: f32::NAN, shift: f32::NAN };
         let mut renormalization = case.renormalization.map(|limits| (limits, vec![nan; instances]));
+        let mut health = case.expects("save_health").then(|| vec![ChannelHealth(u32::MAX); instances]);
         let mut running = case.running.clone();
         let mut tracked = case.batches_tracked;
         let buffers = TrainingBuffers {
@@ -123,12 +137,15 @@ impl<'a, T: Element<Parameter = f32>> Run<'a, T> {
             valid: case.valid.as_deref(),
             renormalization: (renormalization.as_mut())
                 .map(|(limits, saved)| Renormalization { limits: *limits, saved }),
-            ..Default::default()
+            health: health.as_deref_mut(),
         };
         self.batch_norm.training(&self.plan, buffers)?;
         let (plain, results) = (Variant::default(), &mut self.results);
         results.push("y", &plain, widened(&y));
         results.push_statistics(&plain, &saved);
+        if let Some(health) = health {
+            results.push_health(&plain, &health);
+        }
         let renormalization = renormalization.map(|(_, saved)| saved);
         if let Some(renormalization) = &renormalization {
             results.push_renormalization(&plain, renormalization);
@@ -137,7 +154,7 @@ impl<'a, T: Element<Parameter = f32>> Run<'a, T> {
             results.push("new_running_mean", &plain, mean);
             results.push("new_running_var", &plain, variance);
             if let (Some(before), Some(after)) = (case.batches_tracked, tracked) {
-                results.check_tracked(before, after, case.batches());
+                results.check_tracked(before, after, case.counted_batches());
             }
         }
         Ok(Kept { y, mask, saved: Some(saved), renormalization })
@@ -212,6 +229,63 @@ impl<'a, T: Element<Parameter = f32>> Run<'a, T> {
         };
         self.batch_norm.backward_frozen(&self.plan, buffers)?;
         gradients.push(&Variant::from_source(source), &mut self.results);
+        Ok(())
+    }
+
+    /// Backward through training statistics, from what forward wrote instead of from x.
+    fn backward_from_output(&mut self, kept: &Kept<T>) -> Result<(), Error> {
+        let mut gradients = Gradients::new(self);
+        let buffers = OutputBackwardBuffers {
+            output: &kept.y,
+            output_gradient: &self.dy,
+            gamma: self.case.weight.as_deref(),
+            beta: self.case.bias.as_deref(),
+            saved: kept.saved.as_deref().unwrap_or_default(),
+            valid: self.case.valid.as_deref(),
+            input_gradient: Some(Gradient::Overwrite(&mut gradients.input)),
+            gamma_gradient: Some(Gradient::Overwrite(&mut gradients.gamma)),
+            beta_gradient: Some(Gradient::Overwrite(&mut gradients.beta)),
+        };
+        self.batch_norm.backward_from_output(&self.plan, buffers)?;
+        gradients.push(&Variant::default(), &mut self.results);
+        Ok(())
+    }
+
+    fn fold(&mut self, mean: &[f32], variance: &[f32]) -> Result<(), Error> {
+        let mut folded_weight = self.unwritten();
+        let mut folded_bias = vec![f32::NAN; self.case.problem.channels as usize];
+        let buffers = FoldBuffers {
+            weight: &self.x,
+            bias: self.case.layer_bias.as_deref(),
+            gamma: self.case.weight.as_deref(),
+            beta: self.case.bias.as_deref(),
+            running_mean: mean,
+            running_variance: variance,
+            folded_weight: &mut folded_weight,
+            folded_bias: &mut folded_bias,
+        };
+        self.batch_norm.fold(&self.plan, buffers)?;
+        self.results.push("folded_weight", &Variant::default(), widened(&folded_weight));
+        self.results.push("folded_bias", &Variant::default(), folded_bias);
+        Ok(())
+    }
+
+    /// The statistics of x, which comes in batches.
+    fn population(&mut self, batches: &[Shape], variant: &Variant) -> Result<(), Error> {
+        let Some((mut mean, mut variance)) = self.case.running.clone() else { return Ok(()) };
+        let mut moments = vec![ChannelMoments::default(); mean.len()];
+        let (mut x, mut valid) = (&self.x[..], self.case.valid.as_deref());
+        for shape in batches {
+            let plan = self.batch_norm.plan(shape)?;
+            let batch = x.split_off(..plan.problem().elements() as usize).unwrap_or_default();
+            let flags = match &mut valid {
+                Some(valid) => valid.split_off(..plan.problem().count() as usize),
+                None => None,
+            };
+            self.batch_norm.accumulate(&plan, batch, flags, &mut moments)?;
+        }
+        self.batch_norm.population(&moments, &mut mean, &mut variance)?;
+        self.results.push_population(variant, &moments, [mean, variance]);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Writes the golden cases of the source `closed_form`: activations, element types, padding, segments and batch
-renormalization, which no other source has.
+"""Writes the golden cases of the source `closed_form`: activations, element types, padding, segments, batch
+renormalization, backward from the output and health, which no other source has; `fold.py` and `population.py` have those of
+their operations.
 
     python3 tests/vectors/tools/closed_form.py
 
@@ -11,28 +12,16 @@ with 200 bits and rounded to f64, and its gradients are checked against central 
 import json
 import math
 import os
-import struct
-from pathlib import Path
 
 from mpmath import mp, mpf
 
-FOLDER = Path(__file__).resolve().parent.parent
-SOURCE = "closed_form"
-PRECISION, CHECK_PRECISION = 200, 600
+import fold
+import population
+from golden import (BITS, CHECK_PRECISION, EPSILON, FOLDER, MOMENTUM, OFFSETS, PRECISION, ROUNDING, SOURCE, U32, Geometry,
+                    integers, placement, valid_positions, with_room, write_case)
 
-LAYOUTS = {"NC": 1, "NCL": 1, "NCHW": 1, "NCDHW": 1, "NLC": 2, "NHWC": 3, "NDHWC": 4}
-SEQUENCE_AXES = {"NCL": (0, 2), "NLC": (0, 1)}
-EPSILON, MOMENTUM = 1e-5, 0.1
 # The smallest |pre-activation| before a kink: a thousand times what f32 may be off by.
 KINK_DISTANCE = 0.004
-
-U32 = 2.0**-24
-F32_TINY = 2.0**-126
-# One rounding to the element type, with the 1 % on top that the other f16 cases have.
-ROUNDING = {"f16": 0.000493164, "bf16": 0.00394531}
-# Integers of the tensors and their channel offsets: sums that the element type holds exactly.
-BITS = {"f32": 12, "f16": 10, "bf16": 7}
-OFFSETS = {"f32": [0, 700, -300, 2900], "f16": [0, 400, -150, 1000], "bf16": [0, 40, -25, 64]}
 
 
 def case(name, layout, shape, activation, *, dtype="f32", training=True, residual=False, **options):
@@ -88,66 +77,35 @@ CASES = [
          spread=[1, 4, 16]),
     # Steps that three sequences reach, and one.
     case("steps.nlc.one.separate.train", "NLC", [3, 3, 4], "relu", along=1, running="separate", lengths=[1, 3, 1]),
+    case("output.nchw.leaky_relu", "NCHW", [3, 4, 3, 5], "leaky_relu", slope=0.25, from_output=True),
+    case("output.nhwc.plain", "NHWC", [2, 3, 5, 3], None, from_output=True),
+    case("output.nc.leaky_relu", "NC", [23, 5], "leaky_relu", slope=0.01, from_output=True),
+    case("output.ghost.valid.ncl.leaky_relu", "NCL", [6, 3, 5], "leaky_relu", slope=0.5, from_output=True, sub_batches=2,
+         masked=True),
+    case("output.f16.ncl.leaky_relu", "NCL", [5, 3, 7], "leaky_relu", dtype="f16", slope=0.25, from_output=True),
+    case("output.exact.f16.nlc.leaky_relu", "NLC", [2, 8, 3], "leaky_relu", dtype="f16", slope=0.25, from_output=True,
+         exact=True),
+    case("output.exact.bf16.nhwc.plain", "NHWC", [2, 4, 4, 4], None, dtype="bf16", from_output=True, exact=True),
+    case("output.exact.bf16.ncl.leaky_relu", "NCL", [4, 4, 4], "leaky_relu", dtype="bf16", slope=0.5, from_output=True,
+         exact=True),
+    case("health.nchw.guard", "NCHW", [3, 5, 3, 4], None, guard=True,
+         faults={(0, 0): "nan", (0, 1): "inf", (0, 2): "constant", (0, 3): "-inf"}),
+    case("health.f16.nhwc.cumulative.guard", "NHWC", [2, 3, 3, 5], "silu", dtype="f16", guard=True, tracked=3,
+         faults={(0, 1): "inf", (0, 2): "nan", (0, 4): "constant"}),
+    case("health.overflow.ncl.guard", "NCL", [5, 4, 7], None, guard=True, only=["save_health", "new_running_mean",
+         "new_running_var"], faults={(0, 1): "overflow", (0, 2): "constant"}),
+    case("health.ghost.nhwc.guard", "NHWC", [6, 2, 2, 3], None, guard=True, sub_batches=3,
+         faults={(1, 0): "nan", (0, 2): "constant", (2, 2): "inf"}),
+    case("health.ghost.valid.nchw.averaged.guard", "NCHW", [4, 3, 3, 4], None, guard=True, sub_batches=2,
+         running="averaged", masked=True, faults={(1, 0): "-inf", (0, 1): "constant"}),
+    case("health.steps.nlc.separate", "NLC", [5, 2, 4], None, along=1, running="separate",
+         faults={(0, 0): "nan", (1, 1): "inf", (1, 3): "constant"}),
 ]
-
-
-def integers(count, seed, bits):
-    """The top bits of lowbias32 of the index moved by the seed, centred on 0."""
-    mask = 0xFFFFFFFF
-    values = []
-    for index in range(count):
-        h = (index + seed * 0x9E3779B9) & mask
-        h ^= h >> 16
-        h = h * 0x7FEB352D & mask
-        h ^= h >> 15
-        h = h * 0x846CA68B & mask
-        h ^= h >> 16
-        values.append((h >> (32 - bits)) - (1 << (bits - 1)))
-    return values
-
-
-class Geometry:
-    def __init__(self, spec):
-        layout, shape = spec["layout"], spec["shape"]
-        self.shape, axis = shape, LAYOUTS[layout]
-        self.channels, self.inner = shape[axis], math.prod(shape[axis + 1:])
-        self.elements = math.prod(shape)
-        self.positions = self.elements // self.channels
-        self.segments, self.segment_of, self.by_channel = 1, lambda index: 0, False
-        if "sub_batches" in spec:
-            self.segments = spec["sub_batches"]
-            self.segment_of = lambda index: self.along(0, index) * self.segments // shape[0]
-        if "along" in spec:
-            self.segments, self.by_channel = shape[spec["along"]], spec["along"] > axis
-            self.segment_of = lambda index: self.along(spec["along"], index)
-        self.instances = self.segments * self.channels
-
-    def along(self, axis, index):
-        """The index of an element along a dimension."""
-        return index // math.prod(self.shape[axis + 1:]) % self.shape[axis]
-
-    def position(self, index):
-        return index // (self.channels * self.inner) * self.inner + index % self.inner
-
-    def of_channel(self, channel):
-        return [i for i in range(self.elements) if i // self.inner % self.channels == channel]
-
-    def place(self, segment, channel):
-        """Where an instance's statistics stand."""
-        return channel * self.segments + segment if self.by_channel else segment * self.channels + channel
-
-
-def valid_positions(spec, geometry, seed):
-    if "lengths" in spec:
-        sequence, step = SEQUENCE_AXES[spec["layout"]]
-        valid = [0] * geometry.positions
-        for index in range(geometry.elements):
-            length = spec["lengths"][geometry.along(sequence, index)]
-            valid[geometry.position(index)] = int(geometry.along(step, index) < length)
-        return valid
-    if spec.get("masked"):
-        return [int(k >= -64) for k in integers(geometry.positions, seed + 7, 8)]
-    return None
+# What a channel of an exact case is normalised to, times 2: of mean 0 and mean square 1.
+EXACT = [1, -1] * 5 + [3, -3] * 3
+EXACT_WEIGHTS, EXACT_BIASES, EXACT_OFFSETS = [1.25, -0.75, 0.5, -1.5], [0.375, -0.25, 0.5, 0.125], [0, 7, -3, 12]
+# The bits of a health report.
+NON_FINITE, ZERO_VARIANCE = 1, 2
 
 
 def inputs(spec, geometry, seed):
@@ -168,12 +126,24 @@ def inputs(spec, geometry, seed):
         data.update(running_mean=[0.0] * channels, running_var=[1.0] * channels)
     else:
         data.update(weight=vector(3, 6), bias=vector(4, 7))
+        if spec.get("from_output"):
+            # Of either sign, and none so small that y would not tell x.
+            data["weight"] = [math.ldexp((-1)**c * (64 + abs(k)), -6) for c, k in
+                              enumerate(integers(channels, seed + 3, 7))]
         recorded = geometry.instances if spec.get("running") == "separate" else channels
         wide = lambda salt, shift: [math.ldexp(k, -shift) for k in integers(recorded, seed + salt, 8)]
         of = lambda index: index // geometry.segments if geometry.by_channel else index % channels
         spread = spec.get("spread", [1] * channels)
         data["running_mean"] = [math.ldexp(offsets[of(i)], -shifts[of(i)]) + m for i, m in enumerate(wide(5, 8))]
         data["running_var"] = [spread[of(i)] * (2.0 + v) for i, v in enumerate(wide(6, 7))]
+    if spec.get("exact"):
+        data.update(weight=EXACT_WEIGHTS[:channels], bias=EXACT_BIASES[:channels])
+        order = integers(elements, seed, 16)
+        for c in range(channels):
+            members = sorted(geometry.of_channel(c), key=lambda i: order[i])
+            assert len(members) % len(EXACT) == 0, spec["name"]
+            for place, i in enumerate(members):
+                data["x"][i] = EXACT_OFFSETS[c] + math.ldexp(EXACT[place % len(EXACT)], c % 3 - 1)
     valid = valid_positions(spec, geometry, seed)
     if valid is not None:
         data["valid"] = valid
@@ -181,6 +151,16 @@ def inputs(spec, geometry, seed):
             for name in ("x", "dy"):
                 padded = lambda index: not valid[geometry.position(index)]
                 data[name] = [math.nan if padded(i) else v for i, v in enumerate(data[name])]
+    for (segment, channel), fault in spec.get("faults", {}).items():
+        members = [i for i in geometry.of_channel(channel) if geometry.segment_of(i) == segment
+                   and (valid is None or valid[geometry.position(i)])]
+        # 0.75 is exact in every type; squares of deviations near 2^83 are beyond f32.
+        if fault == "constant":
+            data["x"] = [0.75 if i in members else v for i, v in enumerate(data["x"])]
+        elif fault == "overflow":
+            data["x"] = [math.ldexp(v, 83) if i in members else v for i, v in enumerate(data["x"])]
+        else:
+            data["x"][members[-1]] = float(fault)
     return data
 
 
@@ -202,6 +182,10 @@ def activation(name, slope):
     }[name]
 
 
+def epsilon_of(spec):
+    return 0.0 if spec.get("exact") else EPSILON
+
+
 class Instance:
     """The inputs of one instance, a channel of a segment, and the operations on them."""
 
@@ -216,7 +200,9 @@ class Instance:
         absent = [mpf(0)] * len(self.indices)
         take = lambda name: [mpf(data[name][i]) for i in self.indices] if name in data else list(absent)
         scalar = lambda name, index, absent: mpf(data[name][index]) if name in data else mpf(absent)
-        self.training = spec["training"]
+        self.training, self.epsilon = spec["training"], epsilon_of(spec)
+        fault = spec.get("faults", {}).get((segment, channel))
+        self.fault = None if fault == "constant" else fault
         self.f, self.df = activation(spec["activation"], spec.get("slope"))
         self.x, self.dy, self.z = take("x"), take("dy"), take("residual")
         self.w, self.b = scalar("weight", channel, 1), scalar("bias", channel, 0)
@@ -227,8 +213,8 @@ class Instance:
             # Taken once: the gradients hold them.
             r_max, d_max = map(mpf, spec["limits"])
             mean, var = self.statistics()
-            inverse = 1 / mp.sqrt(self.running_var + mpf(EPSILON))
-            self.free_scale = mp.sqrt(var + mpf(EPSILON)) * inverse
+            inverse = 1 / mp.sqrt(self.running_var + mpf(self.epsilon))
+            self.free_scale = mp.sqrt(var + mpf(self.epsilon)) * inverse
             self.free_shift = (mean - self.running_mean) * inverse
             self.scale = min(max(self.free_scale, 1 / r_max), r_max)
             self.shift = min(max(self.free_shift, -d_max), d_max)
@@ -244,7 +230,7 @@ class Instance:
 
     def preactivations(self):
         mean, var = self.statistics()
-        r = 1 / mp.sqrt(var + mpf(EPSILON))
+        r = 1 / mp.sqrt(var + mpf(self.epsilon))
         xhat = [(x - mean) * r for x in self.x]
         return xhat, r, [self.w * (h * self.scale + self.shift) + self.b + z for h, z in zip(xhat, self.z)]
 
@@ -263,7 +249,15 @@ class Instance:
                    dweight=self.scale * dw + self.shift * db, dbias=db)
         if self.training:
             out.update(save_mean=mean, save_invstd=r, save_var=var, save_scale=self.scale, save_shift=self.shift)
+            out.update(save_health=mpf(0 if var else ZERO_VARIANCE))
         return out
+
+    def faulty_results(self):
+        """Of an instance with an element that is not finite."""
+        nan = mpf("nan")
+        mean = mp.fsum(self.x) if "inf" in self.fault else nan
+        return dict(y=[nan] * len(self.x), mean=mean, var=nan, save_mean=mean, save_invstd=nan, save_var=nan,
+                    save_health=mpf(NON_FINITE))
 
     def check(self, results):
         """The gradients against central differences of the loss."""
@@ -317,6 +311,9 @@ def error_of_derivative(spec, t, e):
     return min(0.8, (2 + distance) * math.exp(-distance)) * e + 16 * U32
 
 
+# From the output, x̂ = (f⁻¹(y) − b)/w has the error of t and the rounding of y over f', and twelve roundings of its own, over w;
+# that is its error in dx, and adds to that of dw, |h| times.
+#
 # Padding adds exact zeros to a tree of all positions, so that its depth is theirs, and its sums those of what is valid.
 # Sums over segments are deeper by log2 of their number, and their errors add up; y, dx and dz have one tolerance a
 # channel, the largest of its instances'. Renormalization adds the errors of its scale and shift, as of any product and
@@ -330,7 +327,8 @@ def tolerances(spec, data, instance, exact):
     mean, var, r = numbers["mean"], numbers["var"], numbers["r"]
     training, n = spec["training"], len(indices)
     if n == 0:
-        none = {name: 0.0 for name in ("y", "dx", "dresidual", "dweight", "dbias", "save_mean", "save_var")}
+        none = {name: 0.0 for name in ("y", "dx", "dresidual", "dweight", "dbias", "save_mean", "save_var",
+                                      "save_health")}
         return {level: none | {"save_invstd": 4 * U32 * r} for level in ("atol", "tight")}
     dy = [abs(data["dy"][i]) for i in indices]
     levels = 2.0 + math.log2(len(instance.elements))
@@ -352,12 +350,12 @@ def tolerances(spec, data, instance, exact):
         if not training:
             d_mean = U32 * 4.0 * size if loose else U32 * 2.0 * max(deviations)
         e_var = U32 * (6 + 2 * sums) * var + (d_mean**2 if training else 0.0)
-        rel_r = min(4 * U32 + 0.5 * e_var / (var + EPSILON), 1.0)
+        rel_r = min(4 * U32 + 0.5 * e_var / (var + instance.epsilon), 1.0)
         e_xhat = d_mean * r + largest * (rel_r + 4 * U32)
         e_scale = e_shift = 0.0
         if renormalizes:
             difference = abs(mean - float(instance.running_mean))
-            inverse = 1 / math.sqrt(float(instance.running_var) + EPSILON)
+            inverse = 1 / math.sqrt(float(instance.running_var) + instance.epsilon)
             e_scale = held(instance.free_scale, instance.scale, float(instance.free_scale) * (rel_r + 8 * U32))
             e_shift = held(instance.free_shift, instance.shift,
                            (e_mean + U32 * (abs(mean) + 7 * difference)) * inverse)
@@ -367,7 +365,14 @@ def tolerances(spec, data, instance, exact):
         if training:
             tolerance["save_mean"], tolerance["save_invstd"], tolerance["save_var"] = e_mean, rel_r * r, e_var
             tolerance["save_scale"], tolerance["save_shift"] = e_scale, e_shift
+            tolerance["save_health"] = 0.0
         e_h = [g * error_of_derivative(spec, u, e_t) for g, u in zip(dy, t)]
+        e_inverted = [0.0] * n
+        if spec.get("from_output"):
+            slopes = [spec["slope"] if spec["activation"] and u < 0 else 1.0 for u in t]
+            e_inverted = [(e_t + error_of_stored(spec, s * u, s * e_t) / s + 12 * U32 * (abs(u) + bias)) / weight
+                          for s, u in zip(slopes, t)]
+            e_xhat = max(e_inverted)
         products = [a * b for a, b in zip(h, xhat)]
         sum_h, sum_products = math.fsum(map(abs, h)), math.fsum(map(abs, products))
         db, dw = abs(numbers["dbias"]), abs(numbers["product_sum"])
@@ -387,6 +392,7 @@ def tolerances(spec, data, instance, exact):
                 e_dw += 2 * U32 * size * r * sum_h
             e_db += math.fsum(e_h)
             e_dw += math.fsum(e * abs(u) for e, u in zip(e_h, xhat))
+            e_dw += math.fsum(abs(a) * e for a, e in zip(h, e_inverted))
             return e_db, e_dw
 
         e_db, e_dw = errors_of_sums(levels)
@@ -406,6 +412,12 @@ def tolerances(spec, data, instance, exact):
         tolerance["dresidual"] = 2 * U32 * peak + max(e_h)
         out[level] = tolerance
     return out
+
+
+def error_of_stored(spec, y, e):
+    """The rounding of y to the element type; none of one that it holds exactly and that is not off by half a step."""
+    rounding = ROUNDING.get(spec["dtype"], 0.0) * abs(y)
+    return 0.0 if spec.get("exact") and e < rounding / 4 else rounding
 
 
 def held(free, limited, error):
@@ -431,6 +443,8 @@ class Recorded:
                 (1 - w) * before[0] + (w * e_mean + 3 * U32 * ((1 - w) * olds[0] + w * abs(float(mean)))),
                 (1 - w) * before[1] + (w * f * e_var + 4 * U32 * ((1 - w) * olds[1] + w * f * float(var))),
             ]
+            if not mp.isfinite(var):
+                self.errors[level] = [0.0, 0.0]
         self.values = [(1 - weight) * old + weight * new for old, new in zip(self.values, (mean, var * factor))]
 
 
@@ -439,10 +453,13 @@ def recorded(spec, data, instances):
     policy, tracked = spec.get("running", "in_turn"), spec.get("tracked")
     out = [Recorded(mpf(m), mpf(v)) for m, v in zip(data["running_mean"], data["running_var"])]
     weight = lambda earlier: mpf(MOMENTUM) if tracked is None else mpf(1) / (tracked + earlier + 1)
-    by_channel = {}
+    by_channel, left_out = {}, set()
     for instance, exact, bounds in instances:
         n = len(instance.x)
         if n < 2:
+            continue
+        if instance.fault and spec.get("guard"):
+            left_out.add(instance.channel)
             continue
         errors = {level: (bound["save_mean"], bound["save_var"]) for level, bound in bounds.items()}
         batch, factor = (exact["mean"], exact["var"]), mpf(n) / (n - 1)
@@ -452,6 +469,9 @@ def recorded(spec, data, instances):
             earlier = instance.segment if policy == "in_turn" else 0
             out[instance.recorded].take(weight(earlier), batch, errors, factor)
     for channel, taken in by_channel.items():
+        # An average with one that is not finite is not finite.
+        if channel in left_out:
+            continue
         count = len(taken)
         batch = (mp.fsum(b[0] for b, _, _ in taken) / count, mp.fsum(f * b[1] for b, _, f in taken) / count)
         depth = U32 * (1 + math.log2(count))
@@ -462,37 +482,6 @@ def recorded(spec, data, instances):
             errors[level] = (e_mean, e_var)
         out[channel].take(weight(0), batch, errors)
     return out
-
-
-def encode(dtype, values):
-    if dtype == "F64":
-        return struct.pack(f"<{len(values)}d", *values)
-    if dtype == "U8":
-        return bytes(values)
-    if dtype == "F16":
-        encoded = struct.pack(f"<{len(values)}e", *values)
-        assert list(struct.unpack(f"<{len(values)}e", encoded)) == list(values)
-        return encoded
-    encoded = struct.pack(f"<{len(values)}f", *values)
-    exact = lambda a, b: a == b or math.isnan(a) and math.isnan(b)
-    assert all(map(exact, struct.unpack(f"<{len(values)}f", encoded), values))
-    if dtype == "BF16":
-        assert not any(encoded[0::4]) and not any(encoded[1::4])
-        encoded = b"".join(encoded[i + 2:i + 4] for i in range(0, len(encoded), 4))
-    return encoded
-
-
-def write_safetensors(path, tensors):
-    header, body = {}, b""
-    # Wide types first, so that every value is aligned.
-    width = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "U8": 1}
-    for name, (dtype, shape, values) in sorted(tensors.items(), key=lambda item: (-width[item[1][0]], item[0])):
-        encoded = encode(dtype, values)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + len(encoded)]}
-        body += encoded
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
 
 
 def compute(spec, seed):
@@ -532,24 +521,26 @@ def build(number, spec):
     if "limits" in spec:
         check_limits(spec, instances)
     elementwise = ["y", "dx"] + (["dresidual"] if spec["residual"] else [])
+    if "faults" in spec:
+        elementwise = ["y"]
     # One value a channel, an instance, or whatever running statistics stand for.
-    sums = [f"d{name}" for name in ("weight", "bias") if name in data]
+    sums = [f"d{name}" for name in ("weight", "bias") if name in data and "dx" in elementwise]
     statistics, running = [], []
     if spec["training"]:
         statistics = ["save_mean", "save_invstd", "save_var"]
         statistics += ["save_scale", "save_shift"] if "limits" in spec else []
+        statistics += ["save_health"] if "faults" in spec else []
         running = ["new_running_mean", "new_running_var"]
     truth = {name: [0.0] * geometry.elements for name in elementwise}
     truth |= {name: [mpf(0)] * geometry.channels for name in sums}
     truth |= {name: [0.0] * geometry.instances for name in statistics}
-    half_subnormal = {name: 2.0**-25 if spec["dtype"] == "f16" else 0.0 for name in elementwise}
     levels = ("atol", "tight")
     bounds = {f"{level}.{name}": [0.0] * (geometry.instances if name in statistics else geometry.channels)
               for level in levels for name in truth}
     computed = []
     for instance in instances:
         mp.prec = PRECISION
-        exact = instance.results()
+        exact = instance.faulty_results() if instance.fault else instance.results()
         for name in elementwise:
             for index, value in zip(instance.indices, exact[name]):
                 truth[name][index] = float(value)
@@ -557,7 +548,10 @@ def build(number, spec):
             truth[name][instance.channel] += exact[name]
         for name in statistics:
             truth[name][instance.place] = float(exact[name])
-        by_level = tolerances(spec, data, instance, exact)
+        if instance.fault:
+            by_level = {level: dict.fromkeys(exact, 0.0) for level in levels}
+        else:
+            by_level = tolerances(spec, data, instance, exact)
         for level in levels:
             for name in elementwise:
                 of = bounds[f"{level}.{name}"]
@@ -567,8 +561,9 @@ def build(number, spec):
             for name in statistics:
                 bounds[f"{level}.{name}"][instance.place] = by_level[level][name]
         computed.append((instance, exact, by_level))
-        mp.prec = CHECK_PRECISION
-        instance.check(instance.results())
+        if "dx" in elementwise:
+            mp.prec = CHECK_PRECISION
+            instance.check(instance.results())
     mp.prec = PRECISION
     for name in sums:
         truth[name] = [float(value) for value in truth[name]]
@@ -578,66 +573,40 @@ def build(number, spec):
             truth[name] = [float(values.values[which]) for values in after]
             for level in levels:
                 bounds[f"{level}.{name}"] = [values.errors[level][which] for values in after]
-    for name, values in bounds.items():
-        half = half_subnormal.get(name.split(".")[1], 0.0)
-        bounds[name] = [value + F32_TINY + half for value in values]
-
-    element = spec["dtype"].upper()
-    tensors = {}
-    for name, values in data.items():
-        if name == "valid":
-            tensors[name] = ("U8", [len(values)], values)
-        elif name in ("x", "dy", "residual"):
-            tensors[name] = (element, spec["shape"], values)
-        else:
-            tensors[name] = ("F32", [len(values)], values)
-    for name, values in truth.items():
-        tensors[name] = ("F64", spec["shape"] if name in elementwise else [len(values)], values)
-    for name, values in bounds.items():
-        tensors[name] = ("F64", [len(values)], values)
-    name = f"closed.{spec['name']}"
-    write_safetensors(FOLDER / "cases" / f"{name}.safetensors", tensors)
-
+    for name in set(truth) - set(spec.get("only", truth)):
+        del truth[name]
+    elementwise = [name for name in elementwise if name in truth]
+    bounds = {name: values for name, values in bounds.items() if name.split(".")[1] in truth}
+    bounds = with_room(bounds, spec["dtype"], elementwise)
     mode = "training" if spec["training"] else "inference"
+    operations = [f"backward_{mode}", f"forward_{mode}"]
+    if spec.get("from_output"):
+        operations[0] = "backward_from_output"
+    if "dx" not in truth:
+        del operations[0], data["dy"]
     momentum = None if "tracked" in spec else MOMENTUM
-    entry = {
-        "name": name, "file": f"cases/{name}.safetensors", "source": SOURCE, "op": f"backward_{mode}",
-        "ops": [f"backward_{mode}", f"forward_{mode}"], "layout": spec["layout"],
-        "channel_axis": LAYOUTS[spec["layout"]], "shape": spec["shape"], "channels": geometry.channels,
-        "reduction_count": geometry.elements // geometry.channels, "dtype": spec["dtype"],
-        "param_dtype": "f32" if "weight" in data else None, "eps": EPSILON, "momentum": momentum,
-        "effective_momentum": momentum, "running_var_correction": "unbiased", "activation": spec["activation"],
-    }
+    fields = {"eps": epsilon_of(spec), "momentum": momentum, "effective_momentum": momentum,
+              "running_var_correction": "unbiased", "activation": spec["activation"]}
     if "slope" in spec:
-        entry["slope"] = spec["slope"]
+        fields["slope"] = spec["slope"]
     if "tracked" in spec:
-        entry["num_batches_tracked"] = spec["tracked"]
-    if "lengths" in spec:
-        sequence, step = SEQUENCE_AXES[spec["layout"]]
-        entry["lengths"] = {"values": spec["lengths"], "sequence": sequence, "step": step}
-    if "sub_batches" in spec:
-        entry["segments"] = {"kind": "sub_batches", "count": spec["sub_batches"]}
-    if "along" in spec:
-        entry["segments"] = {"kind": "along", "axis": spec["along"]}
-    if geometry.segments > 1:
-        entry["segment_running"] = spec.get("running", "in_turn")
+        fields["num_batches_tracked"] = spec["tracked"]
+    fields |= placement(spec)
     if "limits" in spec:
-        entry["renormalization"] = dict(zip(("r_max", "d_max"), spec["limits"]))
-    rounding = ROUNDING.get(spec["dtype"])
-    entry |= {
-        "flags": [], "tensors": sorted(tensors), "rtol": {n: rounding for n in elementwise} if rounding else {},
-        "atol_max": {n: float(f"{max(bounds[f'atol.{n}']):.6g}") for n in truth}, "group": name,
-        "license": "MIT OR Apache-2.0", "note": "closed forms with 200 bits, by tools/closed_form.py",
-    }
+        fields["renormalization"] = dict(zip(("r_max", "d_max"), spec["limits"]))
+    if spec.get("guard"):
+        fields["non_finite"] = "skip_running_update"
+    entry = write_case(spec, geometry, operations, fields, data, truth, bounds, elementwise)
     if smallest is not None:
         entry["min_abs_preactivation"] = float(f"{smallest:.6g}")
-    return json.dumps(entry, separators=(",", ":"))
+    return entry
 
 
 def main():
     for stale in (FOLDER / "cases").glob("closed.*.safetensors"):
         os.remove(stale)
-    written = [build(number, spec) for number, spec in enumerate(CASES)]
+    entries = [build(number, spec) for number, spec in enumerate(CASES)] + fold.cases() + population.cases()
+    written = [json.dumps(entry, separators=(",", ":")) for entry in entries]
     manifest = FOLDER / "manifest.json"
     lines = [line.rstrip(",") for line in manifest.read_text().splitlines() if line.startswith("{")]
     kept = [line for line in lines if json.loads(line)["source"] != SOURCE]
