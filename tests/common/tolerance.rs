@@ -9,7 +9,9 @@
 //! An activation passes an error of its argument on with its largest derivative, and has one of its own, since WGSL grants
 //! exp 3 + 2|x| units in the last place.
 
-use wgpu_batch_norm::{Activation, ElementType, Momentum, SegmentRunning, Segmentation, Shape};
+use wgpu_batch_norm::{
+    Activation, ChannelMoments, Convention, ElementType, Momentum, SegmentRunning, Segmentation, Shape,
+};
 
 use super::case::{Case, Moments, Results};
 use super::from_output::{Kept, OutputGradients};
@@ -178,6 +180,67 @@ pub fn compare_from_output(case: &Case, kept: &Kept, got: &OutputGradients, trut
     }
     for index in (0..valid.len()).filter(|&index| case.wants_input && !valid[index]) {
         assert!(got.input[index] == truth.input[index], "gradient of padding [{index}]: {}", got.input[index]);
+    }
+    worst
+}
+
+/// Compares folded weights and bias.
+///
+/// The variance plus epsilon, its inverse root to about two units in the last place, and two products: 6 u of the result.
+/// The bias has a difference, which is scaled, and a sum on top.
+pub fn compare_folded(
+    case: &Case,
+    layer_bias: Option<&[f32]>,
+    (got_weight, got_bias): (&[f32], &[f32]),
+    (truth_weight, truth_bias): (&[f32], &[f32]),
+) -> Worst {
+    let mut worst = Worst::default();
+    for index in 0..got_weight.len() {
+        let tolerance = 6.0 * U * f64::from(truth_weight[index]).abs();
+        worst.see_element("folded_weight", index, (case.element, got_weight), truth_weight, tolerance);
+    }
+    for channel in 0..got_bias.len() {
+        let or = |values: Option<&[f32]>, absent| values.map_or(absent, |values| f64::from(values[channel]));
+        let inverse = 1.0 / (f64::from(case.running_variance[channel]) + case.convention.epsilon).sqrt();
+        let centred = or(layer_bias, 0.0) - f64::from(case.running_mean[channel]);
+        let scaled = (centred * or(case.gamma.as_deref(), 1.0) * inverse).abs();
+        let tolerance = 8.0 * U * scaled + U * f64::from(truth_bias[channel]).abs();
+        worst.see("folded_bias", channel, got_bias[channel], truth_bias[channel], tolerance);
+    }
+    worst
+}
+
+/// Compares the moments of several batches, and the statistics taken from them, with those of all their values, by record.
+///
+/// A mean is that of one batch, with a merge more for every batch, of two roundings. M2 has the same path twice over, and
+/// n·δ² of a mean that is off by δ; a division on top gives the variance.
+pub fn compare_population(
+    convention: &Convention,
+    batches: usize,
+    values: &[Vec<f64>],
+    moments: &[ChannelMoments],
+    [means, variances]: [&[f32]; 2],
+) -> Worst {
+    let mut worst = Worst::default();
+    for (record, values) in values.iter().enumerate().filter(|(_, values)| !values.is_empty()) {
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let deviation = values.iter().map(|x| (x - mean).abs()).sum::<f64>() / count;
+        let m2: f64 = values.iter().map(|x| (x - mean).powi(2)).sum();
+        let path = U * (2.0 + count.log2() + 2.0 * batches as f64);
+        let mean_error = path * deviation;
+        let m2_error = (6.0 * U + 2.0 * path) * m2 + count * mean_error.powi(2);
+        // Unbiased, the count less one.
+        let degrees = count / convention.running_variance.factor(values.len() as u64);
+        let (variance, variance_error) = (m2 / degrees, (m2_error + 3.0 * U * m2) / degrees);
+        for (name, got, truth, tolerance) in [
+            ("moments.mean", moments[record].mean(), mean, reported(mean_error, mean)),
+            ("moments.m2", moments[record].m2, m2, m2_error),
+            ("mean", means[record], mean, reported(mean_error, mean)),
+            ("variance", variances[record], variance, variance_error),
+        ] {
+            worst.see(name, record, got, truth as f32, tolerance);
+        }
     }
     worst
 }

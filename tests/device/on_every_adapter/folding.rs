@@ -1,11 +1,14 @@
 //! Folding inference into the layer before it.
 
-use crate::common::case::{Case, loaded, stored};
-use crate::common::on_every_target_and_in_windows;
+use crate::common::case::{Case, POISON, loaded, stored};
+use crate::common::tolerance::compare_folded;
+use crate::common::{Target, on_every_target};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
-use wgpu_batch_norm::{BatchNorm, ElementType, FoldBuffers, Shape, reference};
+use wgpu_batch_norm::{BatchNorm, Error, FoldBuffers, reference};
 
-/// Weights by their output channel: of convolutions and linear layers, with it first and last, aligned and not.
+/// Weights by their output channel: of convolutions and linear layers, with it first and last, aligned and not; then any.
 const WEIGHTS: [(&[usize], Layout); 4] = [
     (&[1, 16, 8 * 9], ChannelsFirst),
     (&[1, 7, 5 * 9], ChannelsFirst),
@@ -13,89 +16,108 @@ const WEIGHTS: [(&[usize], Layout); 4] = [
     (&[3, 11, 3], ChannelsFirst),
 ];
 
+/// Weights as the input, with anything else from the seed: element type, gamma, beta and bias, in place, segments.
+fn arbitrary(seed: u64) -> (Case, Option<Vec<f32>>) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let some = |rng: &mut StdRng| {
+        let shape = (0..rng.random_range(2..5)).map(|_| rng.random_range(1..14)).collect();
+        (shape, if rng.random() { ChannelsFirst } else { ChannelsLast })
+    };
+    let (shape, layout): (Vec<usize>, _) = match WEIGHTS.get(rng.random_range(0..2 * WEIGHTS.len())) {
+        Some(&(shape, layout)) => (shape.to_vec(), layout),
+        None => some(&mut rng),
+    };
+    let mut case = Case::arbitrary(&shape, layout, seed);
+    for gamma in case.gamma.iter_mut().flatten() {
+        *gamma *= if rng.random() { 1.0 } else { -1.0 };
+    }
+    // Inference leaves room for channels that hardly vary.
+    for variance in case.running_variance.iter_mut().filter(|_| rng.random_bool(0.2)) {
+        *variance *= 1e-6;
+    }
+    let bias = (0..case.channels()).map(|_| rng.random_range(-2.0..2.0)).collect();
+    (case, rng.random_bool(0.7).then_some(bias))
+}
+
+fn fold_on_reference(case: &Case, bias: Option<&[f32]>) -> Result<(Vec<f32>, Vec<f32>), Error> {
+    let bn = reference::BatchNorm::new(&case.descriptor())?;
+    let (mut folded_weight, mut folded_bias) = (vec![POISON; case.input.len()], vec![POISON; case.channels()]);
+    let buffers = reference::FoldBuffers {
+        weight: &case.input,
+        bias,
+        gamma: case.gamma.as_deref(),
+        beta: case.beta.as_deref(),
+        running_mean: &case.running_mean,
+        running_variance: &case.running_variance,
+        folded_weight: &mut folded_weight,
+        folded_bias: &mut folded_bias,
+    };
+    bn.fold(&bn.plan(&case.shape())?, buffers)?;
+    Ok((folded_weight, folded_bias))
+}
+
+fn fold_on_device(target: &Target, case: &Case, bias: Option<&[f32]>) -> Result<(Vec<f32>, Vec<f32>), Error> {
+    let gpu = &target.gpu;
+    let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor())?;
+    let plan = bn.plan(&case.shape())?;
+    let tensor = |values: &[f32]| gpu.upload("tensor", &stored(case.element, values));
+    let vector = |values: &[f32]| gpu.upload("vector", values);
+    let [bias, gamma, beta] = [bias, case.gamma.as_deref(), case.beta.as_deref()].map(|values| values.map(vector));
+    let [mean, variance] = [&case.running_mean[..], &case.running_variance].map(vector);
+    let (weight, apart) = (tensor(&case.input), tensor(&vec![POISON; case.input.len()]));
+    let folded_weight = if case.in_place { &weight } else { &apart };
+    let folded_bias = vector(&vec![POISON; case.channels()]);
+    let (whole, each) = (..plan.tensor_size(), ..plan.vector_size());
+    let buffers = FoldBuffers {
+        weight: weight.slice(whole),
+        bias: bias.as_ref().map(|buffer| buffer.slice(each)),
+        gamma: gamma.as_ref().map(|buffer| buffer.slice(each)),
+        beta: beta.as_ref().map(|buffer| buffer.slice(each)),
+        running_mean: mean.slice(..plan.running_size()),
+        running_variance: variance.slice(..plan.running_size()),
+        folded_weight: folded_weight.slice(whole),
+        folded_bias: folded_bias.slice(each),
+    };
+    let step = bn.bind_fold(&plan, &buffers)?;
+    gpu.submit(|pass| step.record(pass));
+    let words = gpu.read::<u32>(folded_weight, plan.tensor_size() as usize / 4);
+    Ok((loaded(case.element, &words, case.input.len()), gpu.read(&folded_bias, case.channels())))
+}
+
 #[test]
-fn folding_meets_the_reference_with_and_without_its_optional_parts() {
-    // Folding has no plans of its own for a class of machine.
-    on_every_target_and_in_windows(|target| {
-        // The plans of one class will do.
+fn folding_meets_the_reference_whatever_the_layout_element_segments_and_optional_parts() {
+    on_every_target(|target| {
+        // Folding has no plans of its own for a class of machine: those of one class will do.
         if target.plan > 0 {
             return;
         }
-        let gpu = &target.gpu;
-        for (seed, (shape, layout)) in (0..).zip(WEIGHTS) {
-            for (element, optional, in_place) in [
-                (ElementType::F32, true, false),
-                (ElementType::F32, false, true),
-                (ElementType::F16, true, true),
-                (ElementType::Bf16, false, false),
-            ] {
-                let case = Case::random(shape, layout, seed).stored_as(element);
-                let (weight, channels) = (&case.input, case.channels());
-                let (gamma, beta) = (case.gamma.as_deref().unwrap(), case.beta.as_deref().unwrap());
-                let bias: Vec<f32> = (0..channels).map(|channel| 0.3 * channel as f32 - 1.0).collect();
-                let given = |values| optional.then_some(values);
-
-                let plain = reference::BatchNorm::new(&case.descriptor()).unwrap();
-                let (mut folded_weight, mut folded_bias) = (vec![0.0; weight.len()], vec![0.0; channels]);
-                plain
-                    .fold(
-                        &plain.plan(&Shape::new(shape).unwrap()).unwrap(),
-                        reference::FoldBuffers {
-                            weight,
-                            bias: given(&bias[..]),
-                            gamma: given(gamma),
-                            beta: given(beta),
-                            running_mean: &case.running_mean,
-                            running_variance: &case.running_variance,
-                            folded_weight: &mut folded_weight,
-                            folded_bias: &mut folded_bias,
-                        },
-                    )
-                    .unwrap();
-
-                let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor()).unwrap();
-                let plan = bn.plan(&Shape::new(shape).unwrap()).unwrap();
-                let vector = |values: &[f32]| gpu.upload("vector", values);
-                let [bias, gamma, beta] = [&bias[..], gamma, beta].map(vector);
-                let [mean, variance] = [&case.running_mean[..], &case.running_variance].map(vector);
-                let tensor = gpu.upload("weight", &stored(element, weight));
-                let apart = gpu.zeroed("folded_weight", plan.tensor_size());
-                let target_weight = if in_place { &tensor } else { &apart };
-                let result = gpu.zeroed("folded_bias", plan.vector_size());
-                let (whole, each) = (..plan.tensor_size(), ..plan.vector_size());
-                let step = bn
-                    .bind_fold(
-                        &plan,
-                        &FoldBuffers {
-                            weight: tensor.slice(whole),
-                            bias: optional.then(|| bias.slice(each)),
-                            gamma: optional.then(|| gamma.slice(each)),
-                            beta: optional.then(|| beta.slice(each)),
-                            running_mean: mean.slice(each),
-                            running_variance: variance.slice(each),
-                            folded_weight: target_weight.slice(whole),
-                            folded_bias: result.slice(each),
-                        },
-                    )
-                    .unwrap();
-                gpu.submit(|pass| step.record(pass));
-
-                let words = gpu.read::<u32>(target_weight, plan.tensor_size() as usize / 4);
-                let unit = match element {
-                    ElementType::F16 => 2_f32.powi(-11),
-                    ElementType::Bf16 => 2_f32.powi(-8),
-                    _ => 0.0,
-                };
-                // A reciprocal square root, two products and, for the bias, a difference and a sum.
-                let rounding = 12.0 * f32::EPSILON;
-                let place = format!("{target}: {shape:?} {layout:?} {element} {optional}");
-                for (got, truth) in loaded(element, &words, weight.len()).into_iter().zip(folded_weight) {
-                    assert!((got - truth).abs() <= (unit + rounding) * truth.abs() + 1e-7, "{place}: {got} {truth}");
+        let (mut compared, mut segmented, mut refused, mut windowed) = (0, 0, 0, 0);
+        for seed in 0..90 {
+            let (case, bias) = arbitrary(seed);
+            let cut = (seed % 4 == 0).then(|| fold_on_device(&target.in_windows(1 << 10), &case, bias.as_deref()));
+            // Not everything can be cut as finely.
+            let cut = cut.filter(|cut| !matches!(cut, Err(Error::LimitExceeded { .. })));
+            let windows = cut.is_some();
+            let got = cut.unwrap_or_else(|| fold_on_device(target, &case, bias.as_deref()));
+            let truth = fold_on_reference(&case, bias.as_deref());
+            let ((got_weight, got_bias), (weight, truth_bias)) = match (got, truth) {
+                (Err(Error::SharedWords { .. }), _) => continue,
+                // One set of weights takes one set of statistics.
+                (Err(Error::SegmentedFold), Err(Error::SegmentedFold)) => {
+                    refused += 1;
+                    continue;
                 }
-                for (got, truth) in gpu.read::<f32>(&result, channels).into_iter().zip(folded_bias) {
-                    assert!((got - truth).abs() <= rounding * (1.0 + truth.abs()) * 4.0, "{place}: {got} {truth}");
-                }
-            }
+                (got, truth) => (got.unwrap(), truth.unwrap()),
+            };
+            let worst = compare_folded(&case, bias.as_deref(), (&got_weight, &got_bias), (&weight, &truth_bias));
+            assert!(worst.ratio <= 1.0, "{target}: seed {seed}: {worst:?} in {case:?}");
+            compared += 1;
+            segmented += usize::from(case.segmentation().segments() > 1);
+            windowed += usize::from(windows && case.input.len() > 256);
         }
+        assert!(
+            compared > 50 && segmented > 5 && refused > 5 && windowed > 5,
+            "{compared} {segmented} {refused} {windowed}"
+        );
     });
 }

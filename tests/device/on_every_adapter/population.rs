@@ -1,12 +1,15 @@
 //! Statistics of many batches.
 
-use crate::common::case::{Case, Segments, rounded, stored};
-use crate::common::{on_every_target, on_every_target_and_in_windows};
-use wgpu_batch_norm::Layout::ChannelsFirst;
-use wgpu_batch_norm::SegmentRunning::{InTurn, Separate};
+use crate::common::case::{Case, POISON, Padding, Segments, rounded, stored};
+use crate::common::tolerance::compare_population;
+use crate::common::{Target, on_every_target, on_every_target_and_in_windows};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use wgpu_batch_norm::Layout::{ChannelsFirst, ChannelsLast};
+use wgpu_batch_norm::SegmentRunning::{Averaged, InTurn, Separate};
 use wgpu_batch_norm::{
-    AccumulateBuffers, BatchNorm, ChannelMoments, ElementType, PopulationBuffers, RunningVariance, Shape, ValidBuffers,
-    ValidSource, reference,
+    AccumulateBuffers, AdapterClass, BatchNorm, ChannelMoments, ElementType, Error, PopulationBuffers, RunningVariance,
+    SequenceAxes, Shape, ValidBuffers, ValidSource,
 };
 
 #[test]
@@ -87,75 +90,139 @@ fn batches_of_any_size_give_the_statistics_of_the_whole_data_set() {
     });
 }
 
-/// Segments that share running statistics are one population a channel; segments with their own are one each.
-#[test]
-fn populations_of_segments_leave_padding_out() {
-    on_every_target(|target| {
-        let gpu = &target.gpu;
-        for running in [InTurn, Separate] {
-            let case = Case::random(&[12, 5, 7], ChannelsFirst, 6).segmented(Segments::SubBatches(3), running);
-            let flags: Vec<bool> = (0..84).map(|position| position * 7 % 10 < 6 && position > 30).collect();
-            let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor()).unwrap();
-            let plan = bn.plan(&case.shape()).unwrap();
-            let count = plan.moments_size() as usize / size_of::<ChannelMoments>();
-            let input = gpu.upload("input", &case.input);
-            let source = gpu.upload("flags", &flags.iter().map(|&flag| u32::from(flag)).collect::<Vec<_>>());
-            let valid = gpu.zeroed("valid", plan.valid_size());
-            let moments = gpu.zeroed("moments", plan.moments_size());
-            let workspace = gpu.zeroed("workspace", plan.workspace_size());
-            let [mean, variance] = ["mean", "variance"].map(|label| gpu.zeroed(label, plan.running_size()));
-            let marking = bn
-                .bind_valid(
-                    &plan,
-                    &ValidBuffers {
-                        source: ValidSource::Flags(source.slice(..plan.positions_size())),
-                        valid: valid.slice(..plan.valid_size()),
-                    },
-                )
-                .unwrap();
-            let accumulate = bn
-                .bind_accumulate(
-                    &plan,
-                    &AccumulateBuffers {
-                        input: input.slice(..plan.tensor_size()),
-                        moments: moments.slice(..plan.moments_size()),
-                        valid: Some(valid.slice(..plan.valid_size())),
-                        workspace: workspace.slice(..),
-                    },
-                )
-                .unwrap();
-            let population = bn
-                .bind_population(
-                    &plan,
-                    &PopulationBuffers {
-                        moments: moments.slice(..plan.moments_size()),
-                        running_mean: mean.slice(..plan.running_size()),
-                        running_variance: variance.slice(..plan.running_size()),
-                    },
-                )
-                .unwrap();
-            gpu.submit(|pass| {
-                marking.record(pass);
-                accumulate.record(pass);
-                accumulate.record(pass);
-                population.record(pass);
-            });
-            let host = reference::BatchNorm::new(&case.descriptor()).unwrap();
-            let host_plan = host.plan(&case.shape()).unwrap();
-            let mut truth = vec![ChannelMoments::default(); count];
-            for _ in 0..2 {
-                host.accumulate(&host_plan, &case.input, Some(&flags), &mut truth).unwrap();
+/// Batches of one data set, of unequal sizes, with anything else from the seed: layout, element type, segments that share
+/// records or have their own, padding, and how far the mean is from 0.
+fn arbitrary(seed: u64) -> Vec<Case> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let layout = if rng.random() { ChannelsFirst } else { ChannelsLast };
+    let channels = rng.random_range(1..16);
+    let mut shape: Vec<usize> = (0..rng.random_range(0..3)).map(|_| rng.random_range(1..12)).collect();
+    shape.insert(if layout == ChannelsFirst { 0 } else { shape.len() }, channels);
+    shape.insert(0, 0);
+    let channel_axis = layout.channel_axis(shape.len());
+    let beside = if layout == ChannelsFirst { channel_axis + 1 } else { channel_axis - 1 };
+    let parts = rng.random_range(2..4);
+    let segments = match rng.random_range(0..4) {
+        0 => Segments::SubBatches(parts),
+        1 if (1..shape.len()).contains(&beside) => Segments::Along(beside),
+        _ => Segments::Batch,
+    };
+    let running = [InTurn, Averaged, Separate][rng.random_range(0..3)];
+    let element = ElementType::ALL[rng.random_range(0..3)];
+    let correction = [RunningVariance::Unbiased, RunningVariance::Population][rng.random_range(0..2)];
+    let offset = if element == ElementType::F32 && rng.random_bool(0.3) { 1000.0 } else { 0.0 };
+    let padding = rng.random_range(0..4);
+    let count = rng.random_range(1..6);
+    let batch = |index: u64| {
+        shape[0] = match segments {
+            Segments::SubBatches(parts) => parts * rng.random_range(1..4),
+            _ => rng.random_range(0..20),
+        };
+        let mut case = Case::random(&shape, layout, seed ^ index << 32);
+        case.input.iter_mut().for_each(|x| *x += offset);
+        case = case.stored_as(element).segmented(segments, running);
+        case.convention.running_variance = correction;
+        let others: Vec<usize> = (0..shape.len()).filter(|&axis| axis != channel_axis).collect();
+        case.padding = match padding {
+            0 if others.len() > 1 => {
+                let axes = SequenceAxes { sequence: others[0], step: others[1] };
+                let lengths = (0..shape[others[0]]).map(|_| rng.random_range(0..=shape[others[1]] as u32));
+                Some(Padding::Lengths(lengths.collect(), axes))
             }
-            let (mut means, mut variances) = (vec![0.0; count], vec![0.0; count]);
-            host.population(&truth, &mut means, &mut variances).unwrap();
-            let records: Vec<ChannelMoments> = gpu.read(&moments, count);
-            let counts = |records: &[ChannelMoments]| records.iter().map(|record| record.count).collect::<Vec<_>>();
-            assert_eq!(counts(&records), counts(&truth), "{target}: {running:?}");
-            assert!(running == InTurn || truth.iter().any(|record| record.count == 0), "a segment of padding");
-            let (got_means, got_variances) = (gpu.read::<f32>(&mean, count), gpu.read::<f32>(&variance, count));
-            for (got, truth) in got_means.iter().zip(&means).chain(got_variances.iter().zip(&variances)) {
-                assert!((got - truth).abs() <= 8.0 * f32::EPSILON * truth.abs().max(1.0), "{target}: {got} {truth}");
-            }
+            0 | 1 => Some(Padding::Flags((0..case.input.len() / channels).map(|_| rng.random_bool(0.3)).collect())),
+            _ => None,
+        };
+        case
+    };
+    (0..count).map(batch).collect()
+}
+
+struct Population {
+    moments: Vec<ChannelMoments>,
+    running: [Vec<f32>; 2],
+}
+
+/// Every batch in one submission, then the statistics of all.
+fn accumulate(target: &Target, batches: &[Case]) -> Result<Population, Error> {
+    let (gpu, first) = (&target.gpu, &batches[0]);
+    let bn = BatchNorm::with_kernels(&target.kernels, &first.descriptor())?;
+    let records = first.running_mean.len();
+    let moments = gpu.upload("moments", &vec![ChannelMoments::default(); records]);
+    let running = [&first.running_mean, &first.running_variance].map(|values| gpu.upload("running", values));
+    let mut steps = Vec::new();
+    for case in batches {
+        let plan = bn.plan(&case.shape())?;
+        let input = gpu.upload("input", &stored(case.element, &case.input));
+        let source = gpu.upload("source", &case.valid_source());
+        let valid = gpu.upload("valid", &vec![POISON; plan.valid_size() as usize / 4]);
+        let workspace = gpu.upload("workspace", &vec![POISON; plan.workspace_size() as usize / 4]);
+        let valid = case.padding.as_ref().map(|padding| (padding, valid.slice(..plan.valid_size())));
+        if let Some((padding, valid)) = valid {
+            let source = match padding {
+                Padding::Lengths(lengths, axes) => {
+                    ValidSource::Lengths { lengths: source.slice(..4 * lengths.len() as u64), axes: *axes }
+                }
+                Padding::Flags(_) => ValidSource::Flags(source.slice(..plan.positions_size())),
+            };
+            steps.push(bn.bind_valid(&plan, &ValidBuffers { source, valid })?);
         }
+        let buffers = AccumulateBuffers {
+            input: input.slice(..plan.tensor_size()),
+            moments: moments.slice(..plan.moments_size()),
+            valid: valid.map(|(_, valid)| valid),
+            workspace: workspace.slice(..),
+        };
+        steps.push(bn.bind_accumulate(&plan, &buffers)?);
+    }
+    let plan = bn.plan(&first.shape())?;
+    let [running_mean, running_variance] = [0, 1].map(|which| running[which].slice(..plan.running_size()));
+    let moments_slice = moments.slice(..plan.moments_size());
+    let buffers = PopulationBuffers { moments: moments_slice, running_mean, running_variance };
+    steps.push(bn.bind_population(&plan, &buffers)?);
+    gpu.submit(|pass| steps.iter().for_each(|step| step.record(pass)));
+    Ok(Population { moments: gpu.read(&moments, records), running: running.map(|buffer| gpu.read(&buffer, records)) })
+}
+
+#[test]
+fn populations_are_those_of_all_values_whatever_batches_segments_and_padding() {
+    on_every_target(|target| {
+        // What is compiled for every class of machine is the same but for the plan.
+        let seeds = if target.kernels.profile().class == AdapterClass::Cpu { 0..60 } else { 60..70 };
+        let (mut compared, mut untouched, mut windowed) = (0, 0, 0);
+        for seed in seeds {
+            let batches = arbitrary(seed);
+            let first = &batches[0];
+            let mut values = vec![Vec::new(); first.running_mean.len()];
+            for case in &batches {
+                let (recorded, valid) = (case.recorded(), case.valid_elements());
+                for index in (0..valid.len()).filter(|&index| valid[index]) {
+                    values[recorded.instance_of(index as u64) as usize].push(f64::from(case.input[index]));
+                }
+            }
+            let cut = (seed % 3 == 0).then(|| accumulate(&target.in_windows(1 << 10), &batches));
+            // Not everything can be cut as finely.
+            let cut = cut.filter(|cut| !matches!(cut, Err(Error::LimitExceeded { .. })));
+            let windows = cut.is_some();
+            let got = match cut.unwrap_or_else(|| accumulate(target, &batches)) {
+                Err(Error::SharedWords { .. }) => continue,
+                got => got.unwrap(),
+            };
+            let place = format!("{target}: seed {seed}");
+            let [means, variances] = &got.running;
+            let worst = compare_population(&first.convention, batches.len(), &values, &got.moments, [means, variances]);
+            assert!(worst.ratio <= 1.0, "{place}: {worst:?} in {:?}", batches.iter().map(|case| &case.shape));
+            for (record, values) in values.iter().enumerate() {
+                assert_eq!(got.moments[record].count as usize, values.len(), "{place}: record {record}");
+                if values.is_empty() {
+                    let before = [first.running_mean[record], first.running_variance[record]].map(f32::to_bits);
+                    let after = [means[record], variances[record]].map(f32::to_bits);
+                    assert_eq!(after, before, "{place}: record {record} has no sample");
+                    untouched += 1;
+                }
+            }
+            compared += 1;
+            windowed += usize::from(windows && batches.iter().any(|case| case.input.len() > 512));
+        }
+        assert!(compared > 6 && untouched > 0 && windowed > 0, "{compared} {untouched} {windowed}");
     });
 }
