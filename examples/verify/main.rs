@@ -12,8 +12,7 @@
 //!
 //! Skipped are element types, activations, layouts and tensors that are not built (f64 and mixed types, for instance), on
 //! devices also tensors beyond a limit, cases that are flagged as beyond f32 and miss their tolerance, and what is known to fail
-//! on adapters like this one (`known.rs`). Exit code: 0 if nothing failed, 1 if something did, 2 if there was
-//! nothing to run.
+//! on adapters like this one (`known.rs`). Exit code: 0 if nothing failed, 1 if something did, 2 if there was nothing to run.
 
 mod case;
 mod compare;

@@ -1,14 +1,16 @@
 //! One batch in several parts.
 
+use std::sync::Arc;
+
 use super::padding::poison;
 use crate::common::case::{Case, Padding, Segments};
 use crate::common::parts::{run_devices_in_parts, run_reference_in_parts};
 use crate::common::tolerance::compare;
-use crate::common::{Target, on_all_targets, on_every_target, on_every_target_and_in_windows};
+use crate::common::{Target, on_all_targets, on_every_target, on_every_target_and_in_windows, support};
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::{
-    Activation, ActivationSource, BatchNorm, ChannelMoments, Convention, ElementType, Error, Momentum, SegmentRunning,
-    Shape, reference,
+    Activation, ActivationSource, BatchNorm, ChannelMoments, Convention, ElementType, Error, Kernels, Momentum,
+    SegmentRunning, Shape, reference,
 };
 
 /// A shape, and how its samples are cut: unequal, with parts that are empty or have one sample.
@@ -101,7 +103,12 @@ fn a_large_mean_costs_no_digits_over_parts() {
 #[test]
 fn parts_may_lie_on_several_devices() {
     on_all_targets(|targets| {
-        let targets: Vec<&Target> = targets.iter().collect();
+        // Where there is one device only, it is opened again.
+        let again: Vec<Target> = if targets.len() == 1 { support::open_all(None) } else { Vec::new() }
+            .into_iter()
+            .map(|gpu| Target { kernels: Kernels::new(&gpu.device), gpu: Arc::new(gpu), ..targets[0] })
+            .collect();
+        let targets: Vec<&Target> = targets.iter().chain(&again).collect();
         assert!(targets.len() > 1);
         for (seed, (shape, layout, samples)) in (0..).zip(CUTS) {
             assert_parts_meet_the_whole(&Case::random(shape, layout, seed), samples, &targets, "several devices");

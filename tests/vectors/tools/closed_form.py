@@ -311,8 +311,8 @@ def error_of_derivative(spec, t, e):
     return min(0.8, (2 + distance) * math.exp(-distance)) * e + 16 * U32
 
 
-# From the output, x̂ = (f⁻¹(y) − b)/w has the error of t and the rounding of y over f', and twelve roundings of its own, over w;
-# that is its error in dx, and adds to that of dw, |h| times.
+# From the output, x̂ = (f⁻¹(y) − b)/w has the error of t and the rounding of y over f', and twelve roundings of its own,
+# over w; that is its error in dx, and adds to that of dw, |h| times.
 #
 # Padding adds exact zeros to a tree of all positions, so that its depth is theirs, and its sums those of what is valid.
 # Sums over segments are deeper by log2 of their number, and their errors add up; y, dx and dz have one tolerance a

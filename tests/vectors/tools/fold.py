@@ -70,8 +70,8 @@ def build(number, spec):
         for index, value in zip(members, folded):
             truth["folded_weight"][index] = float(value)
         truth["folded_bias"].append(float(folded_bias))
-        # The variance plus epsilon, its reciprocal root, and two products: 6 roundings; 12 of kernels less careful with the root.
-        # The bias has a difference and a sum on top.
+        # The variance plus epsilon, its reciprocal root, and two products: 6 roundings; 12 of kernels less careful with the
+        # root. The bias has a difference and a sum on top.
         scaled = abs(float((layer_bias - mean) * gamma * r))
         for level, roundings in (("atol", 12), ("tight", 6)):
             bounds[f"{level}.folded_weight"].append(roundings * U32 * max(abs(float(w)) for w in folded))

@@ -3,7 +3,8 @@ import math
 
 from mpmath import mp, mpf
 
-from golden import BITS, EPSILON, OFFSETS, PRECISION, U32, Geometry, integers, placement, valid_positions, with_room, write_case
+from golden import (BITS, EPSILON, OFFSETS, PRECISION, U32, Geometry, integers, placement, valid_positions, with_room,
+                    write_case)
 
 
 def case(name, layout, shape, batches, *, dtype="f32", correction="unbiased", offset=0, **options):
