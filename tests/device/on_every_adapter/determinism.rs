@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use super::in_place::bits;
 use crate::common::case::{Case, POISON, Padding, Segments};
 use crate::common::support::{self, Gpu};
-use crate::common::{PLANS, Target, on_every_target};
+use crate::common::{Target, on_every_target};
 use wgpu_batch_norm::Layout::{ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::{
     Activation, ActivationSource, BackwardBuffers, BatchNorm, ElementType, Gradient, Kernels, KernelsDescriptor,
@@ -45,7 +45,7 @@ fn structures() -> Vec<(&'static str, Case)> {
 
 /// Pipelines take long on software drivers, so each plan of an adapter takes a part of the structures.
 fn structures_of(target: &Target) -> impl Iterator<Item = (&'static str, Case)> {
-    structures().into_iter().skip(target.plan).step_by(PLANS)
+    structures().into_iter().skip(target.plan).step_by(target.plans)
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn every_structure_gives_the_same_bits_with_trusted_and_with_checked_shaders() {
             let class = Some(target.kernels.profile().class);
             let descriptor = KernelsDescriptor { class, checks, ..Default::default() };
             let kernels = Kernels::with_descriptor(&target.gpu.device, &descriptor);
-            Target { gpu: Arc::clone(&target.gpu), kernels, plan: target.plan }
+            Target { gpu: Arc::clone(&target.gpu), kernels, ..*target }
         });
         for (name, case) in structures_of(target) {
             let (trusted, checked) = (case.run_device(&trusted).unwrap(), case.run_device(&checked).unwrap());
@@ -209,7 +209,7 @@ fn a_busy_machine_changes_no_bit() {
         let apart = gpus.find(|gpu| gpu.info == target.gpu.info).expect("the adapter is still there");
         let descriptor = KernelsDescriptor { class: Some(target.kernels.profile().class), ..Default::default() };
         let kernels = Kernels::with_descriptor(&apart.device, &descriptor);
-        let apart = Target { kernels, gpu: Arc::new(apart), plan: target.plan };
+        let apart = Target { kernels, gpu: Arc::new(apart), ..*target };
         let loads = [target, &apart];
         let truth = bits(&other.run_device(target).unwrap());
         let layer = Layer::new(target, &case, Strategies::default());

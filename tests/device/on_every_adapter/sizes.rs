@@ -271,7 +271,7 @@ fn a_tensor_beyond_a_binding_is_exact() {
         // Two parts of 1.6 GiB, or one that is somewhat larger than a binding.
         let (parts, bytes) = if large { (2, 1_717_986_918) } else { (1, binding + (5 << 20)) };
         for (layout, channels, inner) in [(ChannelsFirst, 3, 65_537), (ChannelsLast, 5, 1)] {
-            let steps = bytes / (4 * u64::from(channels as u32) * inner);
+            let steps = bytes / (4 * u64::from(channels) * inner);
             // Unequal.
             let parts: Vec<u64> = (0..parts).map(|part| steps + part).collect();
             let problem = Problem { outer: parts.iter().sum(), channels, inner };
