@@ -186,8 +186,8 @@ fn accumulate(target: &Target, batches: &[Case]) -> Result<Population, Error> {
 #[test]
 fn populations_are_those_of_all_values_whatever_batches_segments_and_padding() {
     on_every_target(|target| {
-        // What is compiled for every class of machine is the same but for the plan.
-        let seeds = if target.kernels.profile().class == AdapterClass::Cpu { 0..60 } else { 60..70 };
+        // Few for other classes of machine: every one compiles kernels of its own.
+        let seeds = if target.kernels.profile().class == AdapterClass::Cpu { 0..60 } else { 80..92 };
         let (mut compared, mut untouched, mut windowed) = (0, 0, 0);
         for seed in seeds {
             let batches = arbitrary(seed);
@@ -210,7 +210,7 @@ fn populations_are_those_of_all_values_whatever_batches_segments_and_padding() {
             let place = format!("{target}: seed {seed}");
             let [means, variances] = &got.running;
             let worst = compare_population(&first.convention, batches.len(), &values, &got.moments, [means, variances]);
-            assert!(worst.ratio <= 1.0, "{place}: {worst:?} in {:?}", batches.iter().map(|case| &case.shape));
+            assert!(worst.ratio <= 1.0, "{place}: {worst:?} in {batches:?}");
             for (record, values) in values.iter().enumerate() {
                 assert_eq!(got.moments[record].count as usize, values.len(), "{place}: record {record}");
                 if values.is_empty() {
