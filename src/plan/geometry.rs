@@ -338,11 +338,13 @@ impl Geometry {
 
     /// The same for a tensor with other channels or parts, whose instances are alike.
     pub(super) fn over(self, tensor: Tensor) -> Self {
-        let tiles = match self.family {
-            Family::Rows => tensor.segmentation.instances().div_ceil(self.lanes),
-            Family::Columns => tensor.segmentation.parts * self.row_units.div_ceil(self.lanes),
-        };
-        Self { tiles, ..self }
+        match self.family {
+            Family::Rows => Self { tiles: tensor.segmentation.instances().div_ceil(self.lanes), ..self },
+            Family::Columns => {
+                let row_units = row_units_of_columns(tensor.part());
+                Self { tiles: tensor.segmentation.parts * row_units.div_ceil(self.lanes), row_units, ..self }
+            }
+        }
     }
 
     /// Workgroups that have work.

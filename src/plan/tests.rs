@@ -199,6 +199,9 @@ fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, u32, Option<(u32, u32)>)
                         let (tile, part) = (group % p.tiles % p.part_tiles, group % p.tiles / p.part_tiles);
                         let unit = tile * p.lanes + lane;
                         let row = start + position + trip * p.positions;
+                        // What a reduction makes of a tile without columns would stand in the place of something else.
+                        let columns = p.repeats * p.outer_elements;
+                        assert!(!reduces || 4 * tile * p.lanes < columns, "a tile past the columns: {dispatch:?}");
                         if position >= p.positions || unit >= p.row_units || row >= end {
                             continue;
                         }
@@ -670,6 +673,21 @@ fn tensors_beyond_one_binding_are_cut_from_the_exact_byte() {
     let profile = DeviceProfile { max_window_size: 4096, ..DeviceProfile::webgpu(AdapterClass::Discrete) };
     assert_eq!(plan(256, 4, 1, &profile).unwrap().window_count(), 1);
     assert_eq!(plan(205, 5, 1, &profile).unwrap().window_count(), 2);
+}
+
+/// In columns, where channels are cut, every window has tiles for its own channels only.
+#[test]
+fn a_last_window_of_fewer_channels_has_fewer_tiles() {
+    let profile = |class| DeviceProfile { max_window_size: 8 << 10, ..DeviceProfile::webgpu(class) };
+    for class in [AdapterClass::Discrete, AdapterClass::Integrated, AdapterClass::Cpu] {
+        for (outer, channels, inner) in [(1, 2650, 4), (3, 700, 8), (2, 1000, 12)] {
+            let plan = plan(outer, channels, inner, &profile(class)).unwrap();
+            let strategy = plan.strategy(Operation::Training);
+            let by_columns = matches!(strategy, Some(Strategy::Split { reduction: Family::Columns, .. }));
+            assert!(by_columns, "{class:?}: the case that this is about, not {strategy:?}");
+            check_window_coverage(&plan).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -62,6 +62,20 @@ fn every_operation_in_windows_meets_the_reference() {
     });
 }
 
+/// Where windows cut channels, the last one has fewer: in columns, whose tiles are those of a window.
+#[test]
+fn channels_that_windows_cut_in_columns_meet_the_reference() {
+    on_every_target(|target| {
+        for (shape, size) in [(&[1, 2650, 4][..], 8 << 10), (&[3, 700, 8], 8 << 10), (&[2, 1000, 12], 16 << 10)] {
+            let target = target.in_windows(size);
+            let case = Case::random(shape, ChannelsFirst, 3);
+            assert!(windows_of(&target, &case) > shape[0], "{target}: {shape:?}");
+            let worst = compare(&case, &case.run_device(&target).unwrap(), &case.run_reference().unwrap());
+            assert!(worst.ratio <= 1.0, "{target}: {shape:?}: {worst:?}");
+        }
+    });
+}
+
 #[test]
 fn every_combination_of_optional_parts_meets_the_reference_in_windows() {
     on_every_target(|target| {
