@@ -281,12 +281,12 @@ pub enum Error {
         /// What was asked for.
         strategy: Strategy,
     },
-    /// A limit of the device is too low for the operation.
+    /// A limit of the device, or of the plans for it, is too low for the operation.
     #[error(
         "the device's `{limit}` is {available}, this needs {required}: request the adapter's limits or use a smaller tensor"
     )]
     LimitExceeded {
-        /// The limit, by its name in `wgpu::Limits`.
+        /// The limit, by its name in `wgpu::Limits`; or `max_window_size`, of [`DeviceProfile`](crate::DeviceProfile).
         limit: &'static str,
         /// What the operation needs.
         required: u64,

@@ -174,13 +174,12 @@ impl Windows {
     pub(super) fn new(tensor: Tensor, profile: &DeviceProfile, strategies: Strategies) -> Result<Self, Error> {
         let (part, parts) = (tensor.part(), tensor.segmentation.parts);
         let channels = u64::from(part.channels);
-        let too_small = |required, available| Error::LimitExceeded {
-            limit: "max_storage_buffer_binding_size",
-            required,
-            available,
-        };
-        let cut = Cut::new(tensor, profile)
-            .map_err(|elements| too_small(elements.saturating_mul(tensor.element.size()), capacity(tensor, profile)))?;
+        let cut = Cut::new(tensor, profile).map_err(|elements| {
+            let available = capacity(tensor, profile);
+            let by_window = available < profile.max_storage_buffer_binding_size;
+            let limit = if by_window { "max_window_size" } else { "max_storage_buffer_binding_size" };
+            Error::LimitExceeded { limit, required: elements.saturating_mul(tensor.element.size()), available }
+        })?;
         let cells = part.outer.div_ceil(cut.outer) * part.inner.div_ceil(cut.inner);
         let count = cells.saturating_mul(parts.div_ceil(cut.parts)).saturating_mul(channels.div_ceil(cut.channels));
         if count > MAX_WINDOWS {
@@ -188,17 +187,28 @@ impl Windows {
         }
         let instances = tensor.segmentation.instances();
         let binding = profile.max_storage_buffer_binding_size;
-        let most_slots = most_slots(tensor, cells, profile)
-            .ok_or_else(|| too_small(instances.saturating_mul(cells + 3).saturating_mul(RECORD_SIZE), binding))?;
+        let fitting = slots_within_binding(tensor, cells, profile).ok_or_else(|| {
+            let limit = "max_storage_buffer_binding_size";
+            let required = instances.saturating_mul(cells + 3).saturating_mul(RECORD_SIZE);
+            Error::LimitExceeded { limit, required, available: binding }
+        })?;
+        let merging = u64::from(profile.finalize_workgroup_size());
+        let most = fitting.min((SLOTS_PER_POSITION * merging / cells).max(1));
+        let most_slots = most.min(max_window_slots(tensor, cells));
+        let reduction_of = |tensor: Tensor, family| {
+            // In columns an instance may have several slots a window, however few are asked for.
+            Geometry::window_reduction(tensor, profile, family, most_slots)
+                .filter(|geometry| family == Family::Rows || geometry.slots <= most)
+        };
         let tensor = Tensor { begin: cut.begin, ..tensor };
         let largest = tensor.piece(cut.parts.min(parts), cut.outer.min(part.outer), cut.channels, cut.inner);
-        let strategy = strategy(largest, profile, strategies)?;
+        let strategy = strategy(largest, profile, strategies, |family| reduction_of(largest, family).is_some())?;
         let Strategy::Split { reduction, elementwise } = strategy else {
             return Err(Error::StrategyNotServed { strategy });
         };
         let laid = |tensor: Tensor| {
             // A last window that is short may have workgroups too narrow for columns.
-            let reduction = Geometry::window_reduction(tensor, profile, reduction, most_slots)
+            let reduction = reduction_of(tensor, reduction)
                 .unwrap_or_else(|| Geometry::window_rows_reduction(tensor, profile, most_slots));
             (reduction, Geometry::elementwise(tensor, profile, elementwise))
         };
@@ -238,7 +248,6 @@ impl Windows {
             window.reduction.workgroups(profile)?;
             window.map.workgroups(profile)?;
         }
-        let merging = u64::from(profile.finalize_workgroup_size());
         if slots > SLOTS_PER_POSITION * merging {
             let required = slots.div_ceil(SLOTS_PER_POSITION);
             return Err(Error::LimitExceeded {
@@ -255,15 +264,19 @@ fn steps(length: u64, step: u64) -> impl Iterator<Item = u64> {
     (0..length.div_ceil(step)).map(move |index| index * step)
 }
 
-/// Slots that a window may have, so that the workspace stays within its bounds and the partials within a binding.
-fn most_slots(tensor: Tensor, cells: u64, profile: &DeviceProfile) -> Option<u64> {
+/// Slots that a window may have, so that the partials stay within a binding.
+fn slots_within_binding(tensor: Tensor, cells: u64, profile: &DeviceProfile) -> Option<u64> {
     let instances = tensor.segmentation.instances();
     let fitting = (profile.max_storage_buffer_binding_size / (RECORD_SIZE * instances)).checked_sub(3)? / cells;
-    (fitting > 0).then(|| fitting.min(max_window_slots(tensor, cells)))
+    (fitting > 0).then_some(fitting)
 }
 
-fn strategy(window: Tensor, profile: &DeviceProfile, strategies: Strategies) -> Result<Strategy, Error> {
-    let reduces = |family| Geometry::reduction(window, profile, family).is_some();
+fn strategy(
+    window: Tensor,
+    profile: &DeviceProfile,
+    strategies: Strategies,
+    reduces: impl Fn(Family) -> bool,
+) -> Result<Strategy, Error> {
     let maps = |family| window.maps(family);
     let chosen = Strategy::Split {
         reduction: Some(selection::select_reduction(window, profile).family)

@@ -10,7 +10,7 @@ use crate::plan::kernel::{Elementwise, Kernel, Normalizer, Operation, Reduction}
 use crate::plan::operation::forward::count_batches;
 use crate::plan::{Dispatch, Params, Plan};
 
-/// Parts that an invocation counts 24 times and merges, within the loops that every driver allows.
+/// Parts that an invocation counts 28 times and merges, within the loops that every driver allows.
 const MAX_PARTS: u64 = 2048;
 
 impl Plan {
