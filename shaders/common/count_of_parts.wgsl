@@ -10,10 +10,27 @@ fn count_of(channel: u32) -> u32 {
     return total;
 }
 
+/// The same where there are more than a u32 counts.
+fn elements_of(channel: u32) -> f32 {
+    var low = 0u;
+    var high = 0u;
+    for (var part = 0u; part < params.parts; part++) {
+        let count = moments[part * params.channels + channel].x;
+        low += count;
+        high += select(0u, 1u, low < count);
+    }
+    return f32(high) * 4294967296.0 + f32(low);
+}
+
 /// A sum over all elements divided by their number; 0 where there are none.
 fn mean_of(sum: vec4<f32>, channels: vec4<u32>) -> vec4<f32> {
-    let counts = vec4<u32>(count_of(channels.x), count_of(channels.y), count_of(channels.z), count_of(channels.w));
-    return sum / max(vec4<f32>(counts), vec4<f32>(1.0));
+    let counts = vec4<f32>(
+        elements_of(channels.x),
+        elements_of(channels.y),
+        elements_of(channels.z),
+        elements_of(channels.w),
+    );
+    return sum / max(counts, vec4<f32>(1.0));
 }
 
 /// Factor on the population variance that the running variance takes.

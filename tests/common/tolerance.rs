@@ -662,3 +662,13 @@ fn parameters(
         shift_error,
     }
 }
+
+/// What merging moments of parts may cost their mean, where pivots and offsets have `scale`: roundings of values as large.
+pub fn of_merged_mean(scale: f32) -> f32 {
+    8.0 * f32::EPSILON * scale
+}
+
+/// As [`of_merged_mean`], of the variance: M2 is rounded itself, and squares of differences of means carry their roundings.
+pub fn of_merged_variance(variance: f32, scale: f32) -> f32 {
+    32.0 * f32::EPSILON * (variance + scale * variance.sqrt() + f32::EPSILON * scale * scale)
+}

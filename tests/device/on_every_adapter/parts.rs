@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use super::padding::poison;
-use crate::common::case::{Case, Padding, Segments};
+use crate::common::case::{Case, Padding, Results, Segments};
 use crate::common::parts::{run_devices_in_parts, run_reference_in_parts};
-use crate::common::tolerance::compare;
+use crate::common::tolerance::{compare, of_merged_mean, of_merged_variance};
 use crate::common::{Target, on_all_targets, on_every_target, on_every_target_and_in_windows, support};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::{
-    Activation, ActivationSource, BatchNorm, ChannelMoments, Convention, ElementType, Error, Kernels, Momentum,
-    SegmentRunning, Shape, reference,
+    Activation, ActivationSource, BatchNorm, BatchNormDescriptor, ChannelHealth, ChannelMoments,
+    ChannelRenormalization, ChannelStatistics, ConcludeBuffers, Convention, ElementType, Error, Kernels, Momentum,
+    NonFinitePolicy, OneSamplePolicy, PartBuffers, Renormalization, RunningStatistics, SegmentRunning, Shape,
+    reference, wgpu,
 };
 
 /// A shape, and how its samples are cut: unequal, with parts that are empty or have one sample.
@@ -166,5 +170,260 @@ fn moments_merge_in_any_groups() {
         let size = size_of_val(&too_many[..]) as u64;
         let refused = bn.bind_merge_moments(&plan, from.slice(..size), merged.slice(..plan.part_moments_size()));
         assert!(matches!(refused, Err(Error::TooManyParts { parts: 2049, most: 2048 })));
+    });
+}
+
+/// A program's own kernel that normalises, as `bind_conclude` says: five channels of 49 elements a sample.
+const OWN_NORMALIZE: &str = "
+    struct Statistics { pivot: f32, offset: f32, inverse_deviation: f32, variance: f32 }
+    @group(0) @binding(0) var<storage, read> x: array<f32>;
+    @group(0) @binding(1) var<storage, read> statistics: array<Statistics>;
+    @group(0) @binding(2) var<storage, read> gamma: array<f32>;
+    @group(0) @binding(3) var<storage, read> beta: array<f32>;
+    @group(0) @binding(4) var<storage, read_write> y: array<f32>;
+    @compute @workgroup_size(64)
+    fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+        if id.x < arrayLength(&x) {
+            let channel = (id.x / 49u) % 5u;
+            let s = statistics[channel];
+            let centred = (x[id.x] - s.pivot) - s.offset;
+            y[id.x] = (centred * s.inverse_deviation) * gamma[channel] + beta[channel];
+        }
+    }";
+
+#[test]
+fn a_programs_own_kernels_take_moments_and_normalise() {
+    on_every_target(|target| {
+        let gpu = &target.gpu;
+        let mut case = Case::random(&[9, 5, 7, 7], ChannelsFirst, 8);
+        case.batches_tracked = Some(2);
+        case.reports_health = true;
+        let truth = case.run_reference().unwrap();
+        let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor()).unwrap();
+        let (first, plan) = (bn.plan(&Shape::new(&[4, 5, 7, 7]).unwrap()).unwrap(), bn.plan(&case.shape()).unwrap());
+        let input = gpu.upload("input", &case.input);
+        let moments = gpu.zeroed("moments", 3 * plan.part_moments_size());
+        let [saved, health, workspace] =
+            [plan.saved_size(), plan.health_size(), first.workspace_size()].map(|size| gpu.zeroed("bytes", size));
+        let [mean, variance] = [&case.running_mean, &case.running_variance].map(|values| gpu.upload("running", values));
+        let tracked = gpu.upload("tracked", &[2_u32]);
+        // Of the first four samples by the crate, of the others by the program, with means as two plain parts.
+        let size = plan.part_moments_size();
+        let part = PartBuffers::new(
+            input.slice(..first.tensor_size()),
+            moments.slice(..size),
+            workspace.slice(..first.workspace_size()),
+        );
+        let part = bn.bind_part_moments(&first, &part).unwrap();
+        let of_others = |channel: usize| {
+            let values =
+                || (4 * 5 * 49..case.input.len()).filter(|&i| case.channel(i) == channel).map(|i| case.input[i]);
+            let count = values().count() as f64;
+            let mean = values().map(f64::from).sum::<f64>() / count;
+            let m2 = values().map(|value| (f64::from(value) - mean).powi(2)).sum::<f64>();
+            ChannelMoments { count: count as u32, pivot: 1.0, offset: (mean - 1.0) as f32, m2: m2 as f32 }
+        };
+        let nothing = [ChannelMoments { count: 0, pivot: f32::NAN, offset: f32::INFINITY, m2: -1.0 }; 5];
+        let others: Vec<_> = nothing.into_iter().chain((0..5).map(of_others)).collect();
+        gpu.queue.write_buffer(&moments, size, bytemuck::cast_slice(&others));
+        let conclude = bn
+            .bind_conclude(
+                &plan,
+                &ConcludeBuffers {
+                    running: Some(RunningStatistics {
+                        mean: mean.slice(..plan.running_size()),
+                        variance: variance.slice(..plan.running_size()),
+                        batches_tracked: Some(tracked.slice(..4)),
+                    }),
+                    health: Some(health.slice(..plan.health_size())),
+                    ..ConcludeBuffers::new(moments.slice(..3 * size), saved.slice(..plan.saved_size()))
+                },
+            )
+            .unwrap();
+        let [gamma, beta] = [&case.gamma, &case.beta].map(|values| gpu.upload("vector", values.as_ref().unwrap()));
+        let output = gpu.zeroed("output", plan.tensor_size());
+        let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: None,
+            source: wgpu::ShaderSource::Wgsl(OWN_NORMALIZE.into()),
+        });
+        let pipeline = gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: None,
+            layout: None,
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions::default(),
+            cache: None,
+        });
+        let entries: Vec<_> = (0..)
+            .zip([&input, &saved, &gamma, &beta, &output])
+            .map(|(binding, buffer)| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() })
+            .collect();
+        let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &entries,
+        });
+        gpu.submit(|pass| {
+            part.record(pass);
+            conclude.record_without_running_update(pass);
+            pass.set_pipeline(&pipeline);
+            pass.set_bind_group(0, &group, &[]);
+            pass.dispatch_workgroups(case.input.len().div_ceil(64) as u32, 1, 1);
+        });
+        assert_eq!(gpu.read::<f32>(&mean, 5), case.running_mean, "{target}");
+        assert_eq!(gpu.read::<f32>(&variance, 5), case.running_variance, "{target}");
+        assert_eq!(gpu.read::<u32>(&tracked, 1), [2], "{target}");
+        gpu.submit(|pass| conclude.record(pass));
+        let got = Results {
+            output: gpu.read(&output, case.input.len()),
+            running_mean: gpu.read(&mean, 5),
+            running_variance: gpu.read(&variance, 5),
+            batches_tracked: Some(gpu.read(&tracked, 1)[0]),
+            saved: gpu.read(&saved, 5),
+            health: gpu.read(&health, 5),
+            ..truth.clone()
+        };
+        let worst = compare(&case, &got, &truth);
+        assert!(worst.ratio <= 1.0, "{target}: {worst:?}");
+    });
+}
+
+/// Records as kernels of any kind may leave them: empty, of one element, with pivots far from the data, not finite.
+fn any_moments(rng: &mut StdRng, instances: usize, parts: usize) -> Vec<ChannelMoments> {
+    let largest = [0, 1, 2, 3, 1000, 3_000_000_000][rng.random_range(0..6)];
+    let mut moments: Vec<_> = (0..parts * instances)
+        .map(|index| {
+            let count = if rng.random_bool(0.3) { 0 } else { rng.random_range(0..=largest) };
+            let mean = 3.0 * (index % instances) as f32 + rng.random_range(-1.0..1.0_f32);
+            let pivot = if rng.random() { mean + rng.random_range(-0.1..0.1) } else { rng.random_range(-100.0..100.0) };
+            let m2 = if count > 1 { count as f32 * rng.random_range(0.0..2.0) } else { 0.0 };
+            ChannelMoments { count, pivot, offset: mean - pivot, m2 }
+        })
+        .collect();
+    if rng.random_bool(0.2) {
+        let index = rng.random_range(0..moments.len());
+        moments[index].offset = [f32::NAN, f32::INFINITY][rng.random_range(0..2)];
+        moments[index].count = moments[index].count.max(1);
+    }
+    moments
+}
+
+#[test]
+fn what_follows_from_any_moments_meets_the_reference() {
+    on_every_target(|target| {
+        let gpu = &target.gpu;
+        for seed in 0..60 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let convention = Convention {
+                one_sample: [OneSamplePolicy::Error, OneSamplePolicy::PopulationVariance][rng.random_range(0..2)],
+                non_finite: [NonFinitePolicy::Update, NonFinitePolicy::SkipRunningUpdate][rng.random_range(0..2)],
+                momentum: [Momentum::CumulativeAverage, Convention::pytorch().momentum][rng.random_range(0..2)],
+                segment_running: [SegmentRunning::InTurn, SegmentRunning::Averaged, SegmentRunning::Separate]
+                    [rng.random_range(0..3)],
+                ..if rng.random() { Convention::pytorch() } else { Convention::onnx() }
+            };
+            let descriptor = BatchNormDescriptor { channels: 6, convention, ..Default::default() };
+            // Statistics do not need a plan of their elements.
+            let shape = Shape::new(&[0, 6, 3]).unwrap();
+            let shape = if rng.random() { shape.with_segments_along(2).unwrap() } else { shape };
+            let bn = BatchNorm::with_kernels(&target.kernels, &descriptor).unwrap();
+            let truth = reference::BatchNorm::new(&descriptor).unwrap();
+            let plan = bn.plan(&shape).unwrap();
+            let instances = plan.segmentation().instances() as usize;
+            let parts = [1, 2, 7, 100][rng.random_range(0..4)];
+            let moments = any_moments(&mut rng, instances, parts);
+            let limits = rng.random::<bool>().then_some([2.0_f32, 1.5]);
+            let running = plan.running_size() as usize / 4;
+            let mut expected_mean: Vec<f32> = (0..running).map(|i| i as f32).collect();
+            let mut expected_variance = vec![1.5_f32; running];
+            let [mean, variance] = [&expected_mean, &expected_variance].map(|values| gpu.upload("running", values));
+            let (tracked, mut expected_tracked) = (gpu.upload("tracked", &[3_u32]), 3);
+            let from = gpu.upload("moments", &moments);
+            let sizes = [plan.saved_size(), plan.health_size(), plan.renormalization_size()];
+            let [saved, health, corrections] = sizes.map(|size| gpu.zeroed("records", size));
+            let bounds = gpu.upload("limits", &limits.unwrap_or_default());
+            let conclude = bn
+                .bind_conclude(
+                    &plan,
+                    &ConcludeBuffers {
+                        running: Some(RunningStatistics {
+                            mean: mean.slice(..plan.running_size()),
+                            variance: variance.slice(..plan.running_size()),
+                            batches_tracked: Some(tracked.slice(..4)),
+                        }),
+                        health: Some(health.slice(..plan.health_size())),
+                        renormalization: limits.map(|_| Renormalization {
+                            limits: bounds.slice(..8),
+                            saved: corrections.slice(..plan.renormalization_size()),
+                        }),
+                        ..ConcludeBuffers::new(
+                            from.slice(..size_of_val(&moments[..]) as u64),
+                            saved.slice(..plan.saved_size()),
+                        )
+                    },
+                )
+                .unwrap();
+            gpu.submit(|pass| conclude.record(pass));
+            let mut expected = vec![ChannelStatistics::default(); instances];
+            let mut expected_health = vec![ChannelHealth::default(); instances];
+            let mut expected_corrections = vec![ChannelRenormalization::default(); instances];
+            let buffers = reference::TrainingBuffers::<f32> {
+                running: Some(reference::RunningStatistics {
+                    mean: &mut expected_mean,
+                    variance: &mut expected_variance,
+                    batches_tracked: Some(&mut expected_tracked),
+                }),
+                saved: Some(&mut expected),
+                health: Some(&mut expected_health),
+                renormalization: limits
+                    .map(|limits| reference::Renormalization { limits, saved: &mut expected_corrections }),
+                ..Default::default()
+            };
+            truth.training_from_parts(&truth.plan(&shape).unwrap(), &moments, buffers).unwrap();
+            let place = |what: &str, index| format!("{target}: seed {seed}, {what} {index}, {convention:?} {shape:?}");
+            let given = moments.iter().filter(|part| part.count > 0 && part.offset.is_finite());
+            let scale = given.map(|part| part.pivot.abs() + part.offset.abs()).fold(0.0, f32::max);
+            let assert_near = |name: &str, index: usize, got: f32, expected: f32, error: f32| {
+                let alike = if expected.is_finite() { (got - expected).abs() <= error } else { !got.is_finite() };
+                assert!(alike, "{}: {got}, not {expected} by {error}", place(name, index));
+            };
+            for (index, (got, expected)) in
+                gpu.read::<ChannelStatistics>(&saved, instances).iter().zip(&expected).enumerate()
+            {
+                assert_near(
+                    "variance",
+                    index,
+                    got.variance,
+                    expected.variance,
+                    of_merged_variance(expected.variance, scale),
+                );
+                if expected.variance.is_finite() {
+                    assert_near("mean", index, got.mean(), expected.mean(), of_merged_mean(scale));
+                }
+            }
+            assert_eq!(gpu.read::<ChannelHealth>(&health, instances), expected_health, "{}", place("health", 0));
+            assert_eq!(gpu.read::<u32>(&tracked, 1)[0], expected_tracked, "{}", place("tracked", 0));
+            for (index, (got, expected)) in gpu.read::<f32>(&mean, running).into_iter().zip(&expected_mean).enumerate()
+            {
+                let error = of_merged_mean(scale + index as f32);
+                assert_near("running mean", index, got, *expected, error);
+            }
+            for (index, (got, expected)) in
+                gpu.read::<f32>(&variance, running).into_iter().zip(&expected_variance).enumerate()
+            {
+                // The unbiased variance of two elements is twice the other.
+                assert_near("running variance", index, got, *expected, 2.0 * of_merged_variance(expected + 1.5, scale));
+            }
+            if limits.is_some() {
+                let got: Vec<ChannelRenormalization> = gpu.read(&corrections, instances);
+                let all = got.iter().zip(&expected_corrections).zip(&expected).enumerate();
+                for (index, ((got, expected), statistics)) in all.filter(|(_, (_, s))| s.variance.is_finite()) {
+                    // Over a running deviation above 1.
+                    assert_near("shift", index, got.shift, expected.shift, of_merged_mean(scale + index as f32));
+                    let error = of_merged_variance(statistics.variance, scale) / statistics.variance.sqrt().max(1e-3);
+                    assert_near("scale", index, got.scale, expected.scale, error + 8.0 * f32::EPSILON);
+                }
+            }
+        }
     });
 }
