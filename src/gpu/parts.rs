@@ -22,7 +22,7 @@ use crate::plan::{Plan, Role, TrainingOptions};
 /// [`ChannelGradientSums`](crate::ChannelGradientSums), one after the other in one slice, in the same order for every part: so
 /// that all of them find the same bits. How it gets there is the program's business: a copy between buffers, a map and a write
 /// between devices, an all-gather between processes. Counts may differ from part to part, and the records may as well come from
-/// kernels of the program's own.
+/// kernels of the program's own. With segments every part has all of them, and each is one over all parts.
 ///
 /// ```no_run
 /// # use wgpu_batch_norm::{BatchNorm, Error, PartBuffers, Plan, TrainingBuffers, wgpu};
@@ -96,10 +96,11 @@ impl BatchNorm {
     /// programs whose own kernels normalise:
     ///
     /// ```text
-    /// y = f(γ·((x − pivot) − offset)·inverse_deviation + β + z)
+    /// y = f((((x − pivot) − offset)·inverse_deviation)·γ + β + z)
     /// ```
     ///
-    /// with the fields of [`ChannelStatistics`](crate::ChannelStatistics), in this order of operations.
+    /// with the fields of [`ChannelStatistics`](crate::ChannelStatistics), in this order of operations; and with batch
+    /// renormalization `γ·scale` for γ and `γ·shift + β` for β, see [`ChannelRenormalization`](crate::ChannelRenormalization).
     ///
     /// # Errors
     /// As [`BatchNorm::bind_training_from_parts`].
@@ -154,7 +155,7 @@ impl BatchNorm {
     /// [`crate::reference::BatchNorm::part_gradients`] is the specification. A part without elements gives zeros.
     ///
     /// # Errors
-    /// As [`BatchNorm::bind_backward`], and [`Error::MissingSavedStatistics`].
+    /// As [`BatchNorm::bind_backward`] but for its policies, and [`Error::MissingSavedStatistics`]; nothing need be asked for.
     pub fn bind_part_gradients(
         &self,
         plan: &Plan,
@@ -178,7 +179,7 @@ impl BatchNorm {
     /// [`crate::reference::BatchNorm::backward_from_parts`] is the specification. A part without elements records nothing.
     ///
     /// # Errors
-    /// As [`BatchNorm::bind_backward`], [`Error::MissingSavedStatistics`], [`Error::TooManyParts`], and
+    /// As [`BatchNorm::bind_backward`] but for its policies, [`Error::MissingSavedStatistics`], [`Error::TooManyParts`], and
     /// [`Error::NoGradientRequested`] without dx and dz.
     pub fn bind_backward_from_parts(
         &self,

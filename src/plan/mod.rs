@@ -151,7 +151,8 @@ impl Plan {
     /// what the planner takes. Results are the same up to the order of additions.
     ///
     /// A pin is for the whole operation: a backward without input gradient, and the statistics that a backward takes again
-    /// because none were saved, are carried out in one way only, and an empty batch in none.
+    /// because none were saved, are carried out in one way only, and an empty batch in none. A tensor in windows is gone over in
+    /// one way by all operations: pins that contradict each other are refused then.
     ///
     /// # Errors
     /// As [`Plan::new`], and [`Error::StrategyNotServed`] where a strategy cannot serve the shape within the limits;
@@ -275,8 +276,8 @@ impl Plan {
         self.batch.tensor.segmentation.instances() * 4
     }
 
-    /// Bytes of what [`BatchNorm::bind_valid`](crate::BatchNorm::bind_valid) writes: 16 a segment (and window), a bit an element,
-    /// and a bit a position.
+    /// Bytes of what [`BatchNorm::bind_valid`](crate::BatchNorm::bind_valid) writes: 16 a segment (and more for each piece that
+    /// windows cut it into), a bit an element, and a bit a position.
     #[must_use]
     pub fn valid_size(&self) -> u64 {
         self.valid_records() * 16 + self.mask_size() + self.problem.count().div_ceil(32) * 4
@@ -396,8 +397,9 @@ impl Plan {
         }
     }
 
-    /// How many windows an operation's dispatches go over one after the other: 1, but for tensors beyond one storage binding or
-    /// [`DeviceProfile::max_window_size`], and 0 for an empty batch.
+    /// How many windows the dispatches of training go over one after the other: 1, but for tensors beyond one storage binding or
+    /// [`DeviceProfile::max_window_size`], and 0 for an empty batch. Where segments share running statistics, operations that read
+    /// these may cut the tensor otherwise.
     #[must_use]
     pub fn window_count(&self) -> usize {
         match &self.batch.work {
