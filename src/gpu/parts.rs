@@ -57,7 +57,7 @@ impl BatchNorm {
         let mut bindings = Bindings::new(plan);
         bindings.tensor(Role::Input, "input", Usage::Read, buffers.input)?;
         let size = plan.part_moments_size();
-        bindings.optional(Role::Moments, "moments", Usage::Write, Some(buffers.moments), size)?;
+        bindings.optional(Role::PartMoments, "moments", Usage::Write, Some(buffers.moments), size)?;
         bindings.valid(buffers.valid)?;
         bindings.workspace(buffers.workspace)?;
         let dispatches = plan.part_moments(buffers.valid.is_some())?;
@@ -85,7 +85,7 @@ impl BatchNorm {
         let mut bindings = Bindings::new(plan);
         let size = plan.part_moments_size();
         let parts = bindings.parts(Role::Moments, "parts", parts, size)?;
-        bindings.optional(Role::MergedMoments, "merged", Usage::Write, Some(merged), size)?;
+        bindings.optional(Role::PartMoments, "merged", Usage::Write, Some(merged), size)?;
         let dispatches = plan.merge_moments(parts)?;
         let label = self.label("merge_moments");
         let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;

@@ -311,13 +311,13 @@ pub enum Role {
     InstanceBetaGradient = 27,
     /// Records of [`ChannelGradientSums`](crate::ChannelGradientSums).
     GradientSums = 28,
-    /// What moments of several parts merge to.
-    MergedMoments = 29,
+    /// Moments that are taken of a part of a batch, or that those of several merge to.
+    PartMoments = 29,
 }
 
 impl Role {
     /// The role with the highest number.
-    pub(crate) const LAST: Self = Self::MergedMoments;
+    pub(crate) const LAST: Self = Self::PartMoments;
 
     /// Whether it has a value for every element, as x has.
     pub(crate) const fn is_tensor(self) -> bool {
@@ -454,8 +454,8 @@ impl Kernel {
             .concat(),
             Self::UpdateRunning => [vec![(Role::Valid, READ)], updates_running()].concat(),
             Self::UpdateRunningFromParts => [vec![(Role::Moments, READ)], updates_running()].concat(),
-            Self::PartMoments => vec![(Role::Partials, WRITE), (Role::Moments, WRITE), (Role::Valid, READ)],
-            Self::MergeMoments => vec![(Role::Moments, READ), (Role::MergedMoments, WRITE)],
+            Self::PartMoments => vec![(Role::Partials, WRITE), (Role::PartMoments, WRITE), (Role::Valid, READ)],
+            Self::MergeMoments => vec![(Role::Moments, READ), (Role::PartMoments, WRITE)],
             Self::ConcludeMoments => [
                 vec![
                     (Role::Moments, READ),

@@ -303,8 +303,7 @@ impl Files {
             ]
             .concat(),
             Kernel::MergeMoments => {
-                [merges_of_parts(Reduction::Statistics), vec![wgsl!("conclusion/merged_moments.wgsl"), FINALIZE]]
-                    .concat()
+                [merges_of_parts(Reduction::Statistics), vec![wgsl!("conclusion/part_moments.wgsl"), FINALIZE]].concat()
             }
             Kernel::ConcludeMoments => [
                 merges_of_parts(Reduction::Statistics),

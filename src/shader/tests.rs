@@ -58,7 +58,7 @@ fn name_of(role: Role) -> &'static str {
         Role::RunningMean => "running_mean",
         Role::RunningVariance => "running_variance",
         Role::GradientSums => "gradient_sums",
-        Role::MergedMoments => "merged_moments",
+        Role::PartMoments => "part_moments",
         Role::Gamma => "gamma",
         Role::Beta => "beta",
         Role::Partials => "partials",
