@@ -226,7 +226,7 @@ pub enum Error {
         /// Bytes given.
         actual: u64,
     },
-    /// A slice of host memory, given to the reference, has not as many values as its role needs.
+    /// A slice of host memory, given to the reference or to a layer, has not as many values as its role needs.
     #[error("`{binding}` has {actual} values, it must have {expected}")]
     WrongLength {
         /// The field that the slice was given in.
@@ -292,6 +292,82 @@ pub enum Error {
         required: u64,
         /// What the device has.
         available: u64,
+    },
+    /// A state lacks what the layer has.
+    #[error(
+        "the state has no {part}, which the layer has: describe the layer without it (`BatchNormLayerDescriptor`), or add it to \
+         the state"
+    )]
+    MissingState {
+        /// The field of `LayerState`.
+        part: &'static str,
+    },
+    /// A state has what the layer lacks.
+    #[error(
+        "the state has {part}, which the layer has not: describe the layer with it (`BatchNormLayerDescriptor`), or take it from \
+         the state"
+    )]
+    UnexpectedState {
+        /// The field of `LayerState`.
+        part: &'static str,
+    },
+    /// Bytes that are no safetensors file, or what cannot be written as one.
+    #[error("the state is no safetensors file: {message}")]
+    StateFile {
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A file without a tensor that a state needs.
+    #[error(
+        "the file has no tensor `{name}`: give the module's path in PyTorch's `state_dict` as the prefix, without a part's name"
+    )]
+    MissingTensor {
+        /// The name in the file.
+        name: String,
+    },
+    /// A tensor of a file has a type that is not read.
+    #[error("the tensor `{name}` is of type {actual}, it must be {expected}")]
+    TensorType {
+        /// The name in the file.
+        name: String,
+        /// Its type, by its name in safetensors.
+        actual: String,
+        /// Types that are read.
+        expected: &'static str,
+    },
+    /// A tensor of a file has a shape that no batch norm has.
+    #[error("the tensor `{name}` has the shape {shape:?}, it must have {expected}: is it a batch norm's?")]
+    TensorShape {
+        /// The name in the file.
+        name: String,
+        /// Its dimensions.
+        shape: Vec<usize>,
+        /// What it must have.
+        expected: &'static str,
+    },
+    /// A value of a file is outside what a layer can hold.
+    #[error("value {index} of the tensor `{name}` does not fit {target}")]
+    TensorValue {
+        /// The name in the file.
+        name: String,
+        /// Which value.
+        index: usize,
+        /// The type that it is converted to.
+        target: &'static str,
+    },
+    /// A buffer cannot be copied to.
+    #[error("the buffer of `{binding}` lacks `BufferUsages::COPY_DST`")]
+    MissingCopyUsage {
+        /// The argument that the slice was given in.
+        binding: &'static str,
+    },
+    /// A slice starts where nothing can be copied to.
+    #[error("`{binding}` starts at byte {offset}, which is not a multiple of 4 (`wgpu::COPY_BUFFER_ALIGNMENT`)")]
+    MisalignedCopy {
+        /// The argument that the slice was given in.
+        binding: &'static str,
+        /// Byte offset given.
+        offset: u64,
     },
     /// The device had no memory left for an object of a step. Nothing was kept of the attempt: free some memory and bind again.
     #[error("the device is out of memory for {object}: free some and call again")]

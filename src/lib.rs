@@ -111,6 +111,7 @@ mod descriptor;
 mod element;
 mod error;
 mod gpu;
+mod layer;
 pub mod plan;
 mod problem;
 pub mod reference;
@@ -130,8 +131,17 @@ pub use gpu::{
     PopulationBuffers, Renormalization, RunningStatistics, ShaderChecks, Step, TrainingBuffers, TrainingStep,
     ValidBuffers, ValidSource,
 };
+#[cfg(feature = "safetensors")]
+pub use layer::StateTensor;
+pub use layer::{
+    BatchNormLayer, BatchNormLayerDescriptor, LayerBackward, LayerForward, LayerMode, LayerParameter, LayerState,
+    RunningState,
+};
 pub use plan::{AdapterClass, DeviceProfile, Family, Operation, Plan, Strategies, Strategy};
 pub use problem::{Layout, Problem, Segmentation, SequenceAxes, Shape};
+/// The safetensors that this crate is built with, so that a program need not match versions.
+#[cfg(feature = "safetensors")]
+pub use safetensors;
 pub use statistics::{ChannelGradientSums, ChannelHealth, ChannelMoments, ChannelRenormalization, ChannelStatistics};
 /// The wgpu that this crate is built with, so that a program need not match versions.
 pub use wgpu;

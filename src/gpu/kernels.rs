@@ -138,7 +138,9 @@ impl Kernels {
         &self.profile
     }
 
-    pub(super) fn device(&self) -> &wgpu::Device {
+    /// The device that they are compiled for.
+    #[must_use]
+    pub fn device(&self) -> &wgpu::Device {
         &self.shared.device
     }
 

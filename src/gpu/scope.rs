@@ -12,7 +12,7 @@ use crate::Error;
 ///
 /// On native backends the scopes answer at once. In a browser they answer later; what they catch then is dropped, since
 /// nothing here may wait.
-pub(super) fn scoped<T>(
+pub(crate) fn scoped<T>(
     device: &wgpu::Device,
     object: &'static str,
     create: impl FnOnce() -> Result<T, Error>,
