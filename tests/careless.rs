@@ -11,6 +11,8 @@ mod failures_of_others;
 mod faults;
 #[path = "careless/fuzz.rs"]
 mod fuzz;
+#[path = "careless/layer.rs"]
+mod layer;
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex};

@@ -7,6 +7,7 @@ mod failures_of_others;
 mod faults;
 mod folding;
 mod in_place;
+mod layer;
 mod lost_devices;
 mod output_backward;
 mod padding;

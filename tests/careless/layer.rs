@@ -1,0 +1,322 @@
+//! The layer: what it owns, what it refuses, and how it goes on.
+
+use super::*;
+use wgpu_batch_norm::{BatchNormLayer, BatchNormLayerDescriptor, LayerMode, LayerState, RunningState};
+
+fn describe(channels: u32) -> BatchNormLayerDescriptor {
+    let batch_norm = BatchNormDescriptor { channels, ..Default::default() };
+    BatchNormLayerDescriptor { batch_norm, ..Default::default() }
+}
+
+/// Neither parameters nor running statistics.
+fn bare(channels: u32) -> BatchNormLayerDescriptor {
+    BatchNormLayerDescriptor { gamma: None, beta: None, track_running_statistics: false, ..describe(channels) }
+}
+
+fn state(channels: usize) -> LayerState {
+    let running = RunningState { mean: vec![0.0; channels], variance: vec![1.0; channels], batches_tracked: 3 };
+    LayerState { gamma: Some(vec![1.0; channels]), beta: Some(vec![0.0; channels]), running: Some(running) }
+}
+
+/// A layer on the shape of all other tests, its plan and tensors.
+fn layer_on(noop: &Noop, descriptor: &BatchNormLayerDescriptor) -> (BatchNormLayer, Plan, Roles) {
+    let mut layer = BatchNormLayer::new(&noop.device, descriptor).unwrap();
+    let plan = layer.plan(&Shape::new(&SHAPE).unwrap()).unwrap();
+    let roles = Roles::new(noop, &plan);
+    (layer, plan, roles)
+}
+
+#[test]
+fn a_layer_has_what_is_described_in_the_size_that_steps_take() {
+    let noop = Noop::new();
+    let options = [(true, true, true), (false, true, true), (true, false, false), (false, false, false)];
+    for (gamma, beta, tracks) in options {
+        let descriptor = BatchNormLayerDescriptor {
+            gamma: gamma.then_some(1.0),
+            beta: beta.then_some(0.0),
+            track_running_statistics: tracks,
+            ..describe(64)
+        };
+        let (layer, plan, roles) = layer_on(&noop, &descriptor);
+        assert_eq!(layer.mode(), LayerMode::Training);
+        let has = [
+            (layer.gamma(), gamma, 256),
+            (layer.gamma_gradient(), gamma, 256),
+            (layer.beta(), beta, 256),
+            (layer.beta_gradient(), beta, 256),
+            (layer.running_mean(), tracks, 256),
+            (layer.running_variance(), tracks, 256),
+            (layer.batches_tracked(), tracks, 4),
+        ];
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        for (buffer, expected, size) in has {
+            assert_eq!(buffer.map(|buffer| (buffer.size(), buffer.usage())), expected.then_some((size, usage)));
+        }
+        let names: Vec<_> = layer.parameters().map(|parameter| parameter.name).collect();
+        assert_eq!(names, [gamma.then_some("gamma"), beta.then_some("beta")].into_iter().flatten().collect::<Vec<_>>());
+        let bytes = 256 * (u64::from(gamma) + u64::from(beta) + 2 * u64::from(tracks)) + 4 * u64::from(tracks);
+        assert_eq!(layer.state_size(), bytes);
+
+        let [x, y, dy, dx, ..] = &roles.tensors;
+        let forward = layer.bind_forward(&plan, &layer.training_buffers(x.slice(..), y.slice(..))).unwrap();
+        let buffers = BackwardBuffers {
+            input_gradient: Some(Gradient::Overwrite(dx.slice(..))),
+            ..layer.backward_buffers(&forward, x.slice(..), dy.slice(..))
+        };
+        let backward = layer.bind_backward(&forward, &buffers).unwrap();
+        let inference = layer.inference_buffers(x.slice(..), y.slice(..));
+        assert_eq!(inference.is_some(), tracks);
+        let inference = inference.map(|buffers| layer.batch_norm().bind_inference(&plan, &buffers).unwrap());
+        for mode in [LayerMode::Training, LayerMode::Inference] {
+            layer.set_mode(mode);
+            assert_eq!(layer.mode(), mode);
+            noop.run(|pass| {
+                forward.record(pass);
+                backward.record(pass);
+                forward.record_without_running_update(pass);
+                inference.iter().for_each(|step| step.record(pass));
+            });
+            let mut encoder = noop.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            forward.record_into(&mut encoder);
+            backward.record_into(&mut encoder);
+            noop.queue.submit([encoder.finish()]);
+        }
+        noop.assert_quiet();
+    }
+}
+
+#[test]
+fn what_is_fused_in_the_buffers_of_steps_is_fused_in_a_layer() {
+    let noop = Noop::new();
+    let mut descriptor = describe(64);
+    descriptor.batch_norm.activation = Activation::Relu;
+    let (layer, plan, roles) = layer_on(&noop, &descriptor);
+    let [x, y, dy, dx, z, dz] = &roles.tensors;
+    let forward = TrainingBuffers {
+        residual: Some(z.slice(..)),
+        activation_mask: Some(roles.mask.slice(..)),
+        health: Some(roles.health.slice(..)),
+        ..layer.training_buffers(x.slice(..), y.slice(..))
+    };
+    let bound = layer.bind_forward(&plan, &forward).unwrap();
+    let backward = BackwardBuffers {
+        activation: ActivationState::Mask(roles.mask.slice(..)),
+        input_gradient: Some(Gradient::Overwrite(dx.slice(..))),
+        residual_gradient: Some(Gradient::Overwrite(dz.slice(..))),
+        gamma_gradient: layer.gamma_gradient().map(|gradient| Gradient::Accumulate(gradient.slice(..))),
+        ..layer.backward_buffers(&bound, x.slice(..), dy.slice(..))
+    };
+    let back = layer.bind_backward(&bound, &backward).unwrap();
+    // Parameters from an arena of the program's own.
+    let arena = TrainingBuffers { gamma: Some(roles.vectors[0].slice(..)), ..forward };
+    assert!(layer.bind_forward(&plan, &arena).is_ok());
+    // Statistics where the program wants them.
+    let kept = layer.bind_forward(&plan, &TrainingBuffers { saved: Some(roles.saved.slice(..)), ..forward }).unwrap();
+    assert_eq!(kept.saved().buffer(), &roles.saved);
+    assert_eq!(kept.plan(), &plan);
+    noop.run(|pass| {
+        for mode in [LayerMode::Training, LayerMode::Inference] {
+            bound.record_as(pass, mode);
+            back.record(pass);
+        }
+    });
+    // A padded batch leaves inference no binding for a mask.
+    let padded = TrainingBuffers { valid: Some(roles.valid.slice(..)), ..forward };
+    assert_eq!(layer.bind_forward(&plan, &padded).map(drop), Err(Error::PaddedActivationMask));
+    let padded = TrainingBuffers { activation_mask: None, ..padded };
+    assert!(layer.bind_forward(&plan, &padded).is_ok());
+    noop.assert_quiet();
+}
+
+#[test]
+fn the_workspace_grows_with_shapes_and_bound_steps_keep_theirs() {
+    let noop = Noop::new();
+    let mut layer = BatchNormLayer::new(&noop.device, &describe(64)).unwrap();
+    let shapes = [[8, 64, 6], [64, 64, 100_000], [2, 64, 6]].map(|shape| Shape::new(&shape).unwrap());
+    // Planned elsewhere.
+    let plan = layer.batch_norm().plan(&shapes[0]).unwrap();
+    let [x, y] = [(); 2].map(|()| noop.storage(plan.tensor_size()));
+    let bind = |layer: &BatchNormLayer| layer.bind_forward(&plan, &layer.training_buffers(x.slice(..), y.slice(..)));
+    let refused = bind(&layer).map(drop);
+    assert!(matches!(refused, Err(Error::TooSmall { binding: "workspace", .. })), "{refused:?}");
+    layer.reserve(&plan).unwrap();
+    let first = layer.workspace().clone();
+    assert_eq!(first.size(), plan.workspace_size());
+    let forward = bind(&layer).unwrap();
+    let large = layer.plan(&shapes[1]).unwrap();
+    assert!(large.workspace_size() > first.size(), "{} bytes", large.workspace_size());
+    assert_eq!(layer.workspace().size(), large.workspace_size());
+    let second = layer.workspace().clone();
+    layer.plan(&shapes[2]).unwrap();
+    assert_eq!(layer.workspace(), &second);
+    let again = bind(&layer).unwrap();
+    noop.run(|pass| {
+        forward.record(pass);
+        again.record(pass);
+    });
+    noop.assert_quiet();
+}
+
+#[test]
+fn layers_share_kernels_and_plans() {
+    let noop = Noop::new();
+    let kernels = Kernels::new(&noop.device);
+    assert_eq!(kernels.device(), &noop.device);
+    let mut layers = [(); 2].map(|()| BatchNormLayer::with_kernels(&kernels, &describe(64)).unwrap());
+    let plan = layers[0].plan(&Shape::new(&SHAPE).unwrap()).unwrap();
+    layers[1].reserve(&plan).unwrap();
+    let roles = Roles::new(&noop, &plan);
+    let [x, y, z, ..] = &roles.tensors;
+    let first = layers[0].bind_forward(&plan, &layers[0].training_buffers(x.slice(..), y.slice(..))).unwrap();
+    let second = layers[1].bind_forward(&plan, &layers[1].training_buffers(y.slice(..), z.slice(..))).unwrap();
+    noop.run(|pass| {
+        first.record(pass);
+        second.record(pass);
+    });
+    noop.assert_quiet();
+}
+
+#[test]
+fn steps_of_a_layer_are_refused_as_those_of_its_batch_norm() {
+    let noop = Noop::new();
+    let (mut layer, plan, roles) = layer_on(&noop, &describe(64));
+    let [x, y, dy, dx, ..] = &roles.tensors;
+    let foreign = Plan::new(
+        &BatchNormDescriptor { channels: 64, convention: Convention::keras(), ..Default::default() },
+        &Shape::new(&SHAPE).unwrap(),
+        layer.batch_norm().kernels().profile(),
+    )
+    .unwrap();
+    let buffers = layer.training_buffers(x.slice(..), y.slice(..));
+    assert_eq!(layer.bind_forward(&foreign, &buffers).map(drop), Err(Error::PlanMismatch));
+    let wrong = TrainingBuffers { output: roles.saved.slice(..), ..buffers };
+    let refused = layer.bind_forward(&plan, &wrong).map(drop);
+    assert!(matches!(refused, Err(Error::WrongSize { binding: "output", .. })), "{refused:?}");
+    let forward = layer.bind_forward(&plan, &buffers).unwrap();
+    let backward = layer.backward_buffers(&forward, x.slice(..), dy.slice(..));
+    assert!(layer.bind_backward(&forward, &backward).is_ok(), "gradients of gamma and beta alone");
+    let nothing = BackwardBuffers { gamma_gradient: None, beta_gradient: None, ..backward };
+    assert_eq!(layer.bind_backward(&forward, &nothing).map(drop), Err(Error::NoGradientRequested));
+    let input_gradient = Some(Gradient::Overwrite(x.slice(..)));
+    let overlapping = layer.bind_backward(&forward, &BackwardBuffers { input_gradient, ..backward }).map(drop);
+    assert!(matches!(overlapping, Err(Error::OverlappingBuffers { .. })), "{overlapping:?}");
+    let input_gradient = Some(Gradient::Overwrite(dx.slice(..)));
+    assert!(layer.bind_backward(&forward, &BackwardBuffers { input_gradient, ..backward }).is_ok());
+
+    // One value a channel cannot be trained on, but inferred.
+    let one = layer.plan(&Shape::new(&[1, 64]).unwrap()).unwrap();
+    let [x, y] = [(); 2].map(|()| noop.storage(one.tensor_size()));
+    let refused = layer.bind_forward(&one, &layer.training_buffers(x.slice(..), y.slice(..))).map(drop);
+    assert!(matches!(refused, Err(Error::OneSample { .. })), "{refused:?}");
+    let inference = layer.inference_buffers(x.slice(..), y.slice(..)).unwrap();
+    assert!(layer.batch_norm().bind_inference(&one, &inference).is_ok());
+    noop.assert_quiet();
+}
+
+#[test]
+fn layers_that_cannot_be_are_errors() {
+    let noop = Noop::new();
+    let new = |descriptor: &BatchNormLayerDescriptor| BatchNormLayer::new(&noop.device, descriptor).map(drop);
+    assert_eq!(new(&BatchNormLayerDescriptor::default()), Err(Error::NoChannels));
+    for descriptor in [
+        describe(u32::MAX),
+        BatchNormLayerDescriptor { running_sets: u32::MAX, ..describe(u32::MAX) },
+        BatchNormLayerDescriptor { running_sets: u32::MAX, gamma: None, beta: None, ..describe(64) },
+    ] {
+        let refused = new(&descriptor);
+        assert!(matches!(refused, Err(Error::Device { object: "a buffer of a layer", .. })), "{refused:?}");
+    }
+    assert_eq!(new(&BatchNormLayerDescriptor { running_sets: 0, ..describe(64) }), Ok(()));
+    noop.assert_quiet();
+    noop.device.destroy();
+    assert_eq!(new(&describe(64)), Err(Error::DeviceLost));
+    noop.assert_quiet();
+}
+
+#[test]
+fn a_state_that_is_not_the_layers_is_refused_by_its_part() {
+    let noop = Noop::new();
+    let queue = &noop.queue;
+    let (layer, ..) = layer_on(&noop, &describe(64));
+    assert_eq!(layer.load_state(queue, &state(64)), Ok(()));
+    let (bare, ..) = layer_on(&noop, &bare(64));
+    assert_eq!(bare.load_state(queue, &LayerState::default()), Ok(()));
+    type Change = fn(&mut LayerState, LayerState);
+    let parts: [(&str, Change); 3] = [
+        ("gamma", |state, other| state.gamma = other.gamma),
+        ("beta", |state, other| state.beta = other.beta),
+        ("running", |state, other| state.running = other.running),
+    ];
+    for (part, change) in parts {
+        let mut without = state(64);
+        change(&mut without, LayerState::default());
+        assert_eq!(layer.load_state(queue, &without), Err(Error::MissingState { part }));
+        let mut with = LayerState::default();
+        change(&mut with, state(64));
+        assert_eq!(bare.load_state(queue, &with), Err(Error::UnexpectedState { part }));
+    }
+    type Part = fn(&mut LayerState) -> &mut Vec<f32>;
+    let vectors: [(&str, Part); 4] = [
+        ("gamma", |state| state.gamma.as_mut().unwrap()),
+        ("beta", |state| state.beta.as_mut().unwrap()),
+        ("running.mean", |state| &mut state.running.as_mut().unwrap().mean),
+        ("running.variance", |state| &mut state.running.as_mut().unwrap().variance),
+    ];
+    for (binding, vector) in vectors {
+        for actual in [0, 1, 63, 65] {
+            let mut wrong = state(64);
+            vector(&mut wrong).resize(actual as usize, 0.0);
+            let error = Error::WrongLength { binding, expected: 64, actual };
+            assert_eq!(layer.load_state(queue, &wrong), Err(error));
+        }
+    }
+    noop.assert_quiet();
+    layer.beta().unwrap().destroy();
+    let refused = layer.load_state(queue, &state(64));
+    assert!(matches!(refused, Err(Error::Device { object: "the state of a layer", .. })), "{refused:?}");
+    noop.assert_quiet();
+}
+
+#[test]
+fn copies_of_a_state_are_checked_before_they_are_recorded() {
+    let noop = Noop::new();
+    let (layer, ..) = layer_on(&noop, &describe(64));
+    let size = layer.state_size();
+    assert_eq!(size, 4 * 256 + 4);
+    let copy_to = wgpu::BufferUsages::COPY_DST;
+    let [staging, unusable] = [copy_to, wgpu::BufferUsages::COPY_SRC].map(|usage| noop.buffer(2 * size + 8, usage));
+    let mut encoder = noop.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    let mut copy = |slice| layer.record_state_copy(&mut encoder, slice);
+    for actual in [0, size - 4, size + 4] {
+        let error = Error::WrongSize { binding: "staging", expected: size, actual };
+        assert_eq!(copy(staging.slice(..actual)), Err(error));
+    }
+    assert_eq!(copy(unusable.slice(..size)), Err(Error::MissingCopyUsage { binding: "staging" }));
+    let misaligned = Error::MisalignedCopy { binding: "staging", offset: 2 };
+    assert_eq!(copy(staging.slice(2..size + 2)), Err(misaligned));
+    assert_eq!(copy(staging.slice(..size)), Ok(()));
+    assert_eq!(copy(staging.slice(size..2 * size)), Ok(()), "another layer's place in the same buffer");
+    noop.queue.submit([encoder.finish()]);
+
+    for actual in [0, size as usize - 1, size as usize + 4] {
+        let error = Error::WrongSize { binding: "bytes", expected: size, actual: actual as u64 };
+        assert_eq!(layer.state_from_bytes(&vec![0; actual]), Err(error));
+    }
+    // Mapped ranges need not be aligned for f32.
+    let bytes = vec![0; size as usize + 1];
+    let empty = RunningState { mean: vec![0.0; 64], variance: vec![0.0; 64], batches_tracked: 0 };
+    let expected = LayerState { gamma: Some(vec![0.0; 64]), beta: Some(vec![0.0; 64]), running: Some(empty) };
+    assert_eq!(layer.state_from_bytes(&bytes[1..]), Ok(expected));
+
+    // A layer whose one vector is as long as its state.
+    let descriptor = BatchNormLayerDescriptor { gamma: Some(1.0), ..bare(64) };
+    let (lone, ..) = layer_on(&noop, &descriptor);
+    let mut encoder = noop.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    let own = lone.record_state_copy(&mut encoder, lone.gamma().unwrap().slice(..));
+    assert_eq!(own, Err(Error::OverlappingBuffers { first: "gamma", second: "staging" }));
+    let (bare, ..) = layer_on(&noop, &bare(64));
+    assert_eq!(bare.record_state_copy(&mut encoder, staging.slice(..0)), Ok(()));
+    assert_eq!(bare.state_from_bytes(&[]), Ok(LayerState::default()));
+    noop.queue.submit([encoder.finish()]);
+    noop.assert_quiet();
+}

@@ -1,0 +1,375 @@
+//! The layer: against the reference, against PyTorch's module, its modes, and its state on the way to the device and back.
+
+use std::path::Path;
+
+use crate::common::case::{Case, POISON, Results, Segments, loaded, stored};
+use crate::common::tolerance::compare;
+use crate::common::{Target, on_every_target};
+use wgpu_batch_norm::Layout::{ChannelsFirst, ChannelsLast};
+use wgpu_batch_norm::safetensors::SafeTensors;
+use wgpu_batch_norm::{
+    Activation, ActivationSource, ActivationState, BackwardBuffers, BatchNormDescriptor, BatchNormLayer,
+    BatchNormLayerDescriptor, ElementType, Gradient, LayerMode, LayerState, Momentum, RunningState, SegmentRunning,
+    Shape, TrainingBuffers,
+};
+
+/// What a case starts from.
+fn state_of(case: &Case) -> LayerState {
+    let running = RunningState {
+        mean: case.running_mean.clone(),
+        variance: case.running_variance.clone(),
+        batches_tracked: case.batches_tracked.unwrap_or(0),
+    };
+    LayerState { gamma: case.gamma.clone(), beta: case.beta.clone(), running: Some(running) }
+}
+
+fn describe(case: &Case) -> BatchNormLayerDescriptor {
+    BatchNormLayerDescriptor {
+        batch_norm: case.descriptor(),
+        // Values that a state must replace.
+        gamma: case.gamma.as_ref().map(|_| POISON),
+        beta: case.beta.as_ref().map(|_| POISON),
+        running_sets: (case.running_mean.len() / case.channels()) as u32,
+        ..Default::default()
+    }
+}
+
+fn read_state(target: &Target, layer: &BatchNormLayer) -> LayerState {
+    let gpu = &target.gpu;
+    let staging = gpu.zeroed("staging", layer.state_size());
+    let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    layer.record_state_copy(&mut encoder, staging.slice(..layer.state_size())).unwrap();
+    gpu.queue.submit([encoder.finish()]);
+    layer.state_from_bytes(&gpu.read::<u8>(&staging, layer.state_size() as usize)).unwrap()
+}
+
+/// Inference and backward through frozen statistics, then training and its backward, all by one layer with one forward and one
+/// backward.
+fn run(target: &Target, case: &Case, layer: &mut BatchNormLayer) -> Results {
+    let gpu = &target.gpu;
+    let plan = layer.plan(&case.shape()).unwrap();
+    let elements = case.input.len();
+    let tensor = |label, values: &[f32]| gpu.upload(label, &stored(case.element, values));
+    let poisoned = |label| tensor(label, &vec![POISON; elements]);
+    let (x, dy) = (tensor("x", &case.input), tensor("dy", &case.output_gradient));
+    let z = case.residual.as_deref().map(|values| tensor("z", values));
+    let [y, dx, dz] = ["y", "dx", "dz"].map(poisoned);
+    let whole = ..plan.tensor_size();
+    let residual = z.as_ref().map(|z| z.slice(whole));
+    let buffers = TrainingBuffers { residual, ..layer.training_buffers(x.slice(whole), y.slice(whole)) };
+    let forward = layer.bind_forward(&plan, &buffers).unwrap();
+    let buffers = BackwardBuffers {
+        activation: ActivationState::Recompute { residual },
+        input_gradient: Some(Gradient::Overwrite(dx.slice(whole))),
+        residual_gradient: residual.map(|_| Gradient::Overwrite(dz.slice(whole))),
+        ..layer.backward_buffers(&forward, x.slice(whole), dy.slice(whole))
+    };
+    let backward = layer.bind_backward(&forward, &buffers).unwrap();
+    let read = |buffer| loaded(case.element, &gpu.read::<u32>(buffer, plan.tensor_size() as usize / 4), elements);
+    let read_vector = |buffer: Option<&wgpu::Buffer>| match buffer {
+        Some(buffer) => gpu.read(buffer, case.channels()),
+        None => vec![0.0; case.channels()],
+    };
+    let step = |mode| {
+        layer.set_mode(mode);
+        gpu.submit(|pass| {
+            forward.record(pass);
+            backward.record(pass);
+        });
+        let returned = if residual.is_some() { read(&dz) } else { Vec::new() };
+        (read(&y), read(&dx), returned, read_vector(layer.gamma_gradient()), read_vector(layer.beta_gradient()))
+    };
+    let frozen = step(LayerMode::Inference);
+    assert_eq!(read_state(target, layer).running, state_of(case).running.filter(|_| layer.running_mean().is_some()));
+    let trained = step(LayerMode::Training);
+    let running = read_state(target, layer).running.unwrap_or_else(|| state_of(case).running.unwrap());
+    let instances = plan.segmentation().instances() as usize;
+    Results {
+        output: trained.0,
+        running_mean: running.mean,
+        running_variance: running.variance,
+        batches_tracked: case.batches_tracked.map(|_| running.batches_tracked),
+        saved: gpu.read(forward.saved().buffer(), instances),
+        inference: frozen.0,
+        input_gradient: trained.1,
+        residual_gradient: trained.2,
+        gamma_gradient: trained.3,
+        beta_gradient: trained.4,
+        frozen_input_gradient: frozen.1,
+        frozen_residual_gradient: frozen.2,
+        frozen_gamma_gradient: frozen.3,
+        frozen_beta_gradient: frozen.4,
+        ..Results::default()
+    }
+}
+
+fn layer_with(target: &Target, case: &Case, descriptor: &BatchNormLayerDescriptor) -> BatchNormLayer {
+    let layer = BatchNormLayer::with_kernels(&target.kernels, descriptor).unwrap();
+    layer.load_state(&target.gpu.queue, &state_of(case)).unwrap();
+    layer
+}
+
+fn cases() -> Vec<Case> {
+    let plain = |shape: &[usize], layout, seed| {
+        let mut case = Case::random(shape, layout, seed);
+        case.batches_tracked = Some(2);
+        case
+    };
+    let mut bare = plain(&[33, 12], ChannelsFirst, 2);
+    (bare.gamma, bare.beta) = (None, None);
+    (bare.wants_gamma, bare.wants_beta) = (false, false);
+    let mut scaled = plain(&[3, 4, 5, 7], ChannelsLast, 3);
+    scaled.beta = None;
+    scaled.wants_beta = false;
+    scaled.convention.momentum = Momentum::CumulativeAverage;
+    let mut fused = plain(&[4, 6, 5, 5], ChannelsFirst, 4).stored_as(ElementType::F16);
+    fused = fused.fused(Activation::Relu, true, ActivationSource::Recompute);
+    fused.returns_residual_gradient = true;
+    let steps = plain(&[6, 3, 8], ChannelsLast, 5).segmented(Segments::Along(1), SegmentRunning::Separate);
+    let ghosts = plain(&[6, 5, 4], ChannelsFirst, 6).segmented(Segments::SubBatches(3), SegmentRunning::InTurn);
+    vec![plain(&[4, 8, 6, 6], ChannelsFirst, 1), bare, scaled, fused, steps, ghosts]
+}
+
+#[test]
+fn both_modes_meet_the_reference() {
+    on_every_target(|target| {
+        for case in cases() {
+            let got = run(target, &case, &mut layer_with(target, &case, &describe(&case)));
+            let worst = compare(&case, &got, &case.run_reference().unwrap());
+            println!("{target}: {:?} {:?}: {:.3} {}", case.shape, case.layout, worst.ratio, worst.place);
+            assert!(worst.ratio <= 1.0, "{target}: {:?} {:?}: {worst:?}", case.shape, case.layout);
+        }
+    });
+}
+
+fn golden(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/layer").join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A module of PyTorch, from the file of its state: what it computes in both modes, and what a step of training makes of its
+/// state. `tests/vectors/README.md` tells how the files were made.
+#[test]
+fn a_state_of_pytorch_computes_what_pytorch_computes() {
+    let (model, steps) = (golden("model.safetensors"), golden("steps.safetensors"));
+    let steps = SafeTensors::deserialize(&steps).unwrap();
+    let values = |name: &str| -> Option<Vec<f32>> {
+        let bytes = steps.tensor(name).ok()?.data();
+        Some(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    };
+    on_every_target(|target| {
+        for prefix in ["stem.bn", "plain", "scaled", "averaged", "untracked"] {
+            let state = LayerState::from_safetensors(&model, prefix).unwrap();
+            let mut case = Case::random(&[4, 5, 3, 2], ChannelsFirst, 0);
+            (case.input, case.output_gradient) = (values("x").unwrap(), values("dy").unwrap());
+            (case.gamma, case.beta) = (state.gamma.clone(), state.beta.clone());
+            (case.wants_gamma, case.wants_beta) = (state.gamma.is_some(), state.beta.is_some());
+            if prefix == "averaged" {
+                case.convention.momentum = Momentum::CumulativeAverage;
+            }
+            if let Some(running) = &state.running {
+                (case.running_mean, case.running_variance) = (running.mean.clone(), running.variance.clone());
+                case.batches_tracked = Some(running.batches_tracked);
+            }
+            let tracks = state.running.is_some();
+            let descriptor = BatchNormLayerDescriptor { track_running_statistics: tracks, ..describe(&case) };
+            let mut layer = BatchNormLayer::with_kernels(&target.kernels, &descriptor).unwrap();
+            layer.load_state(&target.gpu.queue, &state).unwrap();
+            let got = run(target, &case, &mut layer);
+
+            let of = |mode: &str, result: &str| values(&format!("{prefix}.{mode}.{result}"));
+            // Without beta, its gradient is not asked for and not compared.
+            let vector = |mode, result| of(mode, result).unwrap_or_else(|| vec![0.0; 5]);
+            let tensor = |mode, result| of(mode, result).unwrap();
+            let truth = Results {
+                output: tensor("train", "y"),
+                input_gradient: tensor("train", "dx"),
+                gamma_gradient: vector("train", "dweight"),
+                beta_gradient: vector("train", "dbias"),
+                inference: tensor("eval", "y"),
+                frozen_input_gradient: tensor("eval", "dx"),
+                frozen_gamma_gradient: vector("eval", "dweight"),
+                frozen_beta_gradient: vector("eval", "dbias"),
+                running_mean: if tracks { tensor("after", "running_mean") } else { case.running_mean.clone() },
+                running_variance: if tracks { tensor("after", "running_var") } else { case.running_variance.clone() },
+                batches_tracked: tracks.then_some(4),
+                ..case.run_reference().unwrap()
+            };
+            let worst = if tracks {
+                assert_eq!(got.saved.len(), 5);
+                compare(&case, &got, &truth)
+            } else {
+                // In evaluation mode too, the statistics are those of the batch.
+                let both = [
+                    (got.output, truth.output),
+                    (got.input_gradient, truth.input_gradient),
+                    (got.gamma_gradient, truth.gamma_gradient),
+                    (got.beta_gradient, truth.beta_gradient),
+                ];
+                let evaluated = [
+                    got.inference.clone(),
+                    got.frozen_input_gradient.clone(),
+                    got.frozen_gamma_gradient.clone(),
+                    got.frozen_beta_gradient.clone(),
+                ];
+                let mut trained = Results { ..case.run_reference().unwrap() };
+                let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+                for ((trained, _), evaluated) in both.iter().zip(&evaluated) {
+                    assert_eq!(bits(trained), bits(evaluated), "{target}: {prefix}");
+                }
+                let [output, input, gamma, beta] = both;
+                let mut truth = trained.clone();
+                (trained.output, truth.output) = output;
+                (trained.input_gradient, truth.input_gradient) = input;
+                (trained.gamma_gradient, truth.gamma_gradient) = gamma;
+                (trained.beta_gradient, truth.beta_gradient) = beta;
+                compare(&case, &trained, &truth)
+            };
+            println!("{target}: {prefix}: {:.3} {}", worst.ratio, worst.place);
+            assert!(worst.ratio <= 1.0, "{target}: {prefix}: {worst:?}");
+        }
+    });
+}
+
+#[test]
+fn a_new_layer_starts_as_described_and_a_state_comes_back_to_the_bit() {
+    on_every_target(|target| {
+        let batch_norm = BatchNormDescriptor { channels: 37, ..Default::default() };
+        let descriptor = BatchNormLayerDescriptor { batch_norm, ..Default::default() };
+        let layer = BatchNormLayer::with_kernels(&target.kernels, &descriptor).unwrap();
+        let running = RunningState { mean: vec![0.0; 37], variance: vec![1.0; 37], batches_tracked: 0 };
+        let fresh = LayerState { gamma: Some(vec![1.0; 37]), beta: Some(vec![0.0; 37]), running: Some(running) };
+        assert_eq!(read_state(target, &layer), fresh, "{target}");
+        let descriptor = BatchNormLayerDescriptor { gamma: Some(0.0), beta: Some(-2.5), ..descriptor };
+        let described = BatchNormLayer::with_kernels(&target.kernels, &descriptor).unwrap();
+        let expected = LayerState { gamma: Some(vec![0.0; 37]), beta: Some(vec![-2.5; 37]), ..fresh.clone() };
+        assert_eq!(read_state(target, &described), expected, "{target}");
+        for gradient in [layer.gamma_gradient(), layer.beta_gradient()] {
+            assert_eq!(target.gpu.read::<u32>(gradient.unwrap(), 37), [0; 37], "{target}");
+        }
+
+        let values = |seed: u32| -> Vec<f32> {
+            // A NaN with a payload and a subnormal among them.
+            let special = [0x7FC0_1234, 1, 0x8000_0000, 0xFF80_0000];
+            let hashed = (4..37).map(|index: u32| (index + seed).wrapping_mul(2_654_435_761));
+            special.into_iter().chain(hashed).map(f32::from_bits).collect()
+        };
+        let running = RunningState { mean: values(3), variance: values(4), batches_tracked: u32::MAX };
+        let state = LayerState { gamma: Some(values(1)), beta: Some(values(2)), running: Some(running) };
+        layer.load_state(&target.gpu.queue, &state).unwrap();
+        let bits = |state: &LayerState| {
+            let running = state.running.clone().unwrap();
+            let vectors = [state.gamma.clone().unwrap(), state.beta.clone().unwrap(), running.mean, running.variance];
+            (vectors.map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>()), running.batches_tracked)
+        };
+        assert_eq!(bits(&read_state(target, &layer)), bits(&state), "{target}");
+    });
+}
+
+#[test]
+fn backward_goes_the_way_that_its_forward_went() {
+    on_every_target(|target| {
+        let gpu = &target.gpu;
+        let case = Case::random(&[5, 6, 7], ChannelsFirst, 8);
+        let truth = case.run_reference().unwrap();
+        let mut layer = layer_with(target, &case, &describe(&case));
+        let plan = layer.plan(&case.shape()).unwrap();
+        let (x, dy) = (gpu.upload("x", &case.input), gpu.upload("dy", &case.output_gradient));
+        let [y, dx] = ["y", "dx"].map(|label| gpu.zeroed(label, plan.tensor_size()));
+        let forward = layer.bind_forward(&plan, &layer.training_buffers(x.slice(..), y.slice(..))).unwrap();
+        let buffers = BackwardBuffers {
+            input_gradient: Some(Gradient::Overwrite(dx.slice(..))),
+            ..layer.backward_buffers(&forward, x.slice(..), dy.slice(..))
+        };
+        let backward = layer.bind_backward(&forward, &buffers).unwrap();
+        let close = |got: &[f32], truth: &[f32], far: &[f32]| {
+            let distance = |other: &[f32]| got.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            // The two modes differ by more than any rounding.
+            assert!(distance(far) > 1e-2, "{target}: the modes do not differ");
+            distance(truth) < 1e-4
+        };
+        let (trained, frozen) = (&truth.input_gradient, &truth.frozen_input_gradient);
+        let gradient = || gpu.read::<f32>(&dx, case.input.len());
+
+        // The layer is switched between forward and backward.
+        gpu.submit(|pass| {
+            forward.record_without_running_update(pass);
+            layer.eval();
+            backward.record(pass);
+        });
+        assert!(close(&gradient(), trained, frozen), "{target}");
+        gpu.submit(|pass| {
+            forward.record(pass);
+            layer.train();
+            backward.record(pass);
+        });
+        assert!(close(&gradient(), frozen, trained), "{target}");
+        assert!(close(&gpu.read::<f32>(&y, case.input.len()), &truth.inference, &truth.output), "{target}");
+        // Neither has updated anything.
+        assert_eq!(read_state(target, &layer), state_of(&case), "{target}");
+        // By the caller's word, whatever the layer's mode is.
+        gpu.submit(|pass| {
+            forward.record_as(pass, LayerMode::Inference);
+            backward.record_as(pass, LayerMode::Inference);
+        });
+        assert!(close(&gradient(), frozen, trained), "{target}");
+        gpu.submit(|pass| {
+            forward.record(pass);
+            backward.record(pass);
+        });
+        assert!(close(&gradient(), trained, frozen), "{target}");
+        assert_eq!(read_state(target, &layer).running.unwrap().batches_tracked, 1, "{target}");
+    });
+}
+
+/// A layer that occurs twice in a network: the second forward must not take from the first what its backward needs, nor a
+/// larger shape the workspace of steps that are bound.
+#[test]
+fn a_layer_used_twice_has_two_backwards() {
+    on_every_target(|target| {
+        let gpu = &target.gpu;
+        let first = Case::random(&[5, 6, 7], ChannelsFirst, 9);
+        let mut second = Case::random(&[40, 6, 50], ChannelsFirst, 10);
+        (second.gamma, second.beta) = (first.gamma.clone(), first.beta.clone());
+        let mut layer = layer_with(target, &first, &describe(&first));
+        let bind = |layer: &mut BatchNormLayer, case: &Case| {
+            let plan = layer.plan(&Shape::new(&case.shape).unwrap()).unwrap();
+            let (x, dy) = (gpu.upload("x", &case.input), gpu.upload("dy", &case.output_gradient));
+            let [y, dx] = ["y", "dx"].map(|label| gpu.zeroed(label, plan.tensor_size()));
+            let [gamma, beta] = ["dgamma", "dbeta"].map(|label| gpu.zeroed(label, plan.vector_size()));
+            let forward = layer.bind_forward(&plan, &layer.training_buffers(x.slice(..), y.slice(..))).unwrap();
+            let buffers = BackwardBuffers {
+                input_gradient: Some(Gradient::Overwrite(dx.slice(..))),
+                gamma_gradient: Some(Gradient::Overwrite(gamma.slice(..plan.vector_size()))),
+                beta_gradient: Some(Gradient::Overwrite(beta.slice(..plan.vector_size()))),
+                ..layer.backward_buffers(&forward, x.slice(..), dy.slice(..))
+            };
+            let backward = layer.bind_backward(&forward, &buffers).unwrap();
+            (forward, backward, [y, dx, gamma, beta])
+        };
+        let before = layer.workspace().size();
+        let (forward, backward, results) = bind(&mut layer, &first);
+        let between = layer.workspace().size();
+        let (other_forward, other_backward, other_results) = bind(&mut layer, &second);
+        assert!(before < between && between < layer.workspace().size(), "{target}: the workspace grew");
+        gpu.submit(|pass| {
+            forward.record_without_running_update(pass);
+            other_forward.record_without_running_update(pass);
+            other_backward.record(pass);
+            backward.record(pass);
+        });
+        for (case, results) in [(&first, &results), (&second, &other_results)] {
+            let truth = case.run_reference().unwrap();
+            let read = |index: usize, count| gpu.read::<f32>(&results[index], count);
+            let got = Results {
+                output: read(0, case.input.len()),
+                input_gradient: read(1, case.input.len()),
+                gamma_gradient: read(2, 6),
+                beta_gradient: read(3, 6),
+                ..truth.clone()
+            };
+            let worst = compare(case, &got, &truth);
+            assert!(worst.ratio <= 1.0, "{target}: {:?}: {worst:?}", case.shape);
+        }
+    });
+}
