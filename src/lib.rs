@@ -37,6 +37,8 @@
 //! * Sequences of unequal length and other padding: [`BatchNorm::bind_valid`].
 //! * One batch over several buffers, devices or processes: [`BatchNorm::bind_part_moments`] and what follows it.
 //! * What frameworks disagree about: [`Convention`], with constructors for PyTorch, ONNX, Keras, Flax and Burn.
+//! * A layer that owns its parameters, statistics and workspace, with PyTorch's names for its state: [`BatchNormLayer`],
+//!   [`LayerState`].
 //! * Every operation in f64 on the CPU, the specification of the kernels: [`mod@reference`].
 //! * Which kernels run, for whom it concerns: [`plan`] and [`shader`].
 //!
@@ -75,6 +77,7 @@
 //! | a cumulative average | no `batches_tracked` | [`Error::MissingBatchesTracked`] |
 //! | batch renormalization | no running statistics | [`Error::MissingRunningStatistics`] |
 //! | the same | inference, backward through frozen statistics, backward from the output | not in the type |
+//! | [`BatchNormLayer::bind_forward`], which binds both modes | what either of them refuses | its error: bind the other alone |
 //! | `activation_mask` of inference | padding | [`Error::PaddedActivationMask`] |
 //! | segments of 16-bit elements | segments and rows that are no multiple of four elements | [`Error::SharedWords`] |
 //! | segments along a dimension | neither the first one nor beside the channels | [`Error::SegmentsNotServed`] |

@@ -207,7 +207,7 @@ fn steps_of_a_layer_are_refused_as_those_of_its_batch_norm() {
     let one = layer.plan(&Shape::new(&[1, 64]).unwrap()).unwrap();
     let [x, y] = [(); 2].map(|()| noop.storage(one.tensor_size()));
     let refused = layer.bind_forward(&one, &layer.training_buffers(x.slice(..), y.slice(..))).map(drop);
-    assert!(matches!(refused, Err(Error::OneSample { .. })), "{refused:?}");
+    assert_eq!(refused, Err(Error::OneSample));
     let inference = layer.inference_buffers(x.slice(..), y.slice(..)).unwrap();
     assert!(layer.batch_norm().bind_inference(&one, &inference).is_ok());
     noop.assert_quiet();
