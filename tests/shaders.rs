@@ -2,22 +2,18 @@
 //!
 //! naga's validator is what wgpu runs; SPIR-V, MSL and HLSL are what Vulkan, Metal and DX12 are given.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use naga::back::{hlsl, msl, pipeline_constants, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use wgpu_batch_norm::shader::Variant;
 
-/// The modules of a variant's pipelines: the variant with every activation, companion and 16-bit type that it has a use for.
-fn pipelines(variant: Variant) -> impl Iterator<Item = (naga::Module, ModuleInfo)> {
-    let source = variant.source();
-    let module = naga::front::wgsl::parse_str(&source)
-        .unwrap_or_else(|error| panic!("{}: {}", variant.name(), error.emit_to_string(&source)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
-        .validate(&module)
-        .unwrap_or_else(|error| panic!("{}: {}", variant.name(), error.emit_to_string(&source)));
-    // Overrides are resolved per pipeline; 256 is the largest workgroup that the crate asks for.
+/// The constants of a variant's pipelines: every activation, companion and 16-bit type that it has a use for. Each value
+/// once, not their product: they do not meet in one expression.
+fn constants(source: &str) -> impl Iterator<Item = Vec<(&'static str, f64)>> + use<> {
+    // 256 is the largest workgroup that the crate asks for.
     let values: [(&str, &[f64]); 4] = [
         ("WORKGROUP_SIZE", &[256.0]),
         ("ACTIVATION", &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
@@ -26,12 +22,21 @@ fn pipelines(variant: Variant) -> impl Iterator<Item = (naga::Module, ModuleInfo
     ];
     let declared: Vec<_> =
         values.into_iter().filter(|(name, _)| source.contains(&format!("override {name}:"))).collect();
-    // Each value once, not their product: they do not meet in one expression.
     let most = declared.iter().map(|(_, values)| values.len()).max().unwrap_or(1);
-    (0..most).map(move |index| {
-        let constants =
-            declared.iter().map(|(name, values)| ((*name).to_owned(), values[index % values.len()])).collect();
-        let (module, info) = pipeline_constants::process_overrides(&module, &info, None, &constants)
+    (0..most).map(move |index| declared.iter().map(|(name, values)| (*name, values[index % values.len()])).collect())
+}
+
+/// The modules of a variant's pipelines.
+fn pipelines(variant: Variant) -> impl Iterator<Item = (naga::Module, ModuleInfo)> {
+    let source = variant.source();
+    let module = naga::front::wgsl::parse_str(&source)
+        .unwrap_or_else(|error| panic!("{}: {}", variant.name(), error.emit_to_string(&source)));
+    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{}: {}", variant.name(), error.emit_to_string(&source)));
+    constants(&source).map(move |values| {
+        let values = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let (module, info) = pipeline_constants::process_overrides(&module, &info, None, &values)
             .unwrap_or_else(|error| panic!("{}: {error}", variant.name()));
         (module.into_owned(), info.into_owned())
     })
@@ -112,4 +117,47 @@ fn spirv_val_accepts_every_variant() {
         let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
         assert!(output.status.success() && said.is_empty(), "{name}: {said}");
     });
+}
+
+/// What browsers compile with: it refuses barriers that naga accepts, where control flow is not uniform by the WGSL
+/// specification's analysis.
+#[test]
+#[ignore = "needs Node.js and Dawn; `cargo xtask test` gets the latter and runs this in a step of its own"]
+fn tint_accepts_every_variant() {
+    let package =
+        std::env::var_os("WGPU_BATCH_NORM_TINT").expect("WGPU_BATCH_NORM_TINT names the npm package `webgpu`");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tint/check.mjs");
+    let mut child = Command::new("node")
+        .arg(script)
+        .arg(package)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("node: {error}"));
+    let input = child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || -> std::io::Result<(usize, usize)> {
+        let mut input = BufWriter::new(input);
+        let (mut modules, mut pipelines) = (0, 0);
+        for variant in Variant::all() {
+            let code = variant.source();
+            let constants: Vec<_> = constants(&code)
+                .map(|values| {
+                    serde_json::Map::from_iter(values.into_iter().map(|(name, value)| (name.into(), value.into())))
+                })
+                .collect();
+            modules += 1;
+            pipelines += constants.len();
+            let line = serde_json::json!({ "name": variant.name(), "code": code, "pipelines": constants });
+            writeln!(input, "{line}")?;
+        }
+        Ok((modules, pipelines))
+    });
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let written = writer.join().unwrap();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let (modules, pipelines) = written.unwrap();
+    assert_eq!(said.trim(), format!("Tint: {modules} modules, {pipelines} pipelines, 0 bad"));
+    println!("{}", said.trim());
 }
