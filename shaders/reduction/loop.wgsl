@@ -1,28 +1,35 @@
 // Reduces what a place walks over, trip by trip.
 
-/// Trips that one accumulator takes before it is merged into the next level: long runs of additions into one f32 drift.
+/// Trips that one accumulator takes at least before it is merged into the next level: long runs of additions into one f32 drift,
+/// by as many roundings as there are additions where all add the same.
 const TRIPS_PER_LEVEL: u32 = 32u;
+
+/// About the square root of all trips where there are more than the square of that, so that neither level has a long run.
+fn trips_per_level() -> u32 {
+    return max(TRIPS_PER_LEVEL, 1u << ((firstLeadingBit(params.blocks | 1u) + 1u) / 2u));
+}
 
 /// Must be called in uniform control flow.
 fn reduce_place(place: Place, extent: Extent) -> Accumulator {
     let basis = basis_of(place, extent);
     let whole = whole_trips(extent);
+    let per_level = trips_per_level();
     var total = empty(basis);
     var walker = walk(place, extent);
     // Software drivers execute both sides of a branch, so what needs no mask has a loop of its own. Places that do not
     // participate go along with another's units; nobody asks for what they find.
-    for (var level = 0u; level < whole; level += TRIPS_PER_LEVEL) {
+    for (var level = 0u; level < whole; level += per_level) {
         var state = empty(basis);
-        let end = min(level + TRIPS_PER_LEVEL, whole);
+        let end = min(level + per_level, whole);
         for (var trip = level; trip < end; trip++) {
             state = accumulate(basis, state, load_block(take_units(&walker)), f32(trip - level));
             keep_in_step(trip);
         }
         total = merge(total, state);
     }
-    for (var level = whole; level < params.blocks; level += TRIPS_PER_LEVEL) {
+    for (var level = whole; level < params.blocks; level += per_level) {
         var state = empty(basis);
-        let end = min(level + TRIPS_PER_LEVEL, params.blocks);
+        let end = min(level + per_level, params.blocks);
         for (var trip = level; trip < end; trip++) {
             let taken = take_trip(&walker, place, extent);
             state = accumulate_masked(basis, state, load_block(taken.units), taken);
