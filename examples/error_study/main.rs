@@ -2,7 +2,8 @@
 //! element types, beside PyTorch's CPU kernels on the same inputs.
 //!
 //! ```text
-//! cargo run --release --example error_study -- [--adapter SUBSTRING] [--longest LOG2] [--variant NAME] [--csv FILE]
+//! cargo run --release --example error_study -- [--adapter SUBSTRING] [--element NAME] [--variant NAME] [--shortest LOG2]
+//!     [--longest LOG2] [--csv FILE]
 //! ```
 //!
 //! Prints the worst error of every quantity with PyTorch's beside it, and with `--csv` writes those of each case. `pytorch.py` measures
@@ -34,6 +35,12 @@ struct Arguments {
     /// The longest reduction, as a power of two
     #[arg(long, value_name = "LOG2", default_value_t = 26)]
     longest: u32,
+    /// The shortest reduction, as a power of two
+    #[arg(long, value_name = "LOG2", default_value_t = 0)]
+    shortest: u32,
+    /// One of f32, f16, bf16 [default: all]
+    #[arg(long, value_name = "NAME")]
+    element: Option<String>,
     /// One of whole, parts, windows, segments, silu, gelu [default: all]
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
@@ -72,7 +79,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode, String> {
     let mut worst = vec![(0.0_f64, String::new()); Quantity::ALL.len()];
     let wanted = |case: &Case| {
         let variant = arguments.variant.as_deref().is_none_or(|name| name == case.variant_name());
-        variant && case.length_log2 <= arguments.longest
+        let element = arguments.element.as_deref().is_none_or(|name| name == case.element_name());
+        variant && element && (arguments.shortest..=arguments.longest).contains(&case.length_log2)
     };
     for case in study::grid().iter().filter(|case| wanted(case)) {
         let start = Instant::now();

@@ -4,6 +4,9 @@
 #[path = "../../examples/support/mod.rs"]
 pub mod support;
 
+#[path = "../../examples/error_study/study/mod.rs"]
+pub mod study;
+
 pub mod case;
 pub mod from_output;
 pub mod parts;

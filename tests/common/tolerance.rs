@@ -15,6 +15,7 @@ use wgpu_batch_norm::{
 
 use super::case::{Case, Moments, Results};
 use super::from_output::{Kept, OutputGradients};
+use super::study::{self, Quantity};
 
 const U: f64 = 1.0 / (1 << 24) as f64;
 
@@ -77,6 +78,46 @@ pub fn uniform_tolerances(count: f64, gamma: f64, inverse: f64, result: f64) -> 
     let dx = gamma.abs() * inverse * (path * 1.25 * (1.0 + largest * largest) + 8.0 * U * (2.5 + largest))
         + 4.0 * U * result.abs();
     [y, dx, 2.0 * path + 4.0 * U]
+}
+
+/// How far the results of the error study may be off, in its units: roundoffs of the result's type, over the scales of
+/// `study/measure.rs`. In closed form, by the model above, with no term in |mean|/deviation.
+///
+/// With p = 2 + log2 M: the mean is off by p of mean |x − μ| = √3/2 deviations, the inverse deviation by p/2 + 4 of itself; x̂ is
+/// at most √3 and the largest |y| at least |γ|·√3, so y is off by p·(1/2 + 1/2) + 4, and 8 for its own roundings. With |g| ≤ 1.75,
+/// mean |g| and mean |g·x̂| near 0.56 and a largest |dx| of |γ|·r, dx is off by p·(0.56·(1 + √3) + 1/2) + 4 and 8 for each of its
+/// terms, of 2.5 in all. A term of dγ has the error of x̂ and of the sum. Running statistics take a tenth of the batch, and six
+/// roundings of their own in two updates. What only reads recorded statistics has its own roundings, and those of sums.
+///
+/// An activation evaluates with 16 (see above) and passes on 1.13 of what t is off, whose scale is up to 1.5 times that of its
+/// y; backward has both in h, whose error every term takes.
+pub fn study_tolerance(case: &study::Case, quantity: Quantity) -> f64 {
+    let length = (case.length() / case.segments() as u64) as f64;
+    let path = 2.0 + length.log2();
+    let plain = match quantity {
+        Quantity::Y => path + 12.0,
+        Quantity::Mean => path,
+        Quantity::InverseDeviation => 0.5 * path + 4.0,
+        Quantity::RunningMean | Quantity::RunningVariance => 0.2 * path + 6.0,
+        Quantity::Dx => 2.1 * path + 24.0,
+        Quantity::GammaGradient => 2.0 * path + 6.0,
+        Quantity::BetaGradient | Quantity::FrozenBetaGradient => path + 2.0,
+        Quantity::Inference | Quantity::FrozenDx => 8.0,
+        Quantity::FrozenGammaGradient => path + 8.0,
+    };
+    let activated = matches!(case.variant, study::Variant::Silu | study::Variant::Gelu);
+    let bound = match quantity {
+        _ if !activated => plain,
+        Quantity::Y | Quantity::Inference => 1.13 * 1.5 * plain + 16.0,
+        Quantity::Mean | Quantity::InverseDeviation | Quantity::RunningMean | Quantity::RunningVariance => plain,
+        _ => 2.0 * (plain + 16.0),
+    };
+    // A tensor of 16 bits is rounded once more, and what f32 arithmetic cost is small beside that.
+    match case.element {
+        ElementType::F16 if quantity.is_tensor() => 1.0 + bound * 2_f64.powi(11 - 24),
+        ElementType::Bf16 if quantity.is_tensor() => 1.0 + bound * 2_f64.powi(8 - 24),
+        _ => bound,
+    }
 }
 
 /// Compares everything that training, inference and both backwards produced.

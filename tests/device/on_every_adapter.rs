@@ -3,12 +3,15 @@
 mod activation_mask;
 mod determinism;
 mod element_types;
+mod error_study;
 mod failures_of_others;
 mod faults;
 mod folding;
 mod in_place;
 mod layer;
 mod lost_devices;
+#[cfg(target_os = "linux")]
+mod memory;
 mod output_backward;
 mod padding;
 mod parts;

@@ -263,13 +263,13 @@ impl Run<'_> {
         };
         for (part, plan) in plans.iter().enumerate() {
             let moments = own_moments.slice(..moments_size);
-            let buffers = PartBuffers::new(x[part].slice(..plan.tensor_size().max(4)), moments, workspace.slice(..));
+            let buffers = PartBuffers::new(x[part].slice(..plan.tensor_size()), moments, workspace.slice(..));
             let step = bn.bind_part_moments(plan, &buffers)?;
             gpu.submit(|pass| step.record(pass));
             gather(&own_moments, &all_moments, part, moments_size);
         }
         for (part, plan) in plans.iter().enumerate() {
-            let tensor = ..plan.tensor_size().max(4);
+            let tensor = ..plan.tensor_size();
             let buffers = TrainingBuffers {
                 gamma,
                 beta,
@@ -282,7 +282,7 @@ impl Run<'_> {
         }
         let gradients = vectors.gradients.each_ref().map(|buffer| Some(Gradient::Accumulate(buffer.slice(vector))));
         let buffers_of = |part: usize| {
-            let tensor = ..plans[part].tensor_size().max(4);
+            let tensor = ..plans[part].tensor_size();
             let [gamma_gradient, beta_gradient] = gradients;
             BackwardBuffers {
                 gamma,
