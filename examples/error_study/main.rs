@@ -127,7 +127,8 @@ fn heading() -> String {
 
 fn row(case: &Case, data: &Data, errors: &Errors) -> String {
     let names = (case.element_name(), case.arrangement_name(), case.variant_name());
-    let values = Quantity::ALL.map(|quantity| errors.get(quantity).map_or(String::new(), |error| format!("{error:.3}")));
+    let values =
+        Quantity::ALL.map(|quantity| errors.get(quantity).map_or(String::new(), |error| format!("{error:.3}")));
     let (ratio, length) = (case.decade(), case.length_log2);
     format!("{},{},{},{ratio},{length},{:016x},{}", names.0, names.1, names.2, data.digest(), values.join(","))
 }

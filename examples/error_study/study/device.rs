@@ -204,9 +204,11 @@ impl Run<'_> {
             return Ok(outcome);
         }
         let [mean, variance] = vectors.recorded.each_ref().map(slice);
-        let inference = InferenceBuffers { gamma, beta, ..InferenceBuffers::new(x.slice(tensor), y.slice(tensor), mean, variance) };
+        let inference =
+            InferenceBuffers { gamma, beta, ..InferenceBuffers::new(x.slice(tensor), y.slice(tensor), mean, variance) };
         let inference = bn.bind_inference(&plan, &inference)?;
-        let [dgamma, dbeta] = vectors.frozen_gradients.each_ref().map(|buffer| Some(Gradient::Overwrite(slice(buffer))));
+        let [dgamma, dbeta] =
+            vectors.frozen_gradients.each_ref().map(|buffer| Some(Gradient::Overwrite(slice(buffer))));
         let frozen = bn.bind_backward_frozen(
             &plan,
             &FrozenBackwardBuffers {
@@ -241,7 +243,8 @@ impl Run<'_> {
         });
         let plans = parts.each_ref().map(|(samples, _)| self.case.shape_of(*samples).and_then(|shape| bn.plan(&shape)));
         let plans = plans.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let tensor = |label, values: &[f32]| parts.each_ref().map(|(_, range)| self.upload(label, &values[range.clone()]));
+        let tensor =
+            |label, values: &[f32]| parts.each_ref().map(|(_, range)| self.upload(label, &values[range.clone()]));
         let (x, g) = (tensor("x", &self.data.x), tensor("g", &self.data.g));
         let sized = |label| plans.iter().map(|plan| gpu.zeroed(label, plan.tensor_size())).collect::<Vec<_>>();
         let (y, dx) = (sized("y"), sized("dx"));

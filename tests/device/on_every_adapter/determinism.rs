@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::in_place::bits;
-use crate::common::case::{Case, POISON, Padding, Segments};
+use crate::common::case::{Case, POISON, Padding, Results, Segments};
+use crate::common::parts::run_devices_in_parts;
 use crate::common::support::{self, Gpu};
+use crate::common::tolerance::compare;
 use crate::common::{Target, on_every_target};
 use wgpu_batch_norm::Layout::{ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::{
@@ -55,6 +57,27 @@ fn every_structure_gives_the_same_bits_run_after_run() {
             let first = bits(&case.run_device(target).unwrap());
             for _ in 0..8 {
                 assert_eq!(first, bits(&case.run_device(target).unwrap()), "{target}: {name}");
+            }
+        }
+    });
+}
+
+/// Windows and parts change the order of additions, and so last bits: how far those are from the truth is bounded by the tests of
+/// windows, parts and strategies. For themselves they repeat to the bit.
+#[test]
+fn windows_and_parts_give_the_same_bits_run_after_run() {
+    on_every_target(|target| {
+        let case = Case::random(&[9, 12, 40], ChannelsFirst, 12);
+        let truth = case.run_reference().unwrap();
+        let windowed = target.in_windows(3000);
+        let in_windows = || case.run_device(&windowed).unwrap();
+        let in_parts = || run_devices_in_parts(&case, &[4, 0, 1, 4], &[target], &truth).unwrap();
+        let ways: [(&str, &dyn Fn() -> Results); 2] = [("windows", &in_windows), ("parts", &in_parts)];
+        for (name, run) in ways {
+            let first = run();
+            assert!(compare(&case, &first, &truth).ratio <= 1.0, "{target}: {name}");
+            for _ in 0..4 {
+                assert_eq!(bits(&first), bits(&run()), "{target}: {name}");
             }
         }
     });

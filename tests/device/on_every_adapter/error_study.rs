@@ -91,7 +91,11 @@ fn assert_never_worse_than_pytorch(target: &Target, peers: &Peers, case: &Case) 
     for (quantity, error) in quantities(&errors) {
         let their = theirs.get(quantity).unwrap_or_else(|| panic!("{case}: no {} of PyTorch", quantity.name()));
         let allowed = their + allowance(case, quantity);
-        assert!(error <= allowed, "{target}: {case}: {} is off by {error:.2}, PyTorch's by {their:.2}", quantity.name());
+        assert!(
+            error <= allowed,
+            "{target}: {case}: {} is off by {error:.2}, PyTorch's by {their:.2}",
+            quantity.name()
+        );
     }
 }
 

@@ -39,7 +39,7 @@ fn arbitrary(seed: u64) -> (Case, Option<Vec<f32>>) {
     (case, rng.random_bool(0.7).then_some(bias))
 }
 
-fn fold_on_reference(case: &Case, bias: Option<&[f32]>) -> Result<(Vec<f32>, Vec<f32>), Error> {
+pub(super) fn fold_on_reference(case: &Case, bias: Option<&[f32]>) -> Result<(Vec<f32>, Vec<f32>), Error> {
     let bn = reference::BatchNorm::new(&case.descriptor())?;
     let (mut folded_weight, mut folded_bias) = (vec![POISON; case.input.len()], vec![POISON; case.channels()]);
     let buffers = reference::FoldBuffers {
@@ -56,7 +56,11 @@ fn fold_on_reference(case: &Case, bias: Option<&[f32]>) -> Result<(Vec<f32>, Vec
     Ok((folded_weight, folded_bias))
 }
 
-fn fold_on_device(target: &Target, case: &Case, bias: Option<&[f32]>) -> Result<(Vec<f32>, Vec<f32>), Error> {
+pub(super) fn fold_on_device(
+    target: &Target,
+    case: &Case,
+    bias: Option<&[f32]>,
+) -> Result<(Vec<f32>, Vec<f32>), Error> {
     let gpu = &target.gpu;
     let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor())?;
     let plan = bn.plan(&case.shape())?;
