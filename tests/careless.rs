@@ -10,7 +10,7 @@ mod failures_of_others;
 #[path = "careless/faults.rs"]
 mod faults;
 #[path = "careless/fuzz.rs"]
-mod fuzz;
+pub(crate) mod fuzz;
 #[path = "careless/layer.rs"]
 mod layer;
 

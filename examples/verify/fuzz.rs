@@ -1,7 +1,7 @@
 //! The readers of manifests and tensor files in the hands of somebody who writes them badly: whatever they are given, they
 //! return a case or say what is wrong with it, and never panic.
 //!
-//! `WGPU_BATCH_NORM_FUZZ_CASES` sets the number of cases of each property.
+//! `WGPU_BATCH_NORM_FUZZ_CASES` sets the number of cases of each property. `fuzz/` gives the same checks to libFuzzer.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,12 +23,14 @@ fn runner() -> TestRunner {
     TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() })
 }
 
+/// Of this package, or of the one that `fuzz/` stands in.
 fn vectors() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors")
+    let folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|folder| folder.join("tests/vectors"));
+    folders.into_iter().find(|folder| folder.is_dir()).expect("the golden cases are there")
 }
 
 /// Small cases of the repository: entry and tensor file.
-fn seeds() -> Vec<(Map<String, Value>, Vec<u8>)> {
+pub(crate) fn seeds() -> Vec<(Map<String, Value>, Vec<u8>)> {
     let manifest = parse_manifest(&fs::read(vectors().join("manifest.json")).unwrap()).unwrap();
     let seeds = manifest.into_iter().filter_map(|entry| {
         let fields = entry.fields.unwrap();
@@ -40,14 +42,14 @@ fn seeds() -> Vec<(Map<String, Value>, Vec<u8>)> {
     seeds.collect()
 }
 
-fn load(fields: &Map<String, Value>, file: &[u8]) -> Result<Case, Rejection> {
+pub(crate) fn load(fields: &Map<String, Value>, file: &[u8]) -> Result<Case, Rejection> {
     let entry =
         Entry { name: "case".into(), source: "fuzz".into(), operation: "fuzz".into(), fields: Ok(fields.clone()) };
     entry.load_from(|_| Ok(file.to_vec()))
 }
 
 /// What a reader made of it: whether there was a case, which is then run.
-fn outcome(loaded: Result<Case, Rejection>) -> bool {
+pub(crate) fn outcome(loaded: Result<Case, Rejection>) -> bool {
     match loaded {
         Ok(case) => {
             // Results or a typed error.
@@ -55,6 +57,17 @@ fn outcome(loaded: Result<Case, Rejection>) -> bool {
             true
         }
         Err(Rejection::Malformed(message) | Rejection::Unsupported(message)) => {
+            assert!(!message.is_empty());
+            false
+        }
+    }
+}
+
+/// Whether bytes are a manifest.
+pub(crate) fn is_manifest(bytes: &[u8]) -> bool {
+    match parse_manifest(bytes) {
+        Ok(_) => true,
+        Err(message) => {
             assert!(!message.is_empty());
             false
         }
@@ -100,15 +113,7 @@ fn any_bytes_are_a_manifest_or_an_error() {
     let some = lines.join(&b'\n');
     let length = some.len();
     let edits = prop::collection::vec((0..length, any::<u8>(), 0..3_u8), 0..20);
-    let (mut lists, mut errors) = (0_u32, 0_u32);
-    let mut count = |parsed: Result<Vec<Entry>, String>| match parsed {
-        Ok(_) => lists += 1,
-        Err(message) => {
-            assert!(!message.is_empty());
-            errors += 1;
-        }
-    };
-    let counting = std::cell::RefCell::new(&mut count);
+    let outcomes = std::cell::Cell::new([0_u32; 2]);
     runner()
         .run(&(edits, 0..=length, prop::collection::vec(any::<u8>(), 0..60), ".{0,80}"), |(edits, cut, bytes, text)| {
             let mut edited = some.clone();
@@ -122,36 +127,48 @@ fn any_bytes_are_a_manifest_or_an_error() {
             }
             edited.truncate(cut.max(1));
             for bytes in [&edited[..], &bytes, text.as_bytes(), format!("[{text}").as_bytes()] {
-                (counting.borrow_mut())(parse_manifest(bytes));
+                let mut counts = outcomes.get();
+                counts[usize::from(is_manifest(bytes))] += 1;
+                outcomes.set(counts);
             }
             Ok(())
         })
         .unwrap();
-    println!("{lists} lists, {errors} errors");
-    assert!(lists > 0 && errors > 0);
+    println!("refused and read: {:?}", outcomes.get());
+    assert!(outcomes.get().iter().all(|&count| count > 0));
+}
+
+/// Fields of an entry that are given another value or left out.
+pub(crate) type Edits = Vec<(String, Option<Value>)>;
+
+pub(crate) fn edits(seeds: &[(Map<String, Value>, Vec<u8>)]) -> impl Strategy<Value = Edits> + use<> {
+    let mut names: Vec<String> = seeds.iter().flat_map(|(fields, _)| fields.keys().cloned()).collect();
+    names.extend(["generator", "slope", "segments", "segment_running", "lengths", "renormalization"].map(String::from));
+    names.sort();
+    names.dedup();
+    prop::collection::vec((prop::sample::select(names), prop::option::of(values())), 1..4)
+}
+
+pub(crate) fn edited(fields: &Map<String, Value>, edits: Edits) -> Map<String, Value> {
+    let mut fields = fields.clone();
+    for (name, value) in edits {
+        match value {
+            Some(value) => fields.insert(name, value),
+            None => fields.remove(&name),
+        };
+    }
+    fields
 }
 
 #[test]
 fn any_field_may_hold_anything() {
     let seeds = seeds();
     assert!(seeds.len() > 100);
-    let mut names: Vec<String> = seeds.iter().flat_map(|(fields, _)| fields.keys().cloned()).collect();
-    names.extend(["generator", "slope", "segments", "segment_running", "lengths", "renormalization"].map(String::from));
-    names.sort();
-    names.dedup();
-    let edits = prop::collection::vec((prop::sample::select(names), prop::option::of(values())), 1..4);
     let outcomes = std::cell::Cell::new([0_u32; 2]);
     runner()
-        .run(&(0..seeds.len(), edits), |(seed, edits)| {
+        .run(&(0..seeds.len(), edits(&seeds)), |(seed, edits)| {
             let (fields, file) = &seeds[seed];
-            let mut fields = fields.clone();
-            for (name, value) in edits {
-                match value {
-                    Some(value) => fields.insert(name, value),
-                    None => fields.remove(&name),
-                };
-            }
-            let read = outcome(load(&fields, file));
+            let read = outcome(load(&edited(fields, edits), file));
             let mut counts = outcomes.get();
             counts[usize::from(read)] += 1;
             outcomes.set(counts);

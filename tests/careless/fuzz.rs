@@ -1,14 +1,15 @@
 //! Anything at all: descriptors, shapes, strategies, slices and offsets, for every operation. Refused with a typed error, or
 //! served and recorded without a word from wgpu; never a panic.
 //!
-//! `WGPU_BATCH_NORM_FUZZ_CASES` sets the number of cases.
+//! `WGPU_BATCH_NORM_FUZZ_CASES` sets the number of cases. `fuzz/` gives the same generators and checks to libFuzzer.
 
 use std::cell::Cell;
 
 use proptest::strategy::Strategy as Generated;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use wgpu_batch_norm::{
-    EmptyBatchPolicy, NonFinitePolicy, OneSamplePolicy, Operation as Operations, RunningVariance, ShaderChecks,
+    DeviceProfile, EmptyBatchPolicy, NonFinitePolicy, OneSamplePolicy, Operation as Operations, RunningVariance,
+    ShaderChecks,
 };
 
 use super::aliasing::{ALIGNMENT, operations};
@@ -56,7 +57,7 @@ fn activations() -> impl Generated<Value = Activation> {
     ]
 }
 
-fn descriptors() -> impl Generated<Value = BatchNormDescriptor> {
+pub(crate) fn descriptors() -> impl Generated<Value = BatchNormDescriptor> {
     let layout = any::<bool>().prop_map(|last| if last { Layout::ChannelsLast } else { Layout::ChannelsFirst });
     (0..9_u32, layout, prop::sample::select(&ElementType::ALL[..]), activations(), conventions()).prop_map(
         |(channels, layout, element, activation, convention)| BatchNormDescriptor {
@@ -72,14 +73,14 @@ fn descriptors() -> impl Generated<Value = BatchNormDescriptor> {
 
 /// A shape, most of the time one that has the descriptor's channels, and what is done with it.
 #[derive(Clone, Debug)]
-struct Cut {
+pub(crate) struct Cut {
     dims: Vec<usize>,
     flat: bool,
     fits: bool,
     segments: Option<(bool, usize)>,
 }
 
-fn cuts() -> impl Generated<Value = Cut> {
+pub(crate) fn cuts() -> impl Generated<Value = Cut> {
     let small = prop_oneof![8 => 0..20_usize, 1 => 20..70_usize];
     let huge = prop_oneof![any::<usize>(), (0..64_u32, 0..3_usize).prop_map(|(bits, less)| (1 << bits) - less.min(1))];
     let dims = prop_oneof![
@@ -112,7 +113,7 @@ impl Cut {
 
 /// What is wrong with a slice, if anything.
 #[derive(Clone, Copy, Debug)]
-enum Slice {
+pub(crate) enum Slice {
     Own,
     /// At its own part of the pool.
     Pooled,
@@ -124,8 +125,8 @@ enum Slice {
     Destroyed,
 }
 
-fn slices() -> impl Generated<Value = Slice> {
-    prop_oneof![
+pub(crate) fn slices() -> impl Generated<Value = Vec<Slice>> {
+    let slice = prop_oneof![
         60 => Just(Slice::Own),
         60 => Just(Slice::Pooled),
         4 => (0..8_u64).prop_map(Slice::Anywhere),
@@ -133,7 +134,8 @@ fn slices() -> impl Generated<Value = Slice> {
         1 => Just(Slice::Unusable),
         1 => Just(Slice::Foreign),
         1 => Just(Slice::Destroyed),
-    ]
+    ];
+    prop::collection::vec(slice, MOST_SLICES)
 }
 
 /// More slices than any operation has.
@@ -141,105 +143,252 @@ const MOST_SLICES: usize = 16;
 /// Operations with a slice above this are planned only.
 const MOST_BYTES: u64 = 1 << 18;
 
-#[test]
-fn anything_is_served_without_a_word_or_refused_with_a_typed_error() {
-    let noop = Noop::new();
-    let twin = noop.twin();
-    let classes = [AdapterClass::Discrete, AdapterClass::Integrated, AdapterClass::Cpu];
-    let checks = [ShaderChecks::Trusted, ShaderChecks::Checked];
-    let kernels: Vec<_> = classes
-        .into_iter()
-        .flat_map(|class| checks.map(|checks| KernelsDescriptor { class: Some(class), checks, ..Default::default() }))
-        .map(|descriptor| Kernels::with_descriptor(&noop.device, &descriptor))
-        .collect();
+pub(crate) fn pins() -> impl Generated<Value = Strategies> {
     let pin = || prop::option::weighted(0.3, prop::sample::select(&Strategy::ALL[..]));
     let family = prop::option::weighted(0.2, prop::sample::select(&[Family::Rows, Family::Columns][..]));
     let pins = (pin(), pin(), family);
-    let input = (
-        (0..kernels.len(), descriptors(), cuts()),
-        (prop::bool::weighted(0.5), pins),
-        prop::collection::vec(slices(), MOST_SLICES),
-    );
-    // Refused as a plan, planned only, refused as a step, recorded.
-    let outcomes = Cell::new([0_u64; 4]);
-    let count = |index: usize| {
-        let mut counts = outcomes.get();
+    let pins = pins.prop_map(|(training, backward, inference)| Strategies { training, backward, inference });
+    prop_oneof![Just(Strategies::default()), pins]
+}
+
+/// What a caller does with a batch norm.
+#[derive(Clone, Debug)]
+pub(crate) struct Use {
+    /// Which of the kernels.
+    pub kernels: usize,
+    pub descriptor: BatchNormDescriptor,
+    pub cut: Cut,
+    pub strategies: Strategies,
+    pub slices: Vec<Slice>,
+}
+
+const CLASSES: [AdapterClass; 3] = [AdapterClass::Discrete, AdapterClass::Integrated, AdapterClass::Cpu];
+const CHECKS: [ShaderChecks; 2] = [ShaderChecks::Trusted, ShaderChecks::Checked];
+
+pub(crate) fn kernels() -> impl Generated<Value = usize> {
+    0..CLASSES.len() * CHECKS.len()
+}
+
+#[cfg(test)]
+fn uses() -> impl Generated<Value = Use> {
+    (kernels(), descriptors(), cuts(), pins(), slices())
+        .prop_map(|(kernels, descriptor, cut, strategies, slices)| Use { kernels, descriptor, cut, strategies, slices })
+}
+
+/// How often what came of a case: refused as a plan, planned only, refused as a step, recorded.
+#[derive(Debug, Default)]
+pub(crate) struct Outcomes(Cell<[u64; 4]>);
+
+impl Outcomes {
+    fn count(&self, index: usize) {
+        let mut counts = self.0.get();
         counts[index] += 1;
-        outcomes.set(counts);
-    };
-    runner()
-        .run(&input, |((kernels_of, descriptor, cut), (pinned, (training, backward, inference)), flaws)| {
-            let Ok(bn) = BatchNorm::with_kernels(&kernels[kernels_of], &descriptor) else {
-                count(0);
+        self.0.set(counts);
+    }
+}
+
+/// Devices, and kernels for every class of machine.
+pub(crate) struct World {
+    noop: Noop,
+    twin: Noop,
+    kernels: Vec<Kernels>,
+    pub outcomes: Outcomes,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let noop = Noop::new();
+        let twin = noop.twin();
+        let kernels = CLASSES
+            .into_iter()
+            .flat_map(|class| {
+                CHECKS.map(|checks| KernelsDescriptor { class: Some(class), checks, ..Default::default() })
+            })
+            .map(|descriptor| Kernels::with_descriptor(&noop.device, &descriptor))
+            .collect();
+        Self { noop, twin, kernels, outcomes: Outcomes::default() }
+    }
+
+    /// Refused with a typed error, or served and recorded without a word from wgpu.
+    pub fn check(&self, Use { kernels, descriptor, cut, strategies, slices: flaws }: Use) -> Result<(), TestCaseError> {
+        let Self { noop, twin, kernels: all_kernels, outcomes } = self;
+        let Ok(bn) = BatchNorm::with_kernels(&all_kernels[kernels], &descriptor) else {
+            outcomes.count(0);
+            return Ok(());
+        };
+        let plan = match cut.shape(&descriptor).and_then(|shape| bn.plan_with(&shape, strategies)) {
+            Ok(plan) => plan,
+            Err(error) => {
+                prop_assert!(!error.to_string().is_empty());
+                outcomes.count(0);
                 return Ok(());
-            };
-            let strategies = if pinned { Strategies { training, backward, inference } } else { Strategies::default() };
-            let plan = match cut.shape(&descriptor).and_then(|shape| bn.plan_with(&shape, strategies)) {
-                Ok(plan) => plan,
+            }
+        };
+        query(&plan);
+        for operation in operations(&plan) {
+            let places = &operation.places;
+            prop_assert!(places.len() <= MOST_SLICES);
+            if places.iter().any(|place| place.size > MOST_BYTES) {
+                outcomes.count(1);
+                continue;
+            }
+            let padded = |size: u64| size.max(4).next_multiple_of(ALIGNMENT);
+            let pool = noop.storage(places.iter().map(|place| padded(place.size)).sum::<u64>() + 2048);
+            let mut at = 0;
+            let buffers: Vec<_> = places
+                .iter()
+                .zip(&flaws)
+                .map(|(place, flaw)| {
+                    let start = at;
+                    at += padded(place.size);
+                    let size = match flaw {
+                        Slice::Resized(words) => place.size.saturating_add_signed(4 * words),
+                        _ => place.size,
+                    };
+                    let own = |of: &Noop| of.storage(size.max(4));
+                    let (buffer, start) = match flaw {
+                        Slice::Pooled => (pool.clone(), start),
+                        Slice::Anywhere(steps) => (pool.clone(), steps * ALIGNMENT / 2),
+                        Slice::Unusable => (noop.buffer(size.max(4), wgpu::BufferUsages::UNIFORM), 0),
+                        Slice::Foreign => (own(twin), 0),
+                        Slice::Own | Slice::Resized(_) | Slice::Destroyed => (own(noop), 0),
+                    };
+                    if matches!(flaw, Slice::Destroyed) {
+                        buffer.destroy();
+                    }
+                    (buffer, start, size)
+                })
+                .collect();
+            // wgpu has no slices of nothing.
+            let slices: Vec<_> =
+                buffers.iter().map(|(buffer, start, size)| buffer.slice(*start..start + size.max(&4))).collect();
+            match (operation.bind)(&bn, &plan, &slices) {
+                Ok(record) => {
+                    noop.run(|pass| record(pass));
+                    outcomes.count(3);
+                }
                 Err(error) => {
                     prop_assert!(!error.to_string().is_empty());
-                    count(0);
-                    return Ok(());
+                    outcomes.count(2);
                 }
-            };
-            // Queries answer for any plan.
+            }
+            let uncaptured = [noop, twin].map(|device| std::mem::take(&mut *device.uncaptured.lock().unwrap()));
+            prop_assert!(uncaptured.iter().all(Vec::is_empty), "{}: {uncaptured:?}", operation.name);
+        }
+        Ok(())
+    }
+}
+
+/// Queries answer for any plan.
+fn query(plan: &Plan) {
+    for operation in [Operations::Training, Operations::Backward] {
+        let _ = (plan.strategy(operation), plan.activation_cost(ActivationSource::Recompute, true));
+    }
+    let _ = (plan.inference_family(), plan.window_count(), plan.workspace_size(), plan.in_place_saving());
+}
+
+#[test]
+fn anything_is_served_without_a_word_or_refused_with_a_typed_error() {
+    let world = World::new();
+    runner().run(&uses(), |case| world.check(case)).unwrap();
+    let counts = world.outcomes.0.get();
+    println!("refused as a plan, planned only, refused as a step, recorded: {counts:?}");
+    assert!(counts.iter().all(|&count| count > 0), "{counts:?}");
+}
+
+/// A machine: limits as WebGPU guarantees them, or as nobody would have them.
+pub(crate) fn profiles() -> impl Generated<Value = DeviceProfile> {
+    let limit = || {
+        prop_oneof![
+            6 => Just(None),
+            2 => (0..33_u32).prop_map(|bits| Some((1_u64 << bits.min(31)) as u32)),
+            1 => any::<u32>().prop_map(Some),
+        ]
+    };
+    let bytes = || {
+        prop_oneof![
+            6 => Just(None),
+            3 => (0..64_u32).prop_map(|bits| Some(1_u64 << bits)),
+            1 => any::<u64>().prop_map(Some),
+        ]
+    };
+    let limits = (limit(), limit(), limit(), limit(), limit(), limit(), limit());
+    (prop::sample::select(&CLASSES[..]), bytes(), bytes(), limits, bytes()).prop_map(
+        |(
+            class,
+            binding,
+            window,
+            (buffers, invocations, width, storage, workgroups, offset, uniform_offset),
+            uniform,
+        )| {
+            let usual = DeviceProfile::webgpu(class);
+            DeviceProfile {
+                max_storage_buffer_binding_size: binding.unwrap_or(usual.max_storage_buffer_binding_size),
+                max_window_size: window.unwrap_or(usual.max_window_size),
+                max_storage_buffers_per_shader_stage: buffers.unwrap_or(usual.max_storage_buffers_per_shader_stage),
+                max_compute_invocations_per_workgroup: invocations
+                    .unwrap_or(usual.max_compute_invocations_per_workgroup),
+                max_compute_workgroup_size_x: width.unwrap_or(usual.max_compute_workgroup_size_x),
+                max_compute_workgroup_storage_size: storage.unwrap_or(usual.max_compute_workgroup_storage_size),
+                max_compute_workgroups_per_dimension: workgroups.unwrap_or(usual.max_compute_workgroups_per_dimension),
+                min_storage_buffer_offset_alignment: offset.unwrap_or(usual.min_storage_buffer_offset_alignment),
+                min_uniform_buffer_offset_alignment: uniform_offset
+                    .unwrap_or(usual.min_uniform_buffer_offset_alignment),
+                max_uniform_buffer_binding_size: uniform.unwrap_or(usual.max_uniform_buffer_binding_size),
+                ..usual
+            }
+        },
+    )
+}
+
+/// A plan that is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish {
+    pub profile: DeviceProfile,
+    pub descriptor: BatchNormDescriptor,
+    pub cut: Cut,
+    pub strategies: Strategies,
+}
+
+#[cfg(test)]
+fn wishes() -> impl Generated<Value = Wish> {
+    (profiles(), descriptors(), cuts(), pins()).prop_map(|(profile, descriptor, cut, strategies)| Wish {
+        profile,
+        descriptor,
+        cut,
+        strategies,
+    })
+}
+
+impl Wish {
+    /// A plan, or a typed error; whether there was one.
+    pub fn check(self) -> Result<bool, TestCaseError> {
+        let Self { profile, descriptor, cut, strategies } = self;
+        let planned = cut.shape(&descriptor).and_then(|shape| {
             for operation in [Operations::Training, Operations::Backward] {
-                let _ = (plan.strategy(operation), plan.activation_cost(ActivationSource::Recompute, true));
+                let _ = Plan::strategies(&descriptor, &shape, &profile, operation)?;
             }
-            for operation in operations(&plan) {
-                let places = &operation.places;
-                prop_assert!(places.len() <= MOST_SLICES);
-                if places.iter().any(|place| place.size > MOST_BYTES) {
-                    count(1);
-                    continue;
-                }
-                let padded = |size: u64| size.max(4).next_multiple_of(ALIGNMENT);
-                let pool = noop.storage(places.iter().map(|place| padded(place.size)).sum::<u64>() + 2048);
-                let mut at = 0;
-                let buffers: Vec<_> = places
-                    .iter()
-                    .zip(&flaws)
-                    .map(|(place, flaw)| {
-                        let start = at;
-                        at += padded(place.size);
-                        let size = match flaw {
-                            Slice::Resized(words) => place.size.saturating_add_signed(4 * words),
-                            _ => place.size,
-                        };
-                        let own = |of: &Noop| of.storage(size.max(4));
-                        let (buffer, start) = match flaw {
-                            Slice::Pooled => (pool.clone(), start),
-                            Slice::Anywhere(steps) => (pool.clone(), steps * ALIGNMENT / 2),
-                            Slice::Unusable => (noop.buffer(size.max(4), wgpu::BufferUsages::UNIFORM), 0),
-                            Slice::Foreign => (own(&twin), 0),
-                            Slice::Own | Slice::Resized(_) | Slice::Destroyed => (own(&noop), 0),
-                        };
-                        if matches!(flaw, Slice::Destroyed) {
-                            buffer.destroy();
-                        }
-                        (buffer, start, size)
-                    })
-                    .collect();
-                // wgpu has no slices of nothing.
-                let slices: Vec<_> =
-                    buffers.iter().map(|(buffer, start, size)| buffer.slice(*start..start + size.max(&4))).collect();
-                match (operation.bind)(&bn, &plan, &slices) {
-                    Ok(record) => {
-                        noop.run(|pass| record(pass));
-                        count(3);
-                    }
-                    Err(error) => {
-                        prop_assert!(!error.to_string().is_empty());
-                        count(2);
-                    }
-                }
-                let uncaptured = [&noop, &twin].map(|device| std::mem::take(&mut *device.uncaptured.lock().unwrap()));
-                prop_assert!(uncaptured.iter().all(Vec::is_empty), "{}: {uncaptured:?}", operation.name);
-            }
+            Plan::with_strategies(&descriptor, &shape, &profile, strategies)
+        });
+        match &planned {
+            Ok(plan) => query(plan),
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+        Ok(planned.is_ok())
+    }
+}
+
+#[test]
+fn any_limits_give_a_plan_or_a_typed_error() {
+    let outcomes = Cell::new([0_u64; 2]);
+    runner()
+        .run(&wishes(), |wish| {
+            let mut counts = outcomes.get();
+            counts[usize::from(wish.check()?)] += 1;
+            outcomes.set(counts);
             Ok(())
         })
         .unwrap();
-    let counts = outcomes.get();
-    println!("refused as a plan, planned only, refused as a step, recorded: {counts:?}");
-    assert!(counts.iter().all(|&count| count > 0), "{counts:?}");
+    println!("refused and planned: {:?}", outcomes.get());
+    assert!(outcomes.get().iter().all(|&count| count > 0));
 }
