@@ -32,19 +32,22 @@ impl DenseKernels {
     pub fn new(device: &wgpu::Device) -> Self {
         macro_rules! kernel {
             ($name:literal) => {
+                Kernel::new(device, $name, include_str!(concat!("../network/kernels/", $name, ".wgsl")))
+            };
+            (own $name:literal) => {
                 Kernel::new(device, $name, include_str!(concat!("kernels/", $name, ".wgsl")))
             };
         }
         Self {
-            gather_batch: kernel!("gather_batch"),
+            gather_batch: kernel!(own "gather_batch"),
             linear_forward: kernel!("linear_forward"),
             linear_backward_input: kernel!("linear_backward_input"),
             linear_backward_weight: kernel!("linear_backward_weight"),
             linear_backward_bias: kernel!("linear_backward_bias"),
-            sigmoid_forward: kernel!("sigmoid_forward"),
-            sigmoid_backward: kernel!("sigmoid_backward"),
+            sigmoid_forward: kernel!("activation_forward"),
+            sigmoid_backward: kernel!("activation_backward"),
             softmax_cross_entropy: kernel!("softmax_cross_entropy"),
-            sgd_update: kernel!("sgd_update"),
+            sgd_update: kernel!(own "sgd_update"),
         }
     }
 }

@@ -12,6 +12,7 @@
 
 mod architecture;
 mod checks;
+#[path = "../network/digits.rs"]
 mod data;
 mod dense;
 mod history;

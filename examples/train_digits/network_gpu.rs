@@ -306,7 +306,7 @@ impl Binder<'_> {
 
             if let Some(sigmoid) = &made.sigmoid {
                 let slices = [made.sigmoid_input().slice(..), sigmoid.slice(..)];
-                operations.push(self.dense(&self.dense.sigmoid_forward, rows * layer.outputs / 4, &slices));
+                operations.push(self.dense(&self.dense.sigmoid_forward, rows * layer.outputs, &slices));
                 input = sigmoid;
             } else {
                 let slices = [
@@ -334,7 +334,7 @@ impl Binder<'_> {
             if let Some(sigmoid) = &made.sigmoid {
                 let gradient = tensor("gradient before the sigmoid");
                 let slices = [sigmoid.slice(..), output_gradient.slice(..), gradient.slice(..)];
-                operations.push(self.dense(&self.dense.sigmoid_backward, rows * layer.outputs / 4, &slices));
+                operations.push(self.dense(&self.dense.sigmoid_backward, rows * layer.outputs, &slices));
                 output_gradient = gradient;
             }
 

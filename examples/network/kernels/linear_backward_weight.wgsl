@@ -3,6 +3,9 @@
 // One invocation per block of 4 outputs × 4 inputs; the sum over the batch stays in registers, so there is nothing to reduce
 // afterwards. `inputs` is a multiple of 4.
 
+// Whether the gradient is added to what is there.
+override accumulate: bool = false;
+
 struct Shape {
     rows: u32,
     inputs: u32,
@@ -16,7 +19,12 @@ struct Shape {
 
 fn store(output: u32, column: u32, sum: vec4<f32>) {
     if output < shape.outputs {
-        weight_gradient[output * (shape.inputs / 4u) + column] = sum;
+        let index = output * (shape.inputs / 4u) + column;
+        var gradient = sum;
+        if accumulate {
+            gradient += weight_gradient[index];
+        }
+        weight_gradient[index] = gradient;
     }
 }
 

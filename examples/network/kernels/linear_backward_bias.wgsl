@@ -2,6 +2,9 @@
 //
 // One invocation per output. Only layers without batch norm have a bias.
 
+// Whether the gradient is added to what is there.
+override accumulate: bool = false;
+
 struct Shape {
     rows: u32,
     inputs: u32,
@@ -20,6 +23,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     var sum = 0.0;
     for (var n = 0u; n < shape.rows; n++) {
         sum += output_gradient[n * shape.outputs + id.x];
+    }
+    if accumulate {
+        sum += bias_gradient[id.x];
     }
     bias_gradient[id.x] = sum;
 }

@@ -90,33 +90,3 @@ impl Batches {
         chosen
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_split_is_the_customary_one() {
-        let digits = Digits::load();
-        assert_eq!((digits.training.len(), digits.test.len()), (1437, 360));
-        for split in [&digits.training, &digits.test] {
-            assert_eq!(split.images.len(), split.len() * PIXELS);
-            assert!(split.images.iter().all(|grey| (0.0..=1.0).contains(grey)));
-            assert!(split.labels.iter().all(|&label| (label as usize) < CLASSES));
-        }
-        assert_eq!(digits.training.labels[..10], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
-    }
-
-    #[test]
-    fn an_epoch_takes_no_sample_twice_and_a_seed_gives_one_order() {
-        let mut batches = Batches::new(100, 30, 7);
-        let epoch = batches.take(3);
-        let mut sorted = epoch.clone();
-        sorted.sort_unstable();
-        sorted.dedup();
-        assert_eq!(sorted.len(), 90);
-        let next = batches.take(3);
-        assert_ne!(epoch, next);
-        assert_eq!(Batches::new(100, 30, 7).take(6), [epoch, next].concat());
-    }
-}

@@ -2,6 +2,9 @@
 //
 // One invocation per block of 4 rows × 4 inputs. `inputs` is a multiple of 4.
 
+// Whether the gradient is added to what is there.
+override accumulate: bool = false;
+
 struct Shape {
     rows: u32,
     inputs: u32,
@@ -15,7 +18,12 @@ struct Shape {
 
 fn store(row: u32, column: u32, sum: vec4<f32>) {
     if row < shape.rows {
-        input_gradient[row * (shape.inputs / 4u) + column] = sum;
+        let index = row * (shape.inputs / 4u) + column;
+        var gradient = sum;
+        if accumulate {
+            gradient += input_gradient[index];
+        }
+        input_gradient[index] = gradient;
     }
 }
 

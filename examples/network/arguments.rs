@@ -1,0 +1,63 @@
+//! What every example is told on the command line, and the adapter that it runs on.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use super::context::Context;
+use super::support;
+
+/// Arguments of all examples; the defaults are each example's own.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Common {
+    /// Training steps of each run
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub steps: u32,
+    /// Seed of initial weights and of the order of batches; further runs take those after it
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// The adapter whose name, backend or driver contains this (any case) [default: the best one]
+    #[arg(long, value_name = "SUBSTRING")]
+    pub adapter: Option<String>,
+    /// The folder for plots (SVG) and their data (CSV)
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+}
+
+/// The command line, with an example's defaults of `--steps` and `--out`.
+pub fn parse<A: Parser>(steps: &'static str, out: &'static str) -> A {
+    match A::from_arg_matches(&command::<A>(steps, out).get_matches()) {
+        Ok(arguments) => arguments,
+        Err(error) => error.exit(),
+    }
+}
+
+/// As [`parse`], without looking at the command line.
+pub fn command<A: Parser>(steps: &'static str, out: &'static str) -> clap::Command {
+    let default = |value: &'static str| move |argument: clap::Arg| argument.default_value(value).required(false);
+    A::command().mut_arg("steps", default(steps)).mut_arg("out", default(out))
+}
+
+impl Common {
+    /// Opens the adapter and says which; says what there is instead, and how to exit, if there is none.
+    ///
+    /// # Errors
+    /// The exit code 2.
+    pub fn open(&self) -> Result<Context, ExitCode> {
+        let filter = self.adapter.as_deref();
+        if let Some(gpu) = support::open_best(filter) {
+            println!("adapter: {gpu}");
+            return Ok(Context::new(gpu));
+        }
+        let all = if filter.is_some() { support::open_all(None) } else { Vec::new() };
+        match filter {
+            Some(filter) if !all.is_empty() => {
+                eprintln!("No adapter contains \"{filter}\" in its name, backend or driver. There are:");
+                all.iter().for_each(|gpu| eprintln!("  {gpu}"));
+            }
+            _ => eprintln!("{}", support::NO_ADAPTER),
+        }
+        Err(ExitCode::from(2))
+    }
+}

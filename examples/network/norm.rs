@@ -1,0 +1,126 @@
+//! The crate's batch norm, as a layer of this library.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use wgpu_batch_norm::{
+    Activation, ActivationState, BackwardBuffers, BatchNormLayer, BatchNormLayerDescriptor, Error, RunningStatistics,
+    Shape, TrainingBuffers,
+};
+
+use super::context::Context;
+use super::tape::{Operation, Tape};
+use super::tensor::{Parameter, Tensor, View};
+
+/// A batch norm; clones are the same layer.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    pub layer: Rc<RefCell<BatchNormLayer>>,
+}
+
+/// What may be different from one use of a batch norm to another.
+#[derive(Clone, Debug, Default)]
+pub struct NormOptions<'a> {
+    /// The shape that the crate is given, for segments; absent: that of the tensor.
+    pub shape: Option<Shape>,
+    /// Added before the descriptor's activation.
+    pub residual: Option<&'a Tensor>,
+    /// What is data and what padding, as the crate's `bind_valid` wrote it.
+    pub valid: Option<&'a View>,
+    /// Mean and variance that take the place of the layer's own running statistics.
+    pub running: Option<[&'a View; 2]>,
+}
+
+impl Norm {
+    /// # Errors
+    /// As [`BatchNormLayer::with_kernels`].
+    pub fn new(context: &Context, descriptor: &BatchNormLayerDescriptor) -> Result<Self, Error> {
+        let layer = BatchNormLayer::with_kernels(&context.kernels, descriptor)?;
+        Ok(Self { layer: Rc::new(RefCell::new(layer)) })
+    }
+
+    /// From now on with the statistics of the batch.
+    pub fn train(&self) {
+        self.layer.borrow().train();
+    }
+
+    /// From now on with the running statistics, backward too.
+    pub fn eval(&self) {
+        self.layer.borrow().eval();
+    }
+
+    /// Gamma and beta, as far as it has them.
+    pub fn parameters(&self) -> Vec<Parameter> {
+        self.layer.borrow().parameters().map(Parameter::from).collect()
+    }
+}
+
+impl Tape<'_> {
+    /// The batch norm with the activation of its descriptor.
+    ///
+    /// # Errors
+    /// What the crate refuses, such as a shape with another number of channels.
+    pub fn batch_norm(&mut self, norm: &Norm, input: &Tensor) -> Result<Tensor, Error> {
+        self.batch_norm_with(norm, input, &NormOptions::default())
+    }
+
+    /// # Errors
+    /// As [`Tape::batch_norm`].
+    pub fn batch_norm_with(&mut self, norm: &Norm, input: &Tensor, options: &NormOptions<'_>) -> Result<Tensor, Error> {
+        let shape = match &options.shape {
+            Some(shape) => shape.clone(),
+            None => Shape::new(&input.shape)?,
+        };
+        let plan = norm.layer.borrow_mut().plan(&shape)?;
+        let output = self.tensor("normalised", &input.shape);
+        let layer = norm.layer.borrow();
+        let own = layer.training_buffers(input.values.slice(), output.values.slice());
+        let running = options.running.map(|[mean, variance]| RunningStatistics {
+            mean: mean.slice(),
+            variance: variance.slice(),
+            batches_tracked: None,
+        });
+        let forward = layer.bind_forward(
+            &plan,
+            &TrainingBuffers {
+                residual: options.residual.map(|residual| residual.values.slice()),
+                valid: options.valid.map(View::slice),
+                running: running.or(own.running),
+                ..own
+            },
+        )?;
+        drop(layer);
+        self.push(Operation::Forward(Box::new(forward.clone())));
+
+        let (norm, input, result) = (norm.clone(), input.clone(), output.clone());
+        let (residual, valid) = (options.residual.cloned(), options.valid.cloned());
+        self.push_backward(move |gradients| {
+            let Some(gradient) = &output.gradient else { return Ok(Vec::new()) };
+            let layer = norm.layer.borrow();
+            let parameters = norm.parameters();
+            let [gamma, beta] = [layer.gamma_gradient(), layer.beta_gradient()]
+                .map(|own| own.and_then(|own| parameters.iter().find(|parameter| parameter.gradient.buffer == *own)));
+            let own = layer.backward_buffers(&forward, input.values.slice(), gradient.slice());
+            let residual = residual.as_ref().and_then(|residual| residual.gradient.as_ref());
+            // y is kept anyway, as the input of the next layer; its sign tells the derivative of ReLU.
+            let activation = match layer.batch_norm().descriptor().activation {
+                Activation::Relu | Activation::LeakyRelu { .. } => ActivationState::Output(output.values.slice()),
+                _ => own.activation,
+            };
+            let backward = layer.bind_backward(
+                &forward,
+                &BackwardBuffers {
+                    activation,
+                    valid: valid.as_ref().map(View::slice),
+                    input_gradient: input.gradient.as_ref().map(|view| gradients.target(view)),
+                    residual_gradient: residual.map(|view| gradients.target(view)),
+                    gamma_gradient: gamma.map(|parameter| gradients.target(&parameter.gradient)),
+                    beta_gradient: beta.map(|parameter| gradients.target(&parameter.gradient)),
+                    ..own
+                },
+            )?;
+            Ok(vec![Operation::Backward(Box::new(backward))])
+        });
+        Ok(result)
+    }
+}

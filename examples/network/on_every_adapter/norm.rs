@@ -1,0 +1,75 @@
+//! That the library hands the crate the right buffers; what the crate does with them its own tests check.
+
+use wgpu_batch_norm::{Activation, BatchNormDescriptor, BatchNormLayerDescriptor, LayerState, RunningState};
+
+use super::{check, everywhere, input, parameter};
+use crate::network::context::Context;
+use crate::network::norm::{Norm, NormOptions};
+use crate::network::tape::Tape;
+
+const CHANNELS: usize = 6;
+const EPSILON: f64 = 1e-5;
+
+fn norm(context: &Context, activation: Activation) -> Norm {
+    let batch_norm = BatchNormDescriptor { channels: CHANNELS as u32, activation, ..Default::default() };
+    Norm::new(context, &BatchNormLayerDescriptor { batch_norm, ..Default::default() }).unwrap()
+}
+
+/// γ·(x − μ)/√(v + ε) + β over rows of `CHANNELS`; statistics of the batch where none are given.
+fn reference(x: &[f64], gamma: &[f64], beta: &[f64], recorded: Option<(f64, f64)>) -> Vec<f64> {
+    let rows = (x.len() / CHANNELS) as f64;
+    let mut y = vec![0.0; x.len()];
+    for channel in 0..CHANNELS {
+        let values = || x.iter().skip(channel).step_by(CHANNELS);
+        let (mean, variance) = recorded.unwrap_or_else(|| {
+            let mean = values().sum::<f64>() / rows;
+            (mean, values().map(|x| (x - mean).powi(2)).sum::<f64>() / rows)
+        });
+        for (row, x) in values().enumerate() {
+            y[row * CHANNELS + channel] = gamma[channel] * (x - mean) / (variance + EPSILON).sqrt() + beta[channel];
+        }
+    }
+    y
+}
+
+fn relu_of_sum(y: &[f64], z: &[f64]) -> Vec<f64> {
+    y.iter().zip(z).map(|(y, z)| (y + z).max(0.0)).collect()
+}
+
+#[test]
+fn batch_norm_in_a_network_has_its_gradients() {
+    everywhere(|context| {
+        let norm = norm(context, Activation::Identity);
+        let mut tape = Tape::new(context);
+        let x = input(&tape, &[9, CHANNELS]);
+        // Twice, so that gradients of gamma, beta and x add up.
+        let outputs = [tape.batch_norm(&norm, &x).unwrap(), tape.batch_norm(&norm, &x).unwrap()];
+        let program = tape.finish().unwrap();
+        let all: Vec<_> = std::iter::once(parameter(&x)).chain(norm.parameters()).collect();
+        check(context, &program, &all, &outputs, |v| vec![reference(&v[0], &v[1], &v[2], None); 2]);
+    });
+}
+
+#[test]
+fn batch_norm_with_residual_and_relu_has_its_gradients_in_both_modes() {
+    everywhere(|context| {
+        let norm = norm(context, Activation::Relu);
+        let mut tape = Tape::new(context);
+        let (x, z) = (input(&tape, &[9, CHANNELS]), input(&tape, &[9, CHANNELS]));
+        let options = NormOptions { residual: Some(&z), ..Default::default() };
+        let y = tape.batch_norm_with(&norm, &x, &options).unwrap();
+        let program = tape.finish().unwrap();
+        let all: Vec<_> = [parameter(&x), parameter(&z)].into_iter().chain(norm.parameters()).collect();
+        let outputs = [y];
+        check(context, &program, &all, &outputs, |v| vec![relu_of_sum(&reference(&v[0], &v[2], &v[3], None), &v[1])]);
+        norm.eval();
+        let (mean, variance) = (0.25, 0.5);
+        let running = RunningState { mean: vec![0.25; CHANNELS], variance: vec![0.5; CHANNELS], batches_tracked: 1 };
+        let state =
+            LayerState { gamma: Some(vec![1.0; CHANNELS]), beta: Some(vec![0.0; CHANNELS]), running: Some(running) };
+        norm.layer.borrow().load_state(&context.gpu.queue, &state).unwrap();
+        check(context, &program, &all, &outputs, |v| {
+            vec![relu_of_sum(&reference(&v[0], &v[2], &v[3], Some((mean, variance))), &v[1])]
+        });
+    });
+}
