@@ -50,14 +50,7 @@ impl Common {
             println!("adapter: {gpu}");
             return Ok(Context::new(gpu));
         }
-        let all = if filter.is_some() { support::open_all(None) } else { Vec::new() };
-        match filter {
-            Some(filter) if !all.is_empty() => {
-                eprintln!("No adapter contains \"{filter}\" in its name, backend or driver. There are:");
-                all.iter().for_each(|gpu| eprintln!("  {gpu}"));
-            }
-            _ => eprintln!("{}", support::NO_ADAPTER),
-        }
+        eprintln!("{}", support::missing(filter));
         Err(ExitCode::from(2))
     }
 }

@@ -16,6 +16,18 @@ No Vulkan, Metal, DX12 or OpenGL adapter was found.
   Arch:            sudo pacman -S vulkan-swrast vulkan-icd-loader
   macOS, Windows:  Metal and DX12 come with the system; update the graphics driver.";
 
+/// What to tell somebody for whose `filter` no adapter was found.
+pub fn missing(filter: Option<&str>) -> String {
+    let all = if filter.is_some() { open_all(None) } else { Vec::new() };
+    match filter {
+        Some(filter) if !all.is_empty() => {
+            let names: String = all.iter().map(|gpu| format!("\n  {gpu}")).collect();
+            format!("No adapter contains \"{filter}\" in its name, backend or driver. There are:{names}")
+        }
+        _ => NO_ADAPTER.to_owned(),
+    }
+}
+
 /// How long a read-back may take before it counts as a hang.
 const TIMEOUT: Duration = Duration::from_secs(300);
 

@@ -1,0 +1,129 @@
+//! One training step of one batch norm, on whatever adapter there is: the lines of the README, with data and printed results.
+//!
+//! `cargo run --release --example quickstart`
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use wgpu_batch_norm::{
+    BackwardBuffers, BatchNorm, BatchNormDescriptor, Error, Gradient, RunningStatistics, Shape, TrainingBuffers,
+};
+
+use support::Gpu;
+
+const SAMPLES: usize = 32;
+const CHANNELS: usize = 4;
+/// Height times width.
+const PIXELS: usize = 8 * 8;
+
+/// One training step of one batch norm: statistics before and after, running statistics, and the gradient of gamma
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The adapter whose name, backend or driver contains this (any case) [default: the best one]
+    #[arg(long, value_name = "SUBSTRING")]
+    adapter: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let filter = Arguments::parse().adapter;
+    let Some(gpu) = support::open_best(filter.as_deref()) else {
+        eprintln!("{}", support::missing(filter.as_deref()));
+        return ExitCode::from(2);
+    };
+    println!("adapter: {gpu}\n");
+    match train_once(&gpu) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn train_once(gpu: &Gpu) -> Result<(), Error> {
+    // Your data: here channel c has the mean 10·c and about the deviation c + 1.
+    let x = values(1, |channel, noise| 10.0 * channel + (channel + 1.0) * noise);
+    let dy = values(2, |_, noise| noise);
+    let (x_buffer, dy_buffer) = (gpu.upload("x", &x), gpu.upload("dy", &dy));
+
+    // Describe, plan, make the buffers, bind: once.
+    let bn = BatchNorm::new(&gpu.device, &BatchNormDescriptor { channels: CHANNELS as u32, ..Default::default() })?;
+    let plan = bn.plan(&Shape::new(&[SAMPLES, CHANNELS, 8, 8])?)?;
+    let y = gpu.zeroed("y", plan.tensor_size());
+    let gamma = gpu.upload("gamma", &[1.0_f32; CHANNELS]);
+    let beta = gpu.upload("beta", &[0.0_f32; CHANNELS]);
+    let running_mean = gpu.upload("running mean", &[0.0_f32; CHANNELS]);
+    let running_variance = gpu.upload("running variance", &[1.0_f32; CHANNELS]);
+    let saved = gpu.zeroed("saved", plan.saved_size());
+    let workspace = gpu.zeroed("workspace", plan.workspace_size());
+    let dx = gpu.zeroed("dx", plan.tensor_size());
+    let dgamma = gpu.zeroed("dgamma", plan.vector_size());
+    let running =
+        RunningStatistics { mean: running_mean.slice(..), variance: running_variance.slice(..), batches_tracked: None };
+    let forward = bn.bind_training(
+        &plan,
+        &TrainingBuffers {
+            gamma: Some(gamma.slice(..)),
+            beta: Some(beta.slice(..)),
+            running: Some(running),
+            saved: Some(saved.slice(..)),
+            ..TrainingBuffers::new(x_buffer.slice(..), y.slice(..), workspace.slice(..))
+        },
+    )?;
+    let backward = bn.bind_backward(
+        &plan,
+        &BackwardBuffers {
+            gamma: Some(gamma.slice(..)),
+            saved: Some(saved.slice(..)),
+            input_gradient: Some(Gradient::Overwrite(dx.slice(..))),
+            gamma_gradient: Some(Gradient::Overwrite(dgamma.slice(..))),
+            ..BackwardBuffers::new(x_buffer.slice(..), dy_buffer.slice(..), workspace.slice(..))
+        },
+    )?;
+
+    // Record into your pass and submit: every training step.
+    let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+    forward.record(&mut pass);
+    backward.record(&mut pass);
+    drop(pass);
+    gpu.queue.submit([encoder.finish()]);
+
+    // Look at what came of it.
+    let before = x.as_slice();
+    let after: Vec<f32> = gpu.read(&y, x.len());
+    let [running_mean, running_variance, dgamma] =
+        [&running_mean, &running_variance, &dgamma].map(|buffer| gpu.read::<f32>(buffer, CHANNELS));
+    println!("channel | x: mean  deviation | y: mean  deviation | running: mean  variance |   dgamma");
+    for channel in 0..CHANNELS {
+        let [(mean, deviation), (mean_after, deviation_after)] =
+            [before, &after].map(|tensor| mean_and_deviation(tensor, channel));
+        println!(
+            "{channel:>7} | {mean:>7.3} {deviation:>10.3} | {mean_after:>7.3} {deviation_after:>10.3} | {:>13.3} {:>9.3} | {:>8.3}",
+            running_mean[channel], running_variance[channel], dgamma[channel]
+        );
+    }
+    println!("\nRunning statistics went a tenth of the way from 0 and 1 to those of x, by the convention of PyTorch.");
+    Ok(())
+}
+
+/// A tensor in the order (sample, channel, pixel), from the channel and a number that looks random, of mean 0 and deviation 1.
+fn values(seed: u32, value: impl Fn(f32, f32) -> f32) -> Vec<f32> {
+    let mut state = seed;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state as f32 / u32::MAX as f32 - 0.5) * 12.0_f32.sqrt()
+    };
+    (0..SAMPLES * CHANNELS * PIXELS).map(|index| value((index / PIXELS % CHANNELS) as f32, noise())).collect()
+}
+
+fn mean_and_deviation(tensor: &[f32], channel: usize) -> (f64, f64) {
+    let planes = tensor.chunks(PIXELS).skip(channel).step_by(CHANNELS);
+    let values: Vec<f64> = planes.flatten().copied().map(f64::from).collect();
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64;
+    (mean, variance.sqrt())
+}
