@@ -1,7 +1,7 @@
 //! Activations that the crate does not fuse, and those of networks without batch norm.
 
-use super::context::{Kernel, kernel};
-use super::tape::{Operation, Tape};
+use super::context::{Context, Dispatch, Kernel, kernel};
+use super::tape::{Gradients, Operation, Tape};
 use super::tensor::Tensor;
 
 const FORWARD: Kernel = kernel!("activation_forward");
@@ -15,23 +15,37 @@ pub enum Activation {
     Relu = 2,
 }
 
+impl Activation {
+    fn constant(self) -> (&'static str, f64) {
+        ("kind", f64::from(self as u32))
+    }
+}
+
 impl Tape<'_> {
     pub fn activation(&mut self, kind: Activation, input: &Tensor) -> Tensor {
         let context = self.context;
         let output = self.tensor("activation", &input.shape);
-        let kind = ("kind", f64::from(kind as u32));
         let slices = [input.values.slice(), output.values.slice()];
-        self.push_dispatch(context.bind(FORWARD, &[kind], input.len(), &slices));
+        self.push_dispatch(context.bind(FORWARD, &[kind.constant()], input.len(), &slices));
 
         let (input, result) = (input.clone(), output.clone());
         self.push_backward(move |gradients| {
-            let (Some(gradient), Some(input_gradient)) = (&output.gradient, &input.gradient) else {
-                return Ok(Vec::new());
-            };
-            let slices = [output.values.slice(), gradient.slice(), input_gradient.slice()];
-            let constants = [kind, gradients.accumulate(input_gradient)];
-            Ok(vec![Operation::Dispatch(context.bind(BACKWARD, &constants, input.len(), &slices))])
+            Ok(backward(context, kind, &input, &output, gradients).map(Operation::Dispatch).into_iter().collect())
         });
         result
     }
+}
+
+/// From the gradient of `f(… + input + …)` to that of `input`; `None` where one of them has none.
+pub(super) fn backward(
+    context: &Context,
+    kind: Activation,
+    input: &Tensor,
+    output: &Tensor,
+    gradients: &mut Gradients,
+) -> Option<Dispatch> {
+    let (gradient, target) = (output.gradient.as_ref()?, input.gradient.as_ref()?);
+    let slices = [output.values.slice(), gradient.slice(), target.slice()];
+    let constants = [kind.constant(), gradients.accumulate(target)];
+    Some(context.bind(BACKWARD, &constants, input.len(), &slices))
 }

@@ -18,6 +18,7 @@
 pub mod activation;
 pub mod arguments;
 pub mod context;
+pub mod convolution;
 pub mod dense;
 pub mod digits;
 pub mod feed;
@@ -26,6 +27,7 @@ pub mod loss;
 pub mod norm;
 pub mod optimizer;
 pub mod plot;
+pub mod pooling;
 pub mod progress;
 #[path = "../support/mod.rs"]
 pub mod support;

@@ -9,6 +9,7 @@ use crate::network::tape::{Program, Tape};
 use crate::network::tensor::{Parameter, Tensor};
 
 mod dense;
+mod images;
 mod norm;
 mod training;
 
