@@ -2,7 +2,7 @@
 
 use wgpu_batch_norm::Layout;
 
-use super::context::{Context, Kernel, kernel};
+use super::context::{Context, Dispatch, Kernel, kernel};
 use super::tape::{Operation, Tape};
 use super::tensor::{Parameter, Tensor, View};
 
@@ -85,6 +85,30 @@ impl Convolution {
         [Some(&self.weight), self.bias.as_ref()].into_iter().flatten().cloned()
     }
 
+    fn bind_forward(
+        &self,
+        context: &Context,
+        input: &Tensor,
+        weight: &View,
+        bias: Option<&View>,
+        relu: bool,
+        output: &Tensor,
+    ) -> Dispatch {
+        let images = Images::of(input, self.layout);
+        assert_eq!(images.channels, self.inputs, "channels of a convolution");
+        let shape = context.uniform("shape", &self.shape(&images, false));
+        let zeros = context.zeros("no bias", self.outputs);
+        let slices = [
+            shape.slice(..),
+            input.values.slice(),
+            weight.slice(),
+            bias.unwrap_or(&zeros).slice(),
+            output.values.slice(),
+        ];
+        let constants = [("biased", f64::from(u8::from(bias.is_some()))), ("relu", f64::from(u8::from(relu)))];
+        context.bind(CONVOLUTION, &constants, blocks(&images, self.outputs), &slices)
+    }
+
     /// The `Shape` of the kernels, for forward or for the gradient of the input.
     fn shape(&self, images: &Images, reversed: bool) -> [u32; 10] {
         let taps = self.size * self.size;
@@ -110,47 +134,28 @@ impl Convolution {
     }
 }
 
+/// Blocks of four positions and four channels.
+const fn blocks(images: &Images, channels: usize) -> usize {
+    (images.count * images.pixels()).div_ceil(4) * channels.div_ceil(4)
+}
+
 impl Tape<'_> {
     /// # Panics
     /// If the input does not have the layer's channels.
     pub fn convolution(&mut self, layer: &Convolution, input: &Tensor) -> Tensor {
-        let bias = layer.bias.as_ref().map(|bias| &bias.values);
-        self.convolution_with(layer, input, &layer.weight.values, bias)
-    }
-
-    /// The convolution with other weights than the layer's, such as folded ones; gradients go to the layer's.
-    ///
-    /// # Panics
-    /// As [`Tape::convolution`].
-    pub fn convolution_with(
-        &mut self,
-        layer: &Convolution,
-        input: &Tensor,
-        weight: &View,
-        bias: Option<&View>,
-    ) -> Tensor {
         let context = self.context;
         let images = Images::of(input, layer.layout);
-        assert_eq!(images.channels, layer.inputs, "channels of a convolution");
         let output = self.tensor("convolution", &Images { channels: layer.outputs, ..images }.shape());
-        let shape = context.uniform("shape", &layer.shape(&images, false));
-        let zeros = context.zeros("no bias", layer.outputs);
-        let blocks = move |channels: usize| (images.count * images.pixels()).div_ceil(4) * channels.div_ceil(4);
-        let slices = [
-            shape.slice(..),
-            input.values.slice(),
-            weight.slice(),
-            bias.unwrap_or(&zeros).slice(),
-            output.values.slice(),
-        ];
-        let biased = ("biased", f64::from(u8::from(bias.is_some())));
-        self.push_dispatch(context.bind(CONVOLUTION, &[biased], blocks(layer.outputs), &slices));
+        let bias = layer.bias.as_ref().map(|bias| &bias.values);
+        let forward = layer.bind_forward(context, input, &layer.weight.values, bias, false, &output);
+        self.push_dispatch(forward);
 
-        let (layer, input, result, weight) = (layer.clone(), input.clone(), output.clone(), weight.clone());
+        let (layer, input, result) = (layer.clone(), input.clone(), output.clone());
         self.push_backward(move |gradients| {
             let Some(gradient) = &output.gradient else { return Ok(Vec::new()) };
             let mut operations = Vec::new();
             let target = &layer.weight.gradient;
+            let shape = context.uniform("shape", &layer.shape(&images, false));
             let slices = [shape.slice(..), gradient.slice(), input.values.slice(), target.slice()];
             let workgroups = layer.size * layer.size * layer.outputs.div_ceil(4) * layer.inputs.div_ceil(4);
             let accumulate = gradients.accumulate(target);
@@ -164,14 +169,36 @@ impl Tape<'_> {
             }
             if let Some(target) = &input.gradient {
                 let shape = context.uniform("shape", &layer.shape(&images, true));
-                let slices = [shape.slice(..), gradient.slice(), weight.slice(), zeros.slice(), target.slice()];
+                let zeros = context.zeros("no bias", layer.inputs);
+                let slices =
+                    [shape.slice(..), gradient.slice(), layer.weight.values.slice(), zeros.slice(), target.slice()];
                 let accumulate = gradients.accumulate(target);
-                let invocations = blocks(layer.inputs);
+                let invocations = blocks(&images, layer.inputs);
                 let constants = [("biased", 0.0), accumulate];
                 operations.push(context.bind(CONVOLUTION, &constants, invocations, &slices));
             }
             Ok(operations.into_iter().map(Operation::Dispatch).collect())
         });
         result
+    }
+
+    /// The convolution with other weights and biases than the layer's, such as folded ones, and with ReLU if wanted; for networks
+    /// that are only evaluated.
+    ///
+    /// # Panics
+    /// As [`Tape::convolution`].
+    pub fn evaluated_convolution(
+        &mut self,
+        layer: &Convolution,
+        input: &Tensor,
+        [weight, bias]: [&View; 2],
+        relu: bool,
+    ) -> Tensor {
+        let images = Images { channels: layer.outputs, ..Images::of(input, layer.layout) };
+        let values = self.context.zeros("convolution", images.count * images.channels * images.pixels());
+        let output = Tensor::data(values, &images.shape());
+        let forward = layer.bind_forward(self.context, input, weight, Some(bias), relu, &output);
+        self.push_dispatch(forward);
+        output
     }
 }

@@ -33,3 +33,4 @@ pub mod progress;
 pub mod support;
 pub mod tape;
 pub mod tensor;
+pub mod trainer;

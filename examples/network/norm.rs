@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use wgpu_batch_norm::{
-    Activation, ActivationState, BackwardBuffers, BatchNormLayer, BatchNormLayerDescriptor, Error, RunningStatistics,
-    Shape, TrainingBuffers,
+    Activation, ActivationState, BackwardBuffers, BatchNormLayer, BatchNormLayerDescriptor, Error, LayerState,
+    RunningStatistics, Shape, TrainingBuffers,
 };
 
 use super::context::Context;
@@ -47,6 +47,28 @@ impl Norm {
     /// From now on with the running statistics, backward too.
     pub fn eval(&self) {
         self.layer.borrow().eval();
+    }
+
+    /// All that it has learned, on the host.
+    ///
+    /// # Errors
+    /// As [`BatchNormLayer::record_state_copy`].
+    pub fn state(&self, context: &Context) -> Result<LayerState, Error> {
+        let layer = self.layer.borrow();
+        // The layer's own way there maps a buffer of the caller's; here a buffer is read by the means of the examples.
+        let copy = context.gpu.zeroed("state", layer.state_size());
+        let mut encoder = context.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        layer.record_state_copy(&mut encoder, copy.slice(..layer.state_size()))?;
+        context.gpu.queue.submit([encoder.finish()]);
+        layer.state_from_bytes(&context.gpu.read(&copy, layer.state_size() as usize))
+    }
+
+    /// The opposite of [`Norm::state`].
+    ///
+    /// # Errors
+    /// As [`BatchNormLayer::load_state`].
+    pub fn load(&self, context: &Context, state: &LayerState) -> Result<(), Error> {
+        self.layer.borrow().load_state(&context.gpu.queue, state)
     }
 
     /// Gamma and beta, as far as it has them.

@@ -10,6 +10,8 @@
 // Whether the result is added to what is there.
 override accumulate: bool = false;
 override biased: bool = false;
+// Whether negative results become 0, for networks that are only evaluated.
+override relu: bool = false;
 
 struct Shape {
     images: u32,
@@ -49,6 +51,9 @@ fn store(position: u32, first: u32, sums: vec4<f32>) {
             var value = sums[i];
             if biased {
                 value += bias[channel];
+            }
+            if relu {
+                value = max(value, 0.0);
             }
             if accumulate {
                 value += output[index];

@@ -1,0 +1,89 @@
+//! The training loop: steps, and a look at the test set every so often.
+
+use super::context::Context;
+use super::digits::Batches;
+use super::feed::Feed;
+use super::loss::{Metrics, Scores};
+use super::norm::Norm;
+use super::optimizer::Optimizer;
+use super::progress::Progress;
+use super::tape::Program;
+
+/// All that a network is trained and tested with, bound.
+pub struct Trainer<'c> {
+    pub context: &'c Context,
+    pub feed: Feed<'c>,
+    /// Forward and backward of a batch.
+    pub training: Program,
+    pub training_scores: Scores,
+    pub optimizer: Optimizer,
+    /// Forward of the test set.
+    pub test: Program,
+    pub test_scores: Scores,
+    /// Batch norms, which the test takes with their running statistics.
+    pub norms: Vec<Norm>,
+}
+
+/// How a network did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Look {
+    pub step: usize,
+    /// Over the batches since the last look; absent before the first step.
+    pub training: Option<Metrics>,
+    pub test: Metrics,
+}
+
+impl Trainer<'_> {
+    /// Trains for `steps` and looks at the test set at the start, every so many steps, and at the end. Asked to stop, it ends with
+    /// the looks so far.
+    pub fn run(&self, batches: &mut Batches, steps: usize, every: usize, progress: &Progress) -> Vec<Look> {
+        self.run_as(batches, [steps, every], Norm::train, progress)
+    }
+
+    /// The same with batch norms in a mode of the caller's choice, for fine-tuning with frozen statistics.
+    pub fn run_as(
+        &self,
+        batches: &mut Batches,
+        [steps, every]: [usize; 2],
+        mode: fn(&Norm),
+        progress: &Progress,
+    ) -> Vec<Look> {
+        self.norms.iter().for_each(mode);
+        let mut looks = vec![Look { step: 0, training: None, test: self.test() }];
+        let (mut step, every) = (0, every.max(1));
+        while step < steps && !progress.stopped() {
+            let next = (step / every * every + every).min(steps);
+            let (start, mut left) = (step, next - step);
+            while left > 0 && !progress.stopped() {
+                let count = left.min(self.feed.max_steps());
+                self.step(&batches.take(count));
+                progress.add(count as u64);
+                (step, left) = (step + count, left - count);
+            }
+            if step > start {
+                let training = Some(self.training_scores.take(self.context, step - start));
+                looks.push(Look { step, training, test: self.test() });
+            }
+        }
+        looks
+    }
+
+    /// A step for each of the chosen batches.
+    pub fn step(&self, chosen: &[u32]) {
+        self.feed.run(chosen, |pass| {
+            self.training.record(pass);
+            self.optimizer.record(pass);
+        });
+    }
+
+    /// The test set, with running statistics; batch norms return to the mode that each was in.
+    pub fn test(&self) -> Metrics {
+        let modes: Vec<_> = self.norms.iter().map(|norm| norm.layer.borrow().mode()).collect();
+        self.norms.iter().for_each(Norm::eval);
+        self.context.gpu.submit(|pass| self.test.record_forward(pass));
+        for (norm, mode) in self.norms.iter().zip(modes) {
+            norm.layer.borrow().set_mode(mode);
+        }
+        self.test_scores.take(self.context, 1)
+    }
+}
