@@ -29,6 +29,7 @@ pub mod optimizer;
 pub mod plot;
 pub mod pooling;
 pub mod progress;
+pub mod recurrent;
 #[path = "../support/mod.rs"]
 pub mod support;
 pub mod tape;

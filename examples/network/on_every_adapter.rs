@@ -11,6 +11,7 @@ use crate::network::tensor::{Parameter, Tensor};
 mod dense;
 mod images;
 mod norm;
+mod recurrent;
 mod training;
 
 /// What device and host may differ by, relative to the largest value of a tensor.
