@@ -110,7 +110,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<(), Box<dyn Error>> {
     let (method, learning_rate) = arguments.method();
     println!("{method:?}, learning rate {learning_rate}, batches of {BATCH_SIZE}, {steps} steps, {seeds} seeds");
     // Two networks, and four times fine-tuning, whose steps are small.
-    let tuning_steps = steps / 2;
+    let tuning_steps = steps;
     let progress = Progress::new(seeds * (2 * steps + 4 * tuning_steps) as u64)?;
 
     let [mut with, mut without] = [const { Vec::new() }; 2];
