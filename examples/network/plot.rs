@@ -143,10 +143,15 @@ pub fn write(path: &Path, panels: &[Panel]) -> Result<(), Box<dyn Error>> {
         fs::create_dir_all(folder)?;
     }
     let mut svg = String::new();
+    // A run that was stopped early may have left a part without values.
+    let drawn: Vec<&Panel> = panels.iter().filter(|panel| panel.has_values()).collect();
+    if drawn.is_empty() {
+        return Err("nothing was measured, so there is nothing to draw".into());
+    }
     {
-        let root = SVGBackend::with_string(&mut svg, (640 * panels.len().max(1) as u32, 480)).into_drawing_area();
+        let root = SVGBackend::with_string(&mut svg, (640 * drawn.len() as u32, 480)).into_drawing_area();
         root.fill(&WHITE)?;
-        for (area, panel) in root.split_evenly((1, panels.len().max(1))).iter().zip(panels) {
+        for (area, panel) in root.split_evenly((1, drawn.len())).iter().zip(drawn) {
             match panel {
                 Panel::Lines(lines) => lines.draw(area)?,
                 Panel::Heat(heat) => heat.draw(area)?,
@@ -185,6 +190,15 @@ fn csv(panels: &[Panel]) -> String {
         }
     }
     text
+}
+
+impl Panel {
+    fn has_values(&self) -> bool {
+        match self {
+            Self::Lines(lines) => lines.series.iter().any(|series| !series.points.is_empty()),
+            Self::Heat(heat) => heat.values.iter().any(|row| !row.is_empty()),
+        }
+    }
 }
 
 impl Lines {

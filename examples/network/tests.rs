@@ -71,7 +71,11 @@ fn plots_have_their_values_beside_them() {
     let rows: Vec<&str> = csv.lines().collect();
     assert_eq!(rows[..2], ["panel,series,x,y,low,high", "\"curves\",\"a, b\",1,2,2,2"]);
     assert_eq!(rows[3], "\"map\",\"low\",\"1\",0.25,0.25,0.25");
-    assert!(network::plot::write(&path, &[Panel::Lines(Lines::default())]).is_err(), "nothing to draw");
+    let nothing = || Panel::Lines(Lines { title: "nothing".into(), ..Default::default() });
+    assert!(network::plot::write(&path, &[nothing(), nothing()]).is_err(), "nothing to draw");
+    let lines = Lines { series: vec![Series::new("a", [(1.0, 2.0)])], ..Default::default() };
+    network::plot::write(&path, &[nothing(), Panel::Lines(lines)]).unwrap();
+    assert!(!std::fs::read_to_string(&path).unwrap().contains("nothing"), "one part without values leaves the other");
     std::fs::remove_dir_all(folder).unwrap();
 }
 

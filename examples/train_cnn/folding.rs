@@ -12,8 +12,6 @@ use crate::network::plot::Spread;
 use crate::network::tape::Tape;
 use crate::network::tensor::Tensor;
 
-/// Rounds that are timed, each network once in each.
-const ROUNDS: usize = 9;
 /// How long a round should take for each network.
 const ROUND: Duration = Duration::from_millis(60);
 
@@ -28,7 +26,8 @@ pub struct Comparison {
     pub largest_difference: f64,
 }
 
-pub fn compare(context: &Context, model: &Cnn, test: &Split) -> Result<Comparison, Error> {
+/// Times both networks once in each of `rounds`.
+pub fn compare(context: &Context, model: &Cnn, test: &Split, rounds: usize) -> Result<Comparison, Error> {
     model.norms().iter().for_each(Norm::eval);
     let images = Tensor::data(context.upload("test images", &test.images), &model.shape(test.len()));
     let labels = context.upload("test labels", &test.labels);
@@ -59,7 +58,7 @@ pub fn compare(context: &Context, model: &Cnn, test: &Split) -> Result<Compariso
         start.elapsed().as_secs_f64() * 1e3 / f64::from(repeats)
     };
     let repeats = (ROUND.as_secs_f64() * 1e3 / time(0, 1)).clamp(1.0, 1000.0) as u32;
-    let rounds: Vec<[f64; 2]> = (0..ROUNDS).map(|_| [time(0, repeats), time(1, repeats)]).collect();
+    let rounds: Vec<[f64; 2]> = (0..rounds).map(|_| [time(0, repeats), time(1, repeats)]).collect();
     model.norms().iter().for_each(Norm::train);
     Ok(Comparison {
         accuracy,

@@ -33,6 +33,8 @@ use network::trainer::Look;
 const BATCH_SIZE: usize = 64;
 /// How often a run looks at the test images.
 const LOOKS: usize = 12;
+/// How often inference with and without folding is timed, in turn.
+const TIMED_ROUNDS: usize = 9;
 
 /// Trains a small convolutional network on handwritten digits with and without batch norm, fine-tunes it with frozen statistics, and folds it for inference
 ///
@@ -138,7 +140,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<(), Box<dyn Error>> {
                 continue;
             }
             with.push(looks);
-            folding = Some(folding::compare(context, &model, test)?);
+            folding = Some(folding::compare(context, &model, test, TIMED_ROUNDS)?);
             let saved = model.save(context)?;
             for (_, task, statistics, runs) in &mut tunings {
                 progress.say(format!("seed {seed}, fine-tuning"));
