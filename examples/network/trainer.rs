@@ -6,6 +6,7 @@ use super::feed::Feed;
 use super::loss::{Metrics, Scores};
 use super::norm::Norm;
 use super::optimizer::Optimizer;
+use super::plot::{Series, Spread};
 use super::progress::Progress;
 use super::tape::Program;
 
@@ -86,4 +87,28 @@ impl Trainer<'_> {
         }
         self.test_scores.take(self.context, 1)
     }
+}
+
+/// A figure of several runs over their steps, where they have it.
+pub fn curve(name: &str, runs: &[Vec<Look>], value: impl Fn(&Look) -> Option<f64>) -> Series {
+    let points = |looks: &Vec<Look>| -> (Vec<f64>, Vec<f64>) {
+        looks.iter().filter_map(|look| Some((look.step as f64, value(look)?))).unzip()
+    };
+    let steps = runs.first().map(|run| points(run).0).unwrap_or_default();
+    Series::over_runs(name, &steps, &runs.iter().map(|run| points(run).1).collect::<Vec<_>>())
+}
+
+/// For a table: median, lowest and highest test accuracy at the end of several runs in percent, and the median of the steps at
+/// which they first were seen at `accuracy`.
+pub fn summary(runs: &[Vec<Look>], accuracy: f64) -> String {
+    if runs.is_empty() {
+        return "not run".to_owned();
+    }
+    let last = Spread::of(runs.iter().filter_map(|run| Some(100.0 * run.last()?.test.accuracy)));
+    let reached = Spread::of(runs.iter().map(|run| {
+        let first = run.iter().find(|look| look.test.accuracy >= accuracy);
+        first.map_or(f64::INFINITY, |look| look.step as f64)
+    }));
+    let reached = if reached.median.is_finite() { reached.median.to_string() } else { "never".to_owned() };
+    format!("{:>7.2} {:>7.2} {:>8.2} {reached:>15}", last.median, last.low, last.high)
 }

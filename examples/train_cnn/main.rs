@@ -26,9 +26,9 @@ use network::arguments::{self, Common};
 use network::context::Context;
 use network::digits::{Batches, Digits};
 use network::optimizer::Method;
-use network::plot::{self, Lines, Panel, Series, Spread};
+use network::plot::{self, Lines, Panel, Series};
 use network::progress::Progress;
-use network::trainer::Look;
+use network::trainer::{self, Look};
 
 const BATCH_SIZE: usize = 64;
 /// How often a run looks at the test images.
@@ -152,17 +152,11 @@ fn run(arguments: &Arguments, context: &Context) -> Result<(), Box<dyn Error>> {
     }
     progress.finish();
 
-    let accuracy = |looks: &[Look]| looks.iter().map(|look| 100.0 * look.test.accuracy).collect::<Vec<_>>();
     println!("\ntest accuracy in %        median  lowest  highest   steps to 90 %");
     let networks = [("with batch norm", &with), ("without batch norm", &without)];
     let tunings = tunings.each_ref().map(|(name, _, _, runs)| (*name, runs));
     for (name, runs) in networks.into_iter().chain(tunings) {
-        let Spread { median, low, high } = Spread::of(runs.iter().filter_map(|run| accuracy(run).pop()));
-        let reached = Spread::of(runs.iter().map(|run| {
-            let first = run.iter().find(|look| look.test.accuracy >= 0.9);
-            first.map_or(f64::INFINITY, |look| look.step as f64)
-        }));
-        println!("{name:<24} {median:>7.2} {low:>7.2} {high:>8.2} {:>15}", reached.median);
+        println!("{name:<24} {}", trainer::summary(runs, 0.9));
     }
     if let Some(folding) = folding {
         let [plain, folded] = folding.milliseconds;
@@ -181,14 +175,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<(), Box<dyn Error>> {
     }
 
     let curves = |runs: &[(&str, &Vec<Vec<Look>>)], value: fn(&Look) -> Option<f64>| -> Vec<Series> {
-        let curve = |(name, runs): &(&str, &Vec<Vec<Look>>)| {
-            let points = |looks: &Vec<Look>| {
-                looks.iter().filter_map(|look| Some((look.step as f64, value(look)?))).unzip::<_, _, Vec<_>, Vec<_>>()
-            };
-            let steps = runs.first().map(|run| points(run).0).unwrap_or_default();
-            Series::over_runs(name, &steps, &runs.iter().map(|run| points(run).1).collect::<Vec<_>>())
-        };
-        runs.iter().map(curve).collect()
+        runs.iter().map(|(name, runs)| trainer::curve(name, runs, value)).collect()
     };
     let panel = |title: &str, y: &str, series| Lines {
         title: title.to_owned(),

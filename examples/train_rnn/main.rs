@@ -29,7 +29,7 @@ use network::progress::Progress;
 use network::recurrent::Lengths;
 use network::tape::Tape;
 use network::tensor::Tensor;
-use network::trainer::{Look, Trainer};
+use network::trainer::{self, Look, Trainer};
 use sequences::{STEPS, Sequences, WIDTH};
 
 const BATCH_SIZE: usize = 64;
@@ -105,26 +105,13 @@ fn run(arguments: &Arguments, context: &Context) -> Result<(), Box<dyn Error>> {
 
     println!("\ntest accuracy in %                     median  lowest  highest   steps to 75 %   training loss");
     for (variant, runs) in &runs {
-        let last = |value: fn(&Look) -> f64| Spread::of(runs.iter().filter_map(|run| run.last().map(value)));
-        let Spread { median, low, high } = last(|look| 100.0 * look.test.accuracy);
-        let loss = last(|look| look.training.map_or(f64::NAN, |training| training.loss)).median;
-        let reached = Spread::of(runs.iter().map(|run| {
-            let first = run.iter().find(|look| look.test.accuracy >= 0.75);
-            first.map_or(f64::INFINITY, |look| look.step as f64)
-        }));
-        let name = variant.name();
-        println!("{name:<37} {median:>7.2} {low:>7.2} {high:>8.2} {:>15} {loss:>15.4}", reached.median);
+        let loss = |run: &Vec<Look>| Some(run.last()?.training?.loss);
+        let loss = Spread::of(runs.iter().filter_map(loss)).median;
+        println!("{:<37} {} {loss:>15.4}", variant.name(), trainer::summary(runs, 0.75));
     }
 
     let curves = |value: fn(&Look) -> Option<f64>| -> Vec<Series> {
-        let curve = |(variant, runs): &(Variant, Vec<Vec<Look>>)| {
-            let points = |looks: &Vec<Look>| {
-                looks.iter().filter_map(|look| Some((look.step as f64, value(look)?))).unzip::<_, _, Vec<_>, Vec<_>>()
-            };
-            let steps = runs.first().map(|run| points(run).0).unwrap_or_default();
-            Series::over_runs(variant.name(), &steps, &runs.iter().map(|run| points(run).1).collect::<Vec<_>>())
-        };
-        runs.iter().map(curve).collect()
+        runs.iter().map(|(variant, runs)| trainer::curve(variant.name(), runs, value)).collect()
     };
     let accuracy = Lines {
         title: "Recurrent network".to_owned(),
