@@ -1,0 +1,229 @@
+//! The operations on Burn's wgpu backend: its tensors' buffers, this repository's kernels.
+
+use burn::backend::TensorMetadata;
+use burn_cubecl::CubeBackend;
+use burn_cubecl::tensor::CubeTensor;
+use wgpu_batch_norm::wgpu::BufferSlice;
+use wgpu_batch_norm::{
+    ActivationState, BackwardBuffers, FrozenBackwardBuffers, Gradient, InferenceBuffers, RunningStatistics,
+    TrainingBuffers,
+};
+
+use crate::connection::engine_of;
+use crate::memory::{Held, Order, aligned, empty, empty_like, vector};
+use crate::ops::{BackwardInputs, BatchNormOps, InputGradients, Inputs, Optional, Statistics, Trained};
+use crate::settings::Settings;
+use crate::{Activation, Unserved};
+
+impl BatchNormOps for CubeBackend {
+    fn wgpu_batch_norm_training(inputs: Inputs<Self>, settings: Settings) -> Trained<Self> {
+        expect(train(inputs, settings))
+    }
+
+    fn wgpu_batch_norm_inference(inputs: Inputs<Self>, settings: Settings) -> CubeTensor {
+        expect(infer(inputs, settings))
+    }
+
+    fn wgpu_batch_norm_backward(
+        inputs: BackwardInputs<Self>,
+        settings: Settings,
+        residual: bool,
+    ) -> InputGradients<Self> {
+        expect(backward(inputs, settings, residual))
+    }
+}
+
+/// The module asks for a plan first, so what is left is memory that runs out and a device that is lost. Burn's operations have
+/// no way to return that either.
+fn expect<T>(result: Result<T, Unserved>) -> T {
+    result.unwrap_or_else(|error| panic!("batch norm on Burn's wgpu device: {error}"))
+}
+
+/// Runs on the thread of Burn's runtime, so that it is waited for once a step and not once a buffer.
+fn on_device(tensor: &CubeTensor, task: impl FnOnce() -> Result<(), Unserved> + Send) -> Result<(), Unserved> {
+    let client = tensor.client.clone();
+    client.exclusive(task).unwrap_or_else(|error| Err(Unserved::Runtime { reason: error.to_string() }))
+}
+
+fn train(inputs: Inputs<CubeBackend>, settings: Settings) -> Result<Trained<CubeBackend>, Unserved> {
+    let engine = engine_of(&inputs.input.device)?;
+    let alignment = engine.alignment();
+    let (input, order) = Order::settle(inputs.input, alignment);
+    let residual = arranged(inputs.residual, order, alignment);
+    let [gamma, beta] = [inputs.gamma, inputs.beta].map(|tensor| vector(tensor, alignment));
+    // Kernels update in place, but Burn's modules may still hold the old values.
+    let running_mean = inputs.running_mean.copy();
+    let running_variance = inputs.running_variance.copy();
+    let output = empty_like(&input);
+    let saved = empty(&gamma, [input.shape()[1], 4]);
+    on_device(&input, || {
+        let planned = engine.plan(&input.shape(), input.dtype, order, &settings)?;
+        let plan = &planned.plan;
+        let (tensor, values) = (plan.tensor_size(), plan.vector_size());
+        let [x, y, gamma, beta] = hold([&input, &output, &gamma, &beta])?;
+        let [mean, variance, statistics] = hold([&running_mean, &running_variance, &saved])?;
+        let residual = residual.as_ref().map(Held::new).transpose()?;
+        let workspace = engine.workspace(plan.workspace_size());
+        let step = planned.norm.bind_training(
+            plan,
+            &TrainingBuffers {
+                residual: slice(residual.as_ref(), tensor),
+                gamma: Some(gamma.slice(values)),
+                beta: Some(beta.slice(values)),
+                running: Some(RunningStatistics {
+                    mean: mean.slice(values),
+                    variance: variance.slice(values),
+                    batches_tracked: None,
+                }),
+                saved: Some(statistics.slice(plan.saved_size())),
+                ..TrainingBuffers::new(x.slice(tensor), y.slice(tensor), workspace.slice(..))
+            },
+        )?;
+        engine.submit(|encoder| step.record_into(encoder));
+        Ok(())
+    })?;
+    Ok(Trained { output, running_mean, running_variance, saved })
+}
+
+fn infer(inputs: Inputs<CubeBackend>, settings: Settings) -> Result<CubeTensor, Unserved> {
+    let engine = engine_of(&inputs.input.device)?;
+    let alignment = engine.alignment();
+    let (input, order) = Order::settle(inputs.input, alignment);
+    let residual = arranged(inputs.residual, order, alignment);
+    let [gamma, beta] = [inputs.gamma, inputs.beta].map(|tensor| vector(tensor, alignment));
+    let [mean, variance] = [inputs.running_mean, inputs.running_variance].map(|tensor| vector(tensor, alignment));
+    let output = if input.can_mut() { input.clone() } else { empty_like(&input) };
+    on_device(&input, || {
+        let planned = engine.plan(&input.shape(), input.dtype, order, &settings)?;
+        let plan = &planned.plan;
+        let (tensor, values) = (plan.tensor_size(), plan.vector_size());
+        let [x, y, gamma, beta, mean, variance] = hold([&input, &output, &gamma, &beta, &mean, &variance])?;
+        let residual = residual.as_ref().map(Held::new).transpose()?;
+        let step = planned.norm.bind_inference(
+            plan,
+            &InferenceBuffers {
+                residual: slice(residual.as_ref(), tensor),
+                gamma: Some(gamma.slice(values)),
+                beta: Some(beta.slice(values)),
+                ..InferenceBuffers::new(
+                    x.slice(tensor),
+                    y.slice(tensor),
+                    mean.slice(values),
+                    variance.slice(values),
+                )
+            },
+        )?;
+        engine.submit(|encoder| step.record_into(encoder));
+        Ok(())
+    })?;
+    Ok(output)
+}
+
+fn backward(
+    inputs: BackwardInputs<CubeBackend>,
+    settings: Settings,
+    residual: bool,
+) -> Result<InputGradients<CubeBackend>, Unserved> {
+    let engine = engine_of(&inputs.input.device)?;
+    let alignment = engine.alignment();
+    let (input, order) = Order::settle(inputs.input, alignment);
+    let output_gradient = order.arrange(inputs.output_gradient, alignment);
+    let companion = arranged(inputs.companion, order, alignment);
+    let [gamma, beta] = [inputs.gamma, inputs.beta].map(|tensor| vector(tensor, alignment));
+    let statistics: Statistics<CubeBackend> = match inputs.statistics {
+        Statistics::Batch(saved) => Statistics::Batch(vector(saved, alignment)),
+        Statistics::Running { mean, variance } => {
+            Statistics::Running { mean: vector(mean, alignment), variance: vector(variance, alignment) }
+        }
+    };
+    let in_place = output_gradient.can_mut();
+    let input_gradient = if in_place { output_gradient.clone() } else { empty_like(&input) };
+    let residual_gradient = residual.then(|| empty_like(&input));
+    let [gamma_gradient, beta_gradient] = [&gamma, &beta].map(empty_like);
+    on_device(&input, || {
+        let planned = engine.plan(&input.shape(), input.dtype, order, &settings)?;
+        let plan = &planned.plan;
+        let (tensor, values) = (plan.tensor_size(), plan.vector_size());
+        let [x, dy, dx] = hold([&input, &output_gradient, &input_gradient])?;
+        let [gamma, beta, dgamma, dbeta] = hold([&gamma, &beta, &gamma_gradient, &beta_gradient])?;
+        let companion = companion.as_ref().map(Held::new).transpose()?;
+        let dz = residual_gradient.as_ref().map(Held::new).transpose()?;
+        let workspace = engine.workspace(plan.workspace_size());
+        let activation = activation(settings.activation, slice(companion.as_ref(), tensor));
+        let [input_gradient, gamma_gradient, beta_gradient] =
+            [dx.slice(tensor), dgamma.slice(values), dbeta.slice(values)].map(|slice| Some(Gradient::Overwrite(slice)));
+        let residual_gradient = slice(dz.as_ref(), tensor).map(Gradient::Overwrite);
+        let step = match &statistics {
+            Statistics::Batch(saved) => {
+                let saved = Held::new(saved)?;
+                planned.norm.bind_backward(
+                    plan,
+                    &BackwardBuffers {
+                        gamma: Some(gamma.slice(values)),
+                        beta: Some(beta.slice(values)),
+                        activation,
+                        saved: Some(saved.slice(plan.saved_size())),
+                        input_gradient,
+                        residual_gradient,
+                        gamma_gradient,
+                        beta_gradient,
+                        ..BackwardBuffers::new(x.slice(tensor), dy.slice(tensor), workspace.slice(..))
+                    },
+                )?
+            }
+            Statistics::Running { mean, variance } => {
+                let [mean, variance] = hold([mean, variance])?;
+                planned.norm.bind_backward_frozen(
+                    plan,
+                    &FrozenBackwardBuffers {
+                        input: Some(x.slice(tensor)),
+                        gamma: Some(gamma.slice(values)),
+                        beta: Some(beta.slice(values)),
+                        activation,
+                        input_gradient,
+                        residual_gradient,
+                        gamma_gradient,
+                        beta_gradient,
+                        ..FrozenBackwardBuffers::new(
+                            dy.slice(tensor),
+                            mean.slice(values),
+                            variance.slice(values),
+                            workspace.slice(..),
+                        )
+                    },
+                )?
+            }
+        };
+        engine.submit(|encoder| step.record_into(encoder));
+        Ok(())
+    })?;
+    Ok(InputGradients {
+        input: input_gradient,
+        residual: residual_gradient.map_or(Optional::Absent, Optional::Present),
+        gamma: gamma_gradient,
+        beta: beta_gradient,
+    })
+}
+
+fn activation<'a>(activation: Activation, companion: Option<BufferSlice<'a>>) -> ActivationState<'a> {
+    match companion {
+        Some(output) if activation.follows_from_output() => ActivationState::Output(output),
+        residual => ActivationState::Recompute { residual },
+    }
+}
+
+fn arranged(tensor: Optional<CubeBackend>, order: Order, alignment: u64) -> Option<CubeTensor> {
+    match tensor {
+        Optional::Present(tensor) => Some(aligned(order.arrange(tensor, alignment), alignment)),
+        Optional::Absent => None,
+    }
+}
+
+fn hold<const N: usize>(tensors: [&CubeTensor; N]) -> Result<[Held; N], Unserved> {
+    let held = tensors.into_iter().map(Held::new).collect::<Result<Vec<_>, _>>()?;
+    held.try_into().map_err(|_| Unserved::Runtime { reason: "a buffer is missing".into() })
+}
+
+fn slice(held: Option<&Held>, size: u64) -> Option<BufferSlice<'_>> {
+    held.map(|held| held.slice(size))
+}

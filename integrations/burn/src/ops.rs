@@ -1,0 +1,151 @@
+//! The operations that backends implement, and their tensors.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, ExtensionType, backend_extension};
+#[cfg(feature = "fusion")]
+use burn::backend::fusion::custom::TensorSpec;
+
+use crate::settings::Settings;
+
+/// A tensor, or none.
+#[derive(ExtensionType, Clone, Debug)]
+#[extension_type(fusion: cfg(feature = "fusion"))]
+pub enum Optional<B: Backend> {
+    /// None.
+    Absent,
+    /// A tensor.
+    Present(FloatTensor<B>),
+}
+
+/// What normalises and transforms.
+#[derive(ExtensionType, Clone, Debug)]
+#[extension_type(fusion: cfg(feature = "fusion"))]
+pub struct Inputs<B: Backend> {
+    /// x, `[N, C, ...]`.
+    pub input: FloatTensor<B>,
+    /// z, of x's shape.
+    #[extension_type]
+    pub residual: Optional<B>,
+    /// γ, `[C]`.
+    pub gamma: FloatTensor<B>,
+    /// β, `[C]`.
+    pub beta: FloatTensor<B>,
+    /// `[C]`. Not written: training returns new ones.
+    pub running_mean: FloatTensor<B>,
+    /// `[C]`. Not written: training returns new ones.
+    pub running_variance: FloatTensor<B>,
+}
+
+/// What training forward returns.
+#[derive(ExtensionType, Clone, Debug)]
+#[extension_type(fusion: cfg(feature = "fusion"))]
+pub struct Trained<B: Backend> {
+    /// y, of x's shape.
+    pub output: FloatTensor<B>,
+    /// The new running mean, `[C]`.
+    pub running_mean: FloatTensor<B>,
+    /// The new running variance, `[C]`.
+    pub running_variance: FloatTensor<B>,
+    /// `[C, 4]`, as [`wgpu_batch_norm::ChannelStatistics`].
+    pub saved: FloatTensor<B>,
+}
+
+/// What forward normalised with.
+#[derive(ExtensionType, Clone, Debug)]
+#[extension_type(fusion: cfg(feature = "fusion"))]
+pub enum Statistics<B: Backend> {
+    /// The batch's, as training saved them.
+    Batch(FloatTensor<B>),
+    /// Running ones, constants to backward.
+    Running {
+        /// `[C]`.
+        mean: FloatTensor<B>,
+        /// `[C]`.
+        variance: FloatTensor<B>,
+    },
+}
+
+/// What backward reads.
+#[derive(ExtensionType, Clone, Debug)]
+#[extension_type(fusion: cfg(feature = "fusion"))]
+pub struct BackwardInputs<B: Backend> {
+    /// x.
+    pub input: FloatTensor<B>,
+    /// dL/dy.
+    pub output_gradient: FloatTensor<B>,
+    /// γ.
+    pub gamma: FloatTensor<B>,
+    /// β.
+    pub beta: FloatTensor<B>,
+    /// What forward normalised with.
+    #[extension_type]
+    pub statistics: Statistics<B>,
+    /// y where the activation's derivative follows from it, else the residual that forward added.
+    #[extension_type]
+    pub companion: Optional<B>,
+}
+
+/// What backward returns.
+#[derive(ExtensionType, Clone, Debug)]
+#[extension_type(fusion: cfg(feature = "fusion"))]
+pub struct InputGradients<B: Backend> {
+    /// dL/dx.
+    pub input: FloatTensor<B>,
+    /// dL/dz, where it was asked for.
+    #[extension_type]
+    pub residual: Optional<B>,
+    /// dL/dγ.
+    pub gamma: FloatTensor<B>,
+    /// dL/dβ.
+    pub beta: FloatTensor<B>,
+}
+
+/// Batch norm as operations of a backend. [`BatchNorm`](crate::BatchNorm) calls them where they are served.
+#[backend_extension(Cube, Autodiff, Fusion: cfg(feature = "fusion"))]
+pub trait BatchNormOps: Backend {
+    /// Training forward.
+    #[fusion(meta = trained_metadata)]
+    fn wgpu_batch_norm_training(#[extension_type] inputs: Inputs<Self>, settings: Settings) -> Trained<Self>;
+
+    /// Inference.
+    #[fusion(meta = inferred_metadata)]
+    fn wgpu_batch_norm_inference(#[extension_type] inputs: Inputs<Self>, settings: Settings) -> FloatTensor<Self>;
+
+    /// Backward through either. `residual`: whether dL/dz is asked for.
+    #[fusion(meta = gradients_metadata)]
+    fn wgpu_batch_norm_backward(
+        #[extension_type] inputs: BackwardInputs<Self>,
+        settings: Settings,
+        residual: bool,
+    ) -> InputGradients<Self>;
+}
+
+#[cfg(feature = "fusion")]
+fn trained_metadata(inputs: &InputsMetadata, _settings: &Settings) -> TrainedMetadata {
+    let channels = inputs.gamma.shape[0];
+    TrainedMetadata {
+        output: inputs.input.clone(),
+        running_mean: inputs.running_mean.clone(),
+        running_variance: inputs.running_variance.clone(),
+        saved: TensorSpec::new([channels, 4].into(), inputs.gamma.dtype),
+    }
+}
+
+#[cfg(feature = "fusion")]
+fn inferred_metadata(inputs: &InputsMetadata, _settings: &Settings) -> TensorSpec {
+    inputs.input.clone()
+}
+
+#[cfg(feature = "fusion")]
+fn gradients_metadata(inputs: &BackwardInputsMetadata, _settings: &Settings, residual: &bool) -> InputGradientsMetadata {
+    InputGradientsMetadata {
+        input: inputs.input.clone(),
+        residual: if *residual {
+            OptionalMetadata::Present(inputs.input.clone())
+        } else {
+            OptionalMetadata::Absent
+        },
+        gamma: inputs.gamma.clone(),
+        beta: inputs.beta.clone(),
+    }
+}
