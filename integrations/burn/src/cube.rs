@@ -2,6 +2,7 @@
 
 use burn::backend::TensorMetadata;
 use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use wgpu_batch_norm::wgpu::BufferSlice;
 use wgpu_batch_norm::{
@@ -10,7 +11,7 @@ use wgpu_batch_norm::{
 };
 
 use crate::connection::engine_of;
-use crate::memory::{Held, Order, aligned, empty, empty_like, vector};
+use crate::memory::{Held, Order, empty, empty_like};
 use crate::ops::{BackwardInputs, BatchNormOps, InputGradients, Inputs, Optional, Statistics, Trained};
 use crate::settings::Settings;
 use crate::{Activation, Unserved};
@@ -47,10 +48,9 @@ fn on_device(tensor: &CubeTensor, task: impl FnOnce() -> Result<(), Unserved> + 
 
 fn train(inputs: Inputs<CubeBackend>, settings: Settings) -> Result<Trained<CubeBackend>, Unserved> {
     let engine = engine_of(&inputs.input.device)?;
-    let alignment = engine.alignment();
-    let (input, order) = Order::settle(inputs.input, alignment);
-    let residual = arranged(inputs.residual, order, alignment);
-    let [gamma, beta] = [inputs.gamma, inputs.beta].map(|tensor| vector(tensor, alignment));
+    let (input, order) = Order::settle(inputs.input);
+    let residual = arranged(inputs.residual, order);
+    let [gamma, beta] = [inputs.gamma, inputs.beta].map(into_contiguous);
     // Kernels update in place, but Burn's modules may still hold the old values.
     let running_mean = inputs.running_mean.copy();
     let running_variance = inputs.running_variance.copy();
@@ -87,11 +87,10 @@ fn train(inputs: Inputs<CubeBackend>, settings: Settings) -> Result<Trained<Cube
 
 fn infer(inputs: Inputs<CubeBackend>, settings: Settings) -> Result<CubeTensor, Unserved> {
     let engine = engine_of(&inputs.input.device)?;
-    let alignment = engine.alignment();
-    let (input, order) = Order::settle(inputs.input, alignment);
-    let residual = arranged(inputs.residual, order, alignment);
-    let [gamma, beta] = [inputs.gamma, inputs.beta].map(|tensor| vector(tensor, alignment));
-    let [mean, variance] = [inputs.running_mean, inputs.running_variance].map(|tensor| vector(tensor, alignment));
+    let (input, order) = Order::settle(inputs.input);
+    let residual = arranged(inputs.residual, order);
+    let [gamma, beta] = [inputs.gamma, inputs.beta].map(into_contiguous);
+    let [mean, variance] = [inputs.running_mean, inputs.running_variance].map(into_contiguous);
     let output = if input.can_mut() { input.clone() } else { empty_like(&input) };
     on_device(&input, || {
         let planned = engine.plan(&input.shape(), input.dtype, order, &settings)?;
@@ -125,15 +124,14 @@ fn backward(
     residual: bool,
 ) -> Result<InputGradients<CubeBackend>, Unserved> {
     let engine = engine_of(&inputs.input.device)?;
-    let alignment = engine.alignment();
-    let (input, order) = Order::settle(inputs.input, alignment);
-    let output_gradient = order.arrange(inputs.output_gradient, alignment);
-    let companion = arranged(inputs.companion, order, alignment);
-    let [gamma, beta] = [inputs.gamma, inputs.beta].map(|tensor| vector(tensor, alignment));
+    let (input, order) = Order::settle(inputs.input);
+    let output_gradient = order.arrange(inputs.output_gradient);
+    let companion = arranged(inputs.companion, order);
+    let [gamma, beta] = [inputs.gamma, inputs.beta].map(into_contiguous);
     let statistics: Statistics<CubeBackend> = match inputs.statistics {
-        Statistics::Batch(saved) => Statistics::Batch(vector(saved, alignment)),
+        Statistics::Batch(saved) => Statistics::Batch(into_contiguous(saved)),
         Statistics::Running { mean, variance } => {
-            Statistics::Running { mean: vector(mean, alignment), variance: vector(variance, alignment) }
+            Statistics::Running { mean: into_contiguous(mean), variance: into_contiguous(variance) }
         }
     };
     let in_place = output_gradient.can_mut();
@@ -212,9 +210,9 @@ fn activation<'a>(activation: Activation, companion: Option<BufferSlice<'a>>) ->
     }
 }
 
-fn arranged(tensor: Optional<CubeBackend>, order: Order, alignment: u64) -> Option<CubeTensor> {
+fn arranged(tensor: Optional<CubeBackend>, order: Order) -> Option<CubeTensor> {
     match tensor {
-        Optional::Present(tensor) => Some(aligned(order.arrange(tensor, alignment), alignment)),
+        Optional::Present(tensor) => Some(order.arrange(tensor)),
         Optional::Absent => None,
     }
 }

@@ -50,11 +50,6 @@ impl Engine {
         }
     }
 
-    /// Where a binding may start.
-    pub(crate) fn alignment(&self) -> u64 {
-        u64::from(self.kernels.profile().min_storage_buffer_offset_alignment)
-    }
-
     /// Checks that the device binds one of Burn's buffers.
     pub(crate) fn check_ownership(&self, tensor: &CubeTensor) -> Result<(), Unserved> {
         let held = Held::new(tensor)?;
@@ -73,7 +68,7 @@ impl Engine {
             .device
             .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &[entry] });
         let entry = wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(binding(&held)?) };
-        self.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &layout, entries: &[entry] });
+        let _ = self.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &layout, entries: &[entry] });
         match burn::tensor::read_sync(scope.pop()) {
             Some(error) => Err(Unserved::ForeignSetup { reason: error.to_string() }),
             None => Ok(()),

@@ -1,4 +1,6 @@
 //! Burn's tensors as slices of wgpu buffers.
+//!
+//! Allocations start where a binding may start, and so do views: where a slice of a tensor would not, Burn copies it.
 
 use std::any::Any;
 
@@ -49,20 +51,20 @@ impl Order {
     }
 
     /// The tensor as it is, if it has no gaps, else a copy, channels first; and its order.
-    pub(crate) fn settle(tensor: CubeTensor, alignment: u64) -> (CubeTensor, Self) {
+    pub(crate) fn settle(tensor: CubeTensor) -> (CubeTensor, Self) {
         match Self::of(&tensor) {
-            Some(order) => (aligned(tensor, alignment), order),
-            None => (aligned(into_contiguous(tensor), alignment), Self::ChannelsFirst),
+            Some(order) => (tensor, order),
+            None => (into_contiguous(tensor), Self::ChannelsFirst),
         }
     }
 
     /// The tensor in this order: as it is, if it already is, else a copy.
-    pub(crate) fn arrange(self, tensor: CubeTensor, alignment: u64) -> CubeTensor {
+    pub(crate) fn arrange(self, tensor: CubeTensor) -> CubeTensor {
         if Self::of(&tensor) == Some(self) {
-            return aligned(tensor, alignment);
+            return tensor;
         }
         let rank = tensor.rank();
-        let copy = match self {
+        match self {
             Self::ChannelsFirst => into_contiguous(tensor),
             Self::ChannelsLast => {
                 let last: Vec<usize> = std::iter::once(0).chain(2..rank).chain(std::iter::once(1)).collect();
@@ -70,22 +72,8 @@ impl Order {
                 let copy = into_contiguous(CubeBackend::float_permute(tensor, &last));
                 CubeBackend::float_permute(copy, &back)
             }
-        };
-        aligned(copy, alignment)
+        }
     }
-}
-
-/// A tensor that starts where a binding may start. Burn's allocations and views do; anything else is copied.
-pub(crate) fn aligned(tensor: CubeTensor, alignment: u64) -> CubeTensor {
-    match tensor.handle.offset_start {
-        Some(offset) if !offset.is_multiple_of(alignment) => tensor.copy(),
-        _ => tensor,
-    }
-}
-
-/// A vector without gaps.
-pub(crate) fn vector(tensor: CubeTensor, alignment: u64) -> CubeTensor {
-    aligned(into_contiguous(tensor), alignment)
 }
 
 /// A new tensor, not written yet, of the shape, order and type of another.
@@ -130,9 +118,57 @@ impl Held {
 }
 
 /// The primitive of a tensor outside autodiff, computed if it was not yet.
-pub(crate) fn primitive(tensor: Tensor<1>) -> Option<CubeTensor> {
+pub(crate) fn primitive<const D: usize>(tensor: Tensor<D>) -> Option<CubeTensor> {
     let primitive = tensor.try_into_primitive::<burn::backend::wgpu::Wgpu>().ok()?;
     #[cfg(feature = "fusion")]
     let primitive = primitive.client.clone().resolve_tensor_float::<CubeBackend>(primitive);
     Some(primitive)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, DeviceKind, TensorData};
+
+    use super::*;
+
+    fn tensor(start: usize) -> Tensor<4> {
+        let values: Vec<f32> = (start..start + 24).map(|value| value as f32).collect();
+        Tensor::from_data(TensorData::new(values, [2, 3, 2, 2]), &Device::wgpu(DeviceKind::default()))
+    }
+
+    fn cube<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
+        primitive(tensor).unwrap()
+    }
+
+    fn values(tensor: CubeTensor) -> Vec<f32> {
+        burn::tensor::read_sync(CubeBackend::float_into_data(tensor)).unwrap().try_to_vec().unwrap()
+    }
+
+    #[test]
+    fn tensors_lie_side_by_side_in_pooled_buffers() {
+        let tensors = [0, 24, 48].map(|start| cube(tensor(start)));
+        let held = tensors.each_ref().map(|tensor| Held::new(tensor).unwrap());
+        // The tests of the module go through slices of one buffer because of this, and so do programs.
+        assert!(held[1..].iter().any(|other| other.buffer == held[0].buffer && other.offset != held[0].offset));
+    }
+
+    #[test]
+    fn the_order_of_a_view_is_that_of_its_memory() {
+        assert_eq!(Order::of(&cube(tensor(0))), Some(Order::ChannelsFirst));
+        assert_eq!(Order::of(&cube(tensor(0).permute([0, 3, 1, 2]))), Some(Order::ChannelsLast));
+        assert_eq!(Order::of(&cube(tensor(0).swap_dims(2, 3))), None);
+        // A single position lies in both orders, and so does a single channel.
+        assert_eq!(Order::of(&cube(tensor(0).reshape([4, 1, 1, 6]).permute([0, 3, 1, 2]))), Some(Order::ChannelsFirst));
+    }
+
+    #[test]
+    fn rearranging_keeps_values() {
+        let view = tensor(0).swap_dims(2, 3);
+        let want = view.clone().into_data().try_to_vec::<f32>().unwrap();
+        for order in [Order::ChannelsFirst, Order::ChannelsLast] {
+            let arranged = order.arrange(cube(view.clone()));
+            assert_eq!(Order::of(&arranged), Some(order));
+            assert_eq!(values(arranged), want, "{order:?}");
+        }
+    }
 }

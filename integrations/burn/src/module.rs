@@ -1,5 +1,7 @@
 //! The module and its configuration.
 
+use std::f64::consts::FRAC_1_SQRT_2;
+
 use burn::backend::Dispatch;
 use burn::config::Config;
 use burn::module::{Content, DisplaySettings, Flag, Module, ModuleDisplay, Param, RunningState};
@@ -293,7 +295,8 @@ impl BatchNorm {
             Activation::Relu => activation::relu(sum),
             Activation::LeakyRelu { slope } => activation::leaky_relu(sum, slope),
             Activation::Silu => activation::silu(sum),
-            Activation::Gelu => activation::gelu(sum),
+            // Burn's own GELU has the derivative of the approximation by tanh.
+            Activation::Gelu => sum.clone() * (sum * FRAC_1_SQRT_2).erf().add_scalar(1.0).mul_scalar(0.5),
         }
     }
 }
