@@ -78,7 +78,8 @@ fn forward<B: BatchNormOps, C: CheckpointStrategy, Extra, const N: usize>(
     match Node.prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(mut prep) => {
             // Only where z is read again does it have to be kept.
-            let reads_residual = !settings.activation.follows_from_output() && settings.activation != Activation::Identity;
+            let reads_residual =
+                !settings.activation.follows_from_output() && settings.activation != Activation::Identity;
             let residual = match &inputs.residual {
                 Optional::Present(residual) if reads_residual => Some(prep.checkpoint(residual)),
                 _ => None,

@@ -89,7 +89,9 @@ pub(crate) fn engine(device: &Device) -> Result<Arc<Engine>, Unserved> {
 }
 
 /// What serves a device of the backend.
-pub(crate) fn engine_of(device: &<CubeBackend as burn::backend::BackendTypes>::Device) -> Result<Arc<Engine>, Unserved> {
+pub(crate) fn engine_of(
+    device: &<CubeBackend as burn::backend::BackendTypes>::Device,
+) -> Result<Arc<Engine>, Unserved> {
     let engines = ENGINES.read().unwrap_or_else(PoisonError::into_inner);
     engines.get(device).cloned().ok_or(Unserved::NotConnected)
 }

@@ -104,12 +104,7 @@ fn infer(inputs: Inputs<CubeBackend>, settings: Settings) -> Result<CubeTensor, 
                 residual: slice(residual.as_ref(), tensor),
                 gamma: Some(gamma.slice(values)),
                 beta: Some(beta.slice(values)),
-                ..InferenceBuffers::new(
-                    x.slice(tensor),
-                    y.slice(tensor),
-                    mean.slice(values),
-                    variance.slice(values),
-                )
+                ..InferenceBuffers::new(x.slice(tensor), y.slice(tensor), mean.slice(values), variance.slice(values))
             },
         )?;
         engine.submit(|encoder| step.record_into(encoder));

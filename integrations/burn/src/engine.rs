@@ -64,11 +64,14 @@ impl Engine {
             },
             count: None,
         };
-        let layout = self
-            .device
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &[entry] });
+        let layout =
+            self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &[entry] });
         let entry = wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(binding(&held)?) };
-        let _ = self.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &layout, entries: &[entry] });
+        let _ = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &layout,
+            entries: &[entry],
+        });
         match burn::tensor::read_sync(scope.pop()) {
             Some(error) => Err(Unserved::ForeignSetup { reason: error.to_string() }),
             None => Ok(()),

@@ -1,16 +1,16 @@
 //! The operations that backends implement, and their tensors.
 
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, ExtensionType, backend_extension};
 #[cfg(feature = "fusion")]
 use burn::backend::fusion::custom::TensorSpec;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, ExtensionType, backend_extension};
 
 use crate::settings::Settings;
 
 /// A tensor, or none.
 #[derive(ExtensionType, Clone, Debug)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
-pub enum Optional<B: Backend> {
+pub(crate) enum Optional<B: Backend> {
     /// None.
     Absent,
     /// A tensor.
@@ -20,40 +20,40 @@ pub enum Optional<B: Backend> {
 /// What normalises and transforms.
 #[derive(ExtensionType, Clone, Debug)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
-pub struct Inputs<B: Backend> {
+pub(crate) struct Inputs<B: Backend> {
     /// x, `[N, C, ...]`.
-    pub input: FloatTensor<B>,
+    pub(crate) input: FloatTensor<B>,
     /// z, of x's shape.
     #[extension_type]
-    pub residual: Optional<B>,
+    pub(crate) residual: Optional<B>,
     /// γ, `[C]`.
-    pub gamma: FloatTensor<B>,
+    pub(crate) gamma: FloatTensor<B>,
     /// β, `[C]`.
-    pub beta: FloatTensor<B>,
+    pub(crate) beta: FloatTensor<B>,
     /// `[C]`. Not written: training returns new ones.
-    pub running_mean: FloatTensor<B>,
+    pub(crate) running_mean: FloatTensor<B>,
     /// `[C]`. Not written: training returns new ones.
-    pub running_variance: FloatTensor<B>,
+    pub(crate) running_variance: FloatTensor<B>,
 }
 
 /// What training forward returns.
 #[derive(ExtensionType, Clone, Debug)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
-pub struct Trained<B: Backend> {
+pub(crate) struct Trained<B: Backend> {
     /// y, of x's shape.
-    pub output: FloatTensor<B>,
+    pub(crate) output: FloatTensor<B>,
     /// The new running mean, `[C]`.
-    pub running_mean: FloatTensor<B>,
+    pub(crate) running_mean: FloatTensor<B>,
     /// The new running variance, `[C]`.
-    pub running_variance: FloatTensor<B>,
+    pub(crate) running_variance: FloatTensor<B>,
     /// `[C, 4]`, as [`wgpu_batch_norm::ChannelStatistics`].
-    pub saved: FloatTensor<B>,
+    pub(crate) saved: FloatTensor<B>,
 }
 
 /// What forward normalised with.
 #[derive(ExtensionType, Clone, Debug)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
-pub enum Statistics<B: Backend> {
+pub(crate) enum Statistics<B: Backend> {
     /// The batch's, as training saved them.
     Batch(FloatTensor<B>),
     /// Running ones, constants to backward.
@@ -68,41 +68,41 @@ pub enum Statistics<B: Backend> {
 /// What backward reads.
 #[derive(ExtensionType, Clone, Debug)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
-pub struct BackwardInputs<B: Backend> {
+pub(crate) struct BackwardInputs<B: Backend> {
     /// x.
-    pub input: FloatTensor<B>,
+    pub(crate) input: FloatTensor<B>,
     /// dL/dy.
-    pub output_gradient: FloatTensor<B>,
+    pub(crate) output_gradient: FloatTensor<B>,
     /// γ.
-    pub gamma: FloatTensor<B>,
+    pub(crate) gamma: FloatTensor<B>,
     /// β.
-    pub beta: FloatTensor<B>,
+    pub(crate) beta: FloatTensor<B>,
     /// What forward normalised with.
     #[extension_type]
-    pub statistics: Statistics<B>,
+    pub(crate) statistics: Statistics<B>,
     /// y where the activation's derivative follows from it, else the residual that forward added.
     #[extension_type]
-    pub companion: Optional<B>,
+    pub(crate) companion: Optional<B>,
 }
 
 /// What backward returns.
 #[derive(ExtensionType, Clone, Debug)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
-pub struct InputGradients<B: Backend> {
+pub(crate) struct InputGradients<B: Backend> {
     /// dL/dx.
-    pub input: FloatTensor<B>,
+    pub(crate) input: FloatTensor<B>,
     /// dL/dz, where it was asked for.
     #[extension_type]
-    pub residual: Optional<B>,
+    pub(crate) residual: Optional<B>,
     /// dL/dγ.
-    pub gamma: FloatTensor<B>,
+    pub(crate) gamma: FloatTensor<B>,
     /// dL/dβ.
-    pub beta: FloatTensor<B>,
+    pub(crate) beta: FloatTensor<B>,
 }
 
 /// Batch norm as operations of a backend. [`BatchNorm`](crate::BatchNorm) calls them where they are served.
 #[backend_extension(Cube, Autodiff, Fusion: cfg(feature = "fusion"))]
-pub trait BatchNormOps: Backend {
+pub(crate) trait BatchNormOps: Backend {
     /// Training forward.
     #[fusion(meta = trained_metadata)]
     fn wgpu_batch_norm_training(#[extension_type] inputs: Inputs<Self>, settings: Settings) -> Trained<Self>;
@@ -137,14 +137,14 @@ fn inferred_metadata(inputs: &InputsMetadata, _settings: &Settings) -> TensorSpe
 }
 
 #[cfg(feature = "fusion")]
-fn gradients_metadata(inputs: &BackwardInputsMetadata, _settings: &Settings, residual: &bool) -> InputGradientsMetadata {
+fn gradients_metadata(
+    inputs: &BackwardInputsMetadata,
+    _settings: &Settings,
+    residual: &bool,
+) -> InputGradientsMetadata {
     InputGradientsMetadata {
         input: inputs.input.clone(),
-        residual: if *residual {
-            OptionalMetadata::Present(inputs.input.clone())
-        } else {
-            OptionalMetadata::Absent
-        },
+        residual: if *residual { OptionalMetadata::Present(inputs.input.clone()) } else { OptionalMetadata::Absent },
         gamma: inputs.gamma.clone(),
         beta: inputs.beta.clone(),
     }

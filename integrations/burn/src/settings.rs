@@ -49,15 +49,15 @@ impl Activation {
 
 /// What an operation needs to know besides its tensors.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Added to the variance inside the square root.
-    pub epsilon: f64,
+    pub(crate) epsilon: f64,
     /// The weight of the new batch in the running statistics.
-    pub momentum: f64,
+    pub(crate) momentum: f64,
     /// Which variance the running variance takes.
-    pub running_variance: RunningVariance,
+    pub(crate) running_variance: RunningVariance,
     /// What follows.
-    pub activation: Activation,
+    pub(crate) activation: Activation,
 }
 
 impl Settings {
