@@ -16,7 +16,7 @@ Set-up and tests of wgpu-batch-norm.
 
 Usage: cargo xtask setup
        cargo xtask test [--no-setup] [--every-driver] [-- ARGS]
-       cargo xtask features | minimal-versions | deny | semver REVISION
+       cargo xtask features | minimal-versions | deny | semver REVISION | burn
        cargo xtask help
 
 setup   Makes sure that a Vulkan loader and driver are there. On a Debian or Ubuntu machine that has neither a GPU
@@ -40,7 +40,9 @@ minimal-versions   Checks the library with the lowest versions of its dependenci
                    under target/. Needs the registry.
 deny               Licences, bans and sources of all dependencies (deny.toml). Needs cargo-deny.
 semver REVISION    The public interface against that of a git revision. Needs cargo-semver-checks.
-                   These four are not part of 'test'.
+burn               Formatting, lints, documentation and tests of the package for Burn (integrations/burn), in the release profile.
+                   Needs a Vulkan driver ('setup' gets one), the registry, and the first time, a while: it compiles Burn.
+                   These five are not part of 'test'.
 
 Environment:
   WGPU_BATCH_NORM_FUZZ_CASES  Cases of each fuzz test, in place of some hundreds:
@@ -108,6 +110,7 @@ fn parse(arguments: &[String]) -> Result<Command, String> {
         "features" => alone(rest, supply::Check::Features),
         "minimal-versions" => alone(rest, supply::Check::MinimalVersions),
         "deny" => alone(rest, supply::Check::Deny),
+        "burn" => alone(rest, supply::Check::Burn),
         "semver" => match rest {
             [baseline] if !baseline.starts_with('-') => {
                 Ok(Command::Supply(supply::Check::Semver { baseline: baseline.clone() }))
@@ -161,6 +164,7 @@ mod tests {
         assert_eq!(parsed("test"), Ok(Command::Test(test::Options::default())));
         assert_eq!(parsed("features"), Ok(Command::Supply(supply::Check::Features)));
         assert_eq!(parsed("minimal-versions"), Ok(Command::Supply(supply::Check::MinimalVersions)));
+        assert_eq!(parsed("burn"), Ok(Command::Supply(supply::Check::Burn)));
         assert_eq!(parsed("deny --help"), Ok(Command::Help));
         let baseline = String::from("v0.1.0");
         assert_eq!(parsed("semver v0.1.0"), Ok(Command::Supply(supply::Check::Semver { baseline })));
@@ -182,7 +186,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for line in ["", "tset", "setup now", "test backward", "test --no-setpu", "semver", "semver --x", "deny x"] {
+        for line in
+            ["", "tset", "setup now", "test backward", "test --no-setpu", "semver", "semver --x", "deny x", "burn x"]
+        {
             assert!(parsed(line).is_err(), "{line:?}");
         }
     }

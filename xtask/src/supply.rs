@@ -22,6 +22,8 @@ pub enum Check {
     Deny,
     /// The interface against that of a revision.
     Semver { baseline: String },
+    /// The package for Burn.
+    Burn,
 }
 
 /// Runs a check. The error is a message for the user.
@@ -30,6 +32,7 @@ pub fn run(check: &Check) -> Result<(), String> {
     match check {
         Check::Features => features(&root),
         Check::MinimalVersions => minimal_versions(&root),
+        Check::Burn => burn(&root),
         Check::Deny => {
             installed("deny", "cargo-deny")?;
             let arguments = ["deny", "--locked", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"];
@@ -41,6 +44,24 @@ pub fn run(check: &Check) -> Result<(), String> {
             run_cargo(&root, &arguments.map(OsString::from), None)
         }
     }
+}
+
+/// Formatting, lints with and without Burn's fusion, documentation and tests of `integrations/burn`, which is outside the
+/// workspace and has a target folder of its own.
+fn burn(root: &Path) -> Result<(), String> {
+    let folder = root.join("integrations/burn");
+    let lines = [
+        "fmt --check",
+        "clippy --release --locked --all-targets -- -D warnings",
+        "clippy --release --locked --all-targets --no-default-features -- -D warnings",
+        "rustdoc --release --locked --lib -- -D warnings",
+        "test --release --locked",
+    ];
+    for line in lines {
+        let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        run_cargo(&folder, &arguments, None)?;
+    }
+    Ok(())
 }
 
 fn installed(subcommand: &str, package: &str) -> Result<(), String> {
