@@ -8,9 +8,10 @@ use burn::tensor::wgpu::WgpuSetup;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_wgpu_batch_norm::{Activation, BatchNorm, BatchNormConfig, Error, RunningVariance, Unserved, connect};
 
-/// Burn sums in f32 without pivots, over up to thousands of values: what its results are worth, for data of deviation 1 and a
-/// mean below 1. The kernels themselves are held to closer bounds against an f64 reference in the crate's own tests.
-const TOLERANCE: f64 = 2e-4;
+/// What Burn's results are worth, as a share of the largest value and at least of 1: it sums in f32 without pivots, over 2,048
+/// values a channel here, of deviation 1 and mean 0.3. The largest difference seen on lavapipe is 3e-6. The kernels themselves
+/// are held to bounds against an f64 reference in the crate's own tests.
+const TOLERANCE: f64 = 1e-5;
 
 /// The default device, which a process can start once.
 static DEVICE: LazyLock<(Device, WgpuSetup)> = LazyLock::new(|| {
