@@ -6,7 +6,6 @@ use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 use burn::backend::{CubeDevice, DispatchDevice};
 use burn::tensor::wgpu::{WgpuInitError, WgpuSetup};
 use burn::tensor::{Device, Tensor};
-use burn_cubecl::CubeBackend;
 
 use crate::engine::Engine;
 use crate::{Unserved, memory};
@@ -89,9 +88,7 @@ pub(crate) fn engine(device: &Device) -> Result<Arc<Engine>, Unserved> {
 }
 
 /// What serves a device of the backend.
-pub(crate) fn engine_of(
-    device: &<CubeBackend as burn::backend::BackendTypes>::Device,
-) -> Result<Arc<Engine>, Unserved> {
+pub(crate) fn engine_of(device: &CubeDevice) -> Result<Arc<Engine>, Unserved> {
     let engines = ENGINES.read().unwrap_or_else(PoisonError::into_inner);
     engines.get(device).cloned().ok_or(Unserved::NotConnected)
 }
