@@ -113,6 +113,7 @@ pub mod convention;
 mod descriptor;
 mod element;
 mod error;
+pub mod exchange;
 mod gpu;
 mod layer;
 pub mod plan;
@@ -140,6 +141,9 @@ pub use layer::{
     BatchNormLayer, BatchNormLayerDescriptor, LayerBackward, LayerForward, LayerMode, LayerParameter, LayerState,
     RunningState,
 };
+/// The MPI bindings that this crate is built with, so that a program need not match versions.
+#[cfg(feature = "mpi")]
+pub use mpi;
 pub use plan::{AdapterClass, DeviceProfile, Family, Operation, Plan, Strategies, Strategy};
 pub use problem::{Layout, Problem, Segmentation, SequenceAxes, Shape};
 /// The safetensors that this crate is built with, so that a program need not match versions.

@@ -1,5 +1,8 @@
 //! A case cut into parts along its first dimension, run on the reference and on one device or several.
 
+use std::time::Duration;
+
+use wgpu_batch_norm::exchange::{Exchange, ExchangeError, ExchangeItem, ThreadCollective, threads};
 use wgpu_batch_norm::{
     ActivationSource, ActivationState, BackwardBuffers, BatchNorm, ChannelGradientSums, ChannelMoments, Error,
     Gradient, PartBuffers, Renormalization, RunningStatistics, TrainingBuffers, ValidBuffers, ValidSource, reference,
@@ -326,6 +329,35 @@ impl<'a> Part<'a> {
         Ok(())
     }
 
+    /// Forward and backward, each with an exchange between its halves.
+    fn through_an_exchange(&self, rank: &mut ThreadCollective) -> Result<(), ExchangeError> {
+        let (plan, gpu) = (&self.plan, &self.target.gpu);
+        let instances = plan.segmentation().instances() as usize;
+        let items = [
+            ExchangeItem::moments(plan, self.slice("moments", plan.part_moments_size())),
+            ExchangeItem::gradient_sums(plan, self.slice("sums", plan.gradient_sums_size())),
+        ];
+        let [mut moments, mut sums] =
+            [Exchange::new(&gpu.device, &items[..1])?, Exchange::new(&gpu.device, &items[1..])?];
+        let mut run = |exchange: &mut Exchange| {
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let fetch = exchange.record(&mut encoder)?;
+            gpu.queue.submit([encoder.finish()]);
+            gpu.wait();
+            pollster::block_on(fetch)?;
+            exchange.finish(&gpu.queue, rank)
+        };
+        self.moments()?;
+        run(&mut moments)?;
+        let merged: Vec<ChannelMoments> = gpu.read(self.buffer("moments"), instances);
+        self.train(&merged)?;
+        self.sums()?;
+        run(&mut sums)?;
+        let merged_sums: Vec<ChannelGradientSums> = gpu.read(self.buffer("sums"), instances);
+        self.gradients(&merged_sums, &merged)?;
+        Ok(())
+    }
+
     fn tensor(&self, label: &str) -> Vec<f32> {
         let words = self.target.gpu.read::<u32>(self.buffer(label), self.plan.tensor_size() as usize / 4);
         loaded(self.case.element, &words, self.case.input.len())
@@ -352,6 +384,43 @@ pub fn run_devices_in_parts(
     parts.iter().try_for_each(|part| part.train(&moments))?;
     let sums = parts.iter().map(Part::sums).collect::<Result<Vec<_>, _>>()?.concat();
     parts.iter().try_for_each(|part| part.gradients(&sums, &moments))?;
+    Ok(collected(case, &parts, targets, truth))
+}
+
+/// The same, each part by a thread of its own; what is exchanged goes through [`Exchange`].
+pub fn run_devices_through_an_exchange(
+    case: &Case,
+    samples: &[usize],
+    targets: &[&Target],
+    truth: &Results,
+) -> Result<Results, ExchangeError> {
+    let ranks = threads(samples.len(), Duration::from_secs(60));
+    let cut = cut(case, samples).into_iter().enumerate().zip(ranks);
+    let parts: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = cut
+            .map(|((index, part), mut rank)| {
+                scope.spawn(move || {
+                    let part = Part::new(case, part, targets[index % targets.len()])?;
+                    part.through_an_exchange(&mut rank)?;
+                    Ok(part)
+                })
+            })
+            .collect();
+        workers.into_iter().map(|worker| worker.join().expect("a rank panicked")).collect::<Result<_, ExchangeError>>()
+    })?;
+    let merged: Vec<Vec<ChannelMoments>> = parts
+        .iter()
+        .map(|part| part.target.gpu.read(part.buffer("moments"), part.plan.segmentation().instances() as usize))
+        .collect();
+    for moments in &merged {
+        let bits = |moments: &[ChannelMoments]| bytemuck::cast_slice::<_, u32>(moments).to_vec();
+        assert_eq!(bits(moments), bits(&merged[0]), "ranks wrote different moments");
+    }
+    Ok(collected(case, &parts, targets, truth))
+}
+
+/// What the parts come to.
+fn collected(case: &Case, parts: &[Part<'_>], targets: &[&Target], truth: &Results) -> Results {
     let instances = parts[0].plan.segmentation().instances() as usize;
     let mut results = unfinished(case, truth);
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
@@ -385,5 +454,5 @@ pub fn run_devices_in_parts(
             assert_eq!(bits(&variance), bits(&results.running_variance), "running variance of part {index}");
         }
     }
-    Ok(results)
+    results
 }

@@ -4,6 +4,7 @@ mod activation_mask;
 mod determinism;
 mod element_types;
 mod error_study;
+mod exchange;
 mod extremes;
 mod failures_of_others;
 mod faults;
