@@ -108,7 +108,7 @@ impl Header {
     fn read(message: &[f32]) -> Option<Self> {
         let whole =
             |value: f32| (value >= 0.0 && value.fract() == 0.0 && value < 16_777_216.0).then_some(value as usize);
-        if message[0] != VERSION {
+        if !is_ours(message) {
             return None;
         }
         let short = |value: f32| whole(value).and_then(|value| u16::try_from(value).ok());
@@ -128,6 +128,10 @@ impl Header {
             fingerprint: [short(message[5])?, short(message[6])?, short(message[7])?],
         })
     }
+}
+
+fn is_ours(message: &[f32]) -> bool {
+    message[0].to_bits() == VERSION.to_bits()
 }
 
 /// FNV-1a, 64 bits.
@@ -227,7 +231,7 @@ impl MessageLayout {
     /// Finds the first rank that is not as rank 0.
     pub(super) fn check_greetings(greetings: &[f32]) -> Result<(), ExchangeError> {
         let all = || greetings.chunks_exact(GREETING).enumerate();
-        if let Some((rank, _)) = all().find(|(_, greeting)| greeting[0] != VERSION) {
+        if let Some((rank, _)) = all().find(|(_, greeting)| !is_ours(greeting)) {
             return Err(ExchangeError::Missing { rank });
         }
         if let Some((rank, _)) = all().find(|(_, greeting)| greeting[1] != 0.0) {

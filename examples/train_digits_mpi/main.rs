@@ -1,0 +1,210 @@
+//! Trains on handwritten digits with one batch over several processes, and compares with one process that has it whole.
+//!
+//! `mpirun -n 4 target/release/examples/train_digits_mpi`, after `cargo build --release --features mpi --example train_digits_mpi`
+//!
+//! Every rank has a device of its own and a share of every batch. Statistics of the batch norms and their gradient sums go through
+//! an exchange, gradients of parameters are summed by MPI, so that all ranks take the same step. Rank 0 then trains the same
+//! network alone, by the ordinary operations, and says how far the losses are apart.
+//!
+//! `--fault` makes one rank fail, for tests: every rank must end with an error, in time, and with the running statistics of the step
+//! before.
+
+mod data;
+mod kernels;
+mod network;
+mod plot;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use wgpu_batch_norm::exchange::{Collective, ExchangeError, MpiCollective};
+use wgpu_batch_norm::{Convention, mpi};
+
+use data::{CLASSES, Digits, PIXELS};
+use network::{Network, Settings};
+
+const BATCH: usize = 60;
+/// What the losses may differ by, relative to the first loss: rounding, which training amplifies over the steps.
+const ALLOWED_DIFFERENCE: f64 = 1e-3;
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Fault {
+    /// The rank kills itself.
+    Die,
+    /// The rank tells the others that it cannot go on.
+    GiveUp,
+    /// The rank has another channel count.
+    Channels,
+    /// The rank has another convention.
+    Convention,
+}
+
+/// Trains on handwritten digits over the ranks of an MPI job.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Training steps.
+    #[arg(long, default_value_t = 300)]
+    steps: usize,
+    /// Seed of the initial weights and of the order of the batches.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Unequal shares, the last rank's empty.
+    #[arg(long)]
+    uneven: bool,
+    /// Seconds that a rank waits for the others.
+    #[arg(long, default_value_t = 60)]
+    timeout: u64,
+    /// Use the adapter whose name, backend or driver contains this (any case).
+    #[arg(long)]
+    adapter: Option<String>,
+    /// Makes a rank fail.
+    #[arg(long)]
+    fault: Option<Fault>,
+    /// Which rank fails.
+    #[arg(long, default_value_t = 1)]
+    fault_rank: usize,
+    /// At which step it dies or gives up.
+    #[arg(long, default_value_t = 3)]
+    fault_step: usize,
+    /// Where to write the plot.
+    #[arg(long, default_value = "target/train_digits_mpi.svg")]
+    out: PathBuf,
+}
+
+/// Where each rank's rows begin, and where the last ones end.
+fn bounds(ranks: usize, uneven: bool) -> Vec<usize> {
+    let sharing = if uneven && ranks > 1 { ranks - 1 } else { ranks };
+    let weight = |rank: usize| if uneven { rank * (rank + 1) / 2 } else { rank };
+    (0..=ranks).map(|rank| BATCH * weight(rank.min(sharing)) / weight(sharing)).collect()
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let Some(universe) = mpi::initialize() else {
+        eprintln!("MPI could not be initialised");
+        return ExitCode::FAILURE;
+    };
+    let ranks = MpiCollective::new(&universe.world(), Duration::from_secs(arguments.timeout));
+    let rank = ranks.rank();
+    let Some(gpu) = support::open_best(arguments.adapter.as_deref()) else {
+        eprintln!("rank {rank}: {}", support::NO_ADAPTER);
+        // Without the other ranks' leave: they must not wait for this one.
+        std::process::exit(2);
+    };
+    match run(&arguments, &gpu, ranks) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("rank {rank}: error: {error}");
+            // MPI's own end would wait for ranks that may be gone.
+            std::process::exit(3);
+        }
+    }
+}
+
+fn run(arguments: &Arguments, gpu: &support::Gpu, ranks: MpiCollective) -> Result<bool, Box<dyn std::error::Error>> {
+    let (rank, count) = (ranks.rank(), ranks.ranks());
+    let fails = |fault| arguments.fault == Some(fault) && arguments.fault_rank == rank;
+    let mut widths = [PIXELS, 100, 100, 100, CLASSES];
+    if fails(Fault::Channels) {
+        widths[1] = 96;
+    }
+    let convention = if fails(Fault::Convention) { Convention::keras() } else { Convention::pytorch() };
+    let settings = Settings { widths: &widths, convention, batch: BATCH, seed: arguments.seed };
+    let digits = Digits::load();
+    let batches = digits.batches(arguments.steps, BATCH, arguments.seed);
+    let bounds = bounds(count, arguments.uneven);
+    let own = bounds[rank]..bounds[rank + 1];
+    println!("rank {rank} of {count}: rows {own:?} of {BATCH} on {}", gpu.info.name);
+
+    let mut network = Network::new(gpu, &settings, own.len(), false)?;
+    let mut together = Vec::with_capacity(arguments.steps);
+    let mut ranks = Some(ranks);
+    let mut running = network.running_statistics();
+    let mut start = Instant::now();
+    for (step, batch) in batches.iter().enumerate() {
+        if step == arguments.fault_step && fails(Fault::Die) {
+            std::process::abort();
+        }
+        if step == arguments.fault_step && fails(Fault::GiveUp) {
+            if let Some(ranks) = &mut ranks {
+                network.give_up(ranks)?;
+            }
+            return Err("has given up, as it was told to".into());
+        }
+        if step == 1 {
+            // The first step compiles and agrees.
+            (network.fetching, network.exchanging, start) = (Duration::ZERO, Duration::ZERO, Instant::now());
+        }
+        let (images, labels) = digits.gather(&batch[own.clone()]);
+        match network.train(&images, &labels, BATCH, &mut ranks) {
+            Ok(loss) => together.push(loss),
+            Err(error) => return Err(stopped(&network, &running, step, error)),
+        }
+        if arguments.fault.is_some() {
+            running = network.running_statistics();
+        }
+    }
+    let elapsed = start.elapsed();
+    let steps = arguments.steps.saturating_sub(1).max(1) as f64;
+    let each = |time: Duration| 1e3 * time.as_secs_f64() / steps;
+    println!(
+        "rank {rank}: {:.2} ms a step, of which {:.2} ms wait for records and {:.2} ms exchange them",
+        each(elapsed),
+        each(network.fetching),
+        each(network.exchanging)
+    );
+    drop(network);
+    if rank != 0 {
+        return Ok(true);
+    }
+    compare(arguments, gpu, &settings, (&digits, &batches), &together, count)
+}
+
+/// What is reported of a step that failed at its first exchange.
+fn stopped(network: &Network<'_>, before: &[f32], step: usize, error: ExchangeError) -> Box<dyn std::error::Error> {
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    let kept = bits(&network.running_statistics()) == bits(before);
+    let verdict =
+        if kept { "running statistics are those of the step before" } else { "RUNNING STATISTICS HAVE CHANGED" };
+    format!("step {step}: {error}; {verdict}").into()
+}
+
+/// The same by one process with the whole batch.
+fn compare(
+    arguments: &Arguments,
+    gpu: &support::Gpu,
+    settings: &Settings<'_>,
+    (digits, batches): (&Digits, &[Vec<usize>]),
+    together: &[f64],
+    ranks: usize,
+) -> Result<bool, Box<dyn std::error::Error>> {
+    let mut network = Network::new(gpu, settings, BATCH, true)?;
+    let mut alone = Vec::with_capacity(together.len());
+    for batch in batches {
+        let (images, labels) = digits.gather(batch);
+        alone.push(network.train(&images, &labels, BATCH, &mut None)?);
+    }
+    let largest = together
+        .iter()
+        .zip(&alone)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |a, b| if b >= a || b.is_nan() { b } else { a });
+    let first = alone.first().copied().unwrap_or(1.0);
+    // NaN fails.
+    let agree = largest <= ALLOWED_DIFFERENCE * first;
+    println!(
+        "{ranks} ranks against one process: {}; loss {first:.4} at first, {:.4} in the end; they differ by at most {largest:.1e} \
+         ({:.1e} allowed)",
+        if agree { "ok" } else { "FAILED" },
+        alone.last().copied().unwrap_or(first),
+        ALLOWED_DIFFERENCE * first
+    );
+    plot::write(&arguments.out, ranks, together, &alone)?;
+    println!("plot: {}", arguments.out.display());
+    Ok(agree)
+}
