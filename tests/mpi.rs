@@ -1,0 +1,226 @@
+//! The example `train_digits_mpi` under a real `mpirun`: ranks against one process, and faults of every kind, of which every rank
+//! must say something, in time.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What the ranks wait for each other in tests of faults, in seconds.
+const TIMEOUT: u64 = 15;
+/// A job that takes longer hangs.
+const LONGEST: Duration = Duration::from_secs(150);
+
+/// The example, built with the profile of this test.
+fn example() -> &'static PathBuf {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--locked", "--features", "mpi", "--example", "train_digits_mpi"]);
+        if !cfg!(debug_assertions)
+            || std::env::current_exe().is_ok_and(|path| path.iter().any(|part| part == "release"))
+        {
+            build.arg("--release");
+        }
+        let built = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs");
+        assert!(built.success(), "the example does not build");
+        let folder = std::env::current_exe().expect("a program has a path");
+        folder.ancestors().nth(2).expect("target/profile/deps/program").join("examples/train_digits_mpi")
+    })
+}
+
+struct Outcome {
+    success: bool,
+    text: String,
+}
+
+impl Outcome {
+    /// The one line that a rank said of its error.
+    fn error_of(&self, rank: usize) -> &str {
+        let start = format!("rank {rank}: error: ");
+        let found = self.text.lines().find_map(|line| line.strip_prefix(&start));
+        found.unwrap_or_else(|| panic!("rank {rank} says no error:\n{}", self.text))
+    }
+}
+
+/// Runs a job of so many ranks, one job at a time, and fails where it does not end.
+fn job(mpirun: &[&str], ranks: usize, arguments: &str) -> Outcome {
+    static TURN: Mutex<()> = Mutex::new(());
+    let program = example();
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let out = program.with_file_name(format!("train_digits_mpi_{ranks}.svg"));
+    let mut command = Command::new("mpirun");
+    // More ranks than cores, and root, which is what a container has.
+    command.args(["--oversubscribe", "--allow-run-as-root"]).args(mpirun).args(["-n", &ranks.to_string()]);
+    command.arg(program).args(arguments.split_whitespace()).arg("--out").arg(out);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("mpirun starts (Debian: openmpi-bin)");
+    let [output, errors] =
+        [read(child.stdout.take().expect("it is piped")), read(child.stderr.take().expect("it is piped"))];
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("mpirun can be waited for") {
+            break status;
+        }
+        if start.elapsed() > LONGEST {
+            child.kill().expect("mpirun can be stopped");
+            child.wait().expect("mpirun can be waited for");
+            panic!("the job hangs:\n{}{}", output.join().unwrap(), errors.join().unwrap());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    Outcome { success: status.success(), text: output.join().unwrap() + &errors.join().unwrap() }
+}
+
+fn read(mut pipe: impl std::io::Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).expect("output can be read");
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn assert_like_one_process(outcome: &Outcome, ranks: usize) {
+    let verdict = format!("{ranks} ranks against one process: ok");
+    assert!(outcome.success && outcome.text.contains(&verdict), "{}", outcome.text);
+}
+
+#[test]
+fn two_and_four_ranks_train_as_one_process_does() {
+    for ranks in [2, 4] {
+        assert_like_one_process(&job(&[], ranks, "--steps 100"), ranks);
+    }
+}
+
+#[test]
+fn shares_may_be_unequal_and_empty() {
+    let outcome = job(&[], 3, "--steps 60 --uneven");
+    assert!(outcome.text.contains("rank 2 of 3: rows 60..60 of 60"), "{}", outcome.text);
+    assert_like_one_process(&outcome, 3);
+}
+
+/// Each rank may say what it found, whatever the others have said already.
+const ALL_SPEAK: [&str; 3] = ["-mca", "orte_abort_on_non_zero_status", "0"];
+
+#[test]
+fn ranks_that_disagree_are_an_error_on_every_rank() {
+    for (fault, what) in [("channels", "channels or segments"), ("convention", "conventions")] {
+        let outcome = job(&ALL_SPEAK, 3, &format!("--steps 5 --timeout {TIMEOUT} --fault {fault}"));
+        for rank in 0..3 {
+            let error = outcome.error_of(rank);
+            assert!(error.starts_with(&format!("step 0: rank 1 disagrees with rank 0 on {what}")), "{error}");
+            assert!(error.ends_with("running statistics are those of the step before"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_rank_that_gives_up_is_named_by_the_others() {
+    let start = Instant::now();
+    let outcome = job(&ALL_SPEAK, 3, "--steps 5 --timeout 600 --fault give-up");
+    for rank in [0, 2] {
+        let expected = "step 3: rank 1 has given up; running statistics are those of the step before";
+        assert_eq!(outcome.error_of(rank), expected);
+    }
+    assert_eq!(outcome.error_of(1), "has given up, as it was told to");
+    assert!(start.elapsed() < LONGEST, "nobody waits for the deadline");
+}
+
+#[test]
+fn the_survivors_of_a_rank_that_dies_do_not_wait_for_ever() {
+    let outcome = job(&["--enable-recovery"], 3, &format!("--steps 5 --timeout {TIMEOUT} --fault die"));
+    for rank in [0, 2] {
+        let error = outcome.error_of(rank);
+        assert!(error.starts_with("step 3: the collective failed: "), "{error}");
+        assert!(error.ends_with("running statistics are those of the step before"), "{error}");
+    }
+}
+
+#[test]
+fn mpirun_ends_a_job_of_which_a_rank_dies() {
+    let outcome = job(&[], 3, "--steps 5 --timeout 600 --fault die");
+    assert!(!outcome.success && !outcome.text.contains("against one process"), "{}", outcome.text);
+}
+
+/// Two network namespaces as hosts of a job, joined by a bridge; taken away when dropped.
+struct Hosts {
+    names: Vec<String>,
+    bridge: String,
+    agent: PathBuf,
+}
+
+const ADDRESS: &str = "10.213.7";
+
+fn ip(arguments: &str) {
+    let run = Command::new("ip").args(arguments.split_whitespace()).output().expect("ip runs (Debian: iproute2)");
+    assert!(run.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&run.stderr));
+}
+
+impl Hosts {
+    fn new(count: usize) -> Self {
+        let id = std::process::id() % 10_000;
+        let hosts = Self {
+            names: (1..=count).map(|host| format!("wbn{id}h{host}")).collect(),
+            bridge: format!("wbn{id}br"),
+            agent: std::env::temp_dir().join(format!("wbn{id}-agent")),
+        };
+        ip(&format!("link add {} type bridge", hosts.bridge));
+        ip(&format!("addr add {ADDRESS}.254/24 dev {}", hosts.bridge));
+        ip(&format!("link set {} up", hosts.bridge));
+        let mut script =
+            String::from("#!/bin/sh\n# In the place of ssh: the host's address, then a command.\ncase \"$1\" in\n");
+        for (host, name) in (1..).zip(&hosts.names) {
+            ip(&format!("netns add {name}"));
+            ip(&format!("link add {name}o type veth peer name {name}i netns {name}"));
+            ip(&format!("link set {name}o master {} up", hosts.bridge));
+            ip(&format!("-n {name} addr add {ADDRESS}.{host}/24 dev {name}i"));
+            ip(&format!("-n {name} link set {name}i up"));
+            ip(&format!("-n {name} link set lo up"));
+            script += &format!("{ADDRESS}.{host}) namespace={name} ;;\n");
+        }
+        // A host name of its own: by it Open MPI tells machines apart.
+        script += "*) echo \"no host $1\" >&2; exit 1 ;;\nesac\nname=$1\nshift\n\
+                   exec ip netns exec \"$namespace\" unshare --uts sh -c \"hostname host-$(echo $name | tr . -); $*\"\n";
+        std::fs::write(&hosts.agent, script).expect("the agent can be written");
+        let made = Command::new("chmod").arg("+x").arg(&hosts.agent).status().expect("chmod runs");
+        assert!(made.success());
+        hosts
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = Command::new("ip").args(["netns", "del", name]).status();
+        }
+        let _ = Command::new("ip").args(["link", "del", &self.bridge]).status();
+        let _ = std::fs::remove_file(&self.agent);
+    }
+}
+
+#[test]
+#[ignore = "needs root and network namespaces; `cargo xtask test` runs it where they are"]
+fn network_namespaces_are_hosts_of_a_job() {
+    let hosts = Hosts::new(2);
+    let agent = hosts.agent.to_str().expect("a path in UTF-8");
+    let network = format!("{ADDRESS}.0/24");
+    let names = format!("{ADDRESS}.1:2,{ADDRESS}.2:2");
+    let options = [
+        ["-mca", "plm_rsh_agent", agent],
+        ["-mca", "oob_tcp_if_include", &network],
+        ["-mca", "btl_tcp_if_include", &network],
+        // Shared memory does not stand between hosts; here it would.
+        ["-mca", "btl", "tcp,self"],
+    ];
+    let options: Vec<&str> = options.into_iter().flatten().chain(["--host", &names]).collect();
+    let outcome = job(&options, 4, "--steps 60");
+    assert_like_one_process(&outcome, 4);
+    for host in ["host-10-213-7-1", "host-10-213-7-2"] {
+        let ranks = outcome.text.lines().filter(|line| line.starts_with("rank ") && line.contains(host)).count();
+        assert_eq!(ranks, 2, "{host}: {}", outcome.text);
+    }
+}
