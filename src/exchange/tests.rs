@@ -136,7 +136,7 @@ fn every_fault_names_its_rank_also_through_a_tree() {
                     ExchangeError::Disagreement { rank, .. } if index == 3 => rank,
                     error => panic!("fault {index}: {error}"),
                 };
-                assert!(found == rank || (index >= 2 && index <= 3 && found / 2 == 1), "fault {index}: {found} {rank}");
+                assert!(found == rank || ((2..=3).contains(&index) && found / 2 == 1), "fault {index}: {found} {rank}");
             }
         }
     }

@@ -24,6 +24,10 @@ pub struct Drivers {
     pub layers: Found<PathBuf>,
     /// The program.
     pub spirv_val: Found<PathBuf>,
+    /// Open MPI, and what the bindings to it are built with.
+    pub mpi: Found<()>,
+    /// Network namespaces. Where a machine forbids them, there is nothing to install, so they are not `missing`.
+    pub hosts: Found<()>,
 }
 
 impl Drivers {
@@ -34,6 +38,7 @@ impl Drivers {
             ("OpenGL", self.gl.as_ref().err()),
             ("validation layer", self.layers.as_ref().err()),
             ("spirv-val", self.spirv_val.as_ref().err()),
+            ("Open MPI", self.mpi.as_ref().err()),
         ];
         reasons.into_iter().filter_map(|(name, reason)| Some((name, reason?.as_str()))).collect()
     }
@@ -83,7 +88,15 @@ pub fn folder() -> PathBuf {
 pub fn prepare(get: bool) -> Drivers {
     if env::consts::OS != "linux" {
         let other = || Err(String::from("runs on Linux only"));
-        return Drivers { swiftshader: other(), gl: other().map(|_: PathBuf| ()), layers: other(), spirv_val: other() };
+        let nothing = || other().map(|_: PathBuf| ());
+        return Drivers {
+            swiftshader: other(),
+            gl: nothing(),
+            layers: other(),
+            spirv_val: other(),
+            mpi: nothing(),
+            hosts: nothing(),
+        };
     }
     let folder = folder();
     let installed_layer = Path::new(INSTALLED_LAYERS).join(LAYERS.files[0]);
@@ -93,6 +106,8 @@ pub fn prepare(get: bool) -> Drivers {
         layers: if installed_layer.is_file() { Ok(installed_layer) } else { unpacked(&folder, &LAYERS, get) }
             .map(|manifest| manifest.parent().unwrap_or(Path::new("")).into()),
         spirv_val: on_path(SPIRV_VAL.files[0]).map_or_else(|| unpacked(&folder, &SPIRV_VAL, get), Ok),
+        mpi: setup::mpi(get),
+        hosts: setup::namespaces(),
     };
     for (name, reason) in drivers.missing() {
         println!("setup: {name}: {reason}");
@@ -216,6 +231,8 @@ mod tests {
             gl: Err("no libEGL.so.1".into()),
             layers: Err("not there".into()),
             spirv_val: Ok("spirv-val".into()),
+            mpi: Ok(()),
+            hosts: Err("not here".into()),
         };
         assert_eq!(drivers.missing(), [("OpenGL", "no libEGL.so.1"), ("validation layer", "not there")]);
     }

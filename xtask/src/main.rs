@@ -23,11 +23,12 @@ setup   Makes sure that a Vulkan loader and driver are there. On a Debian or Ubu
         driver nor Mesa's software driver, it installs the latter with apt-get, as root or by way of a sudo that asks
         for no password; elsewhere it says what to install. macOS and Windows need nothing. On Linux it also gets
         what the tests run with besides: it unpacks SwiftShader, the Khronos validation layer and spirv-val from Debian's
-        packages into target/drivers, which takes no privileges, and installs Mesa's OpenGL driver as it does Vulkan's.
+        packages into target/drivers, which takes no privileges, and installs Mesa's OpenGL driver and Open MPI as it does Vulkan's.
 
 test    Runs setup, then formatting, lints, documentation, tests, doctests, spirv-val on every shader, one iteration of
         the benchmark and the test vectors, then the device tests and the test vectors on SwiftShader, with the
-        validation layer under the tests, and through OpenGL, and the packaging. It stops at the first step that fails.
+        validation layer under the tests, and through OpenGL, the jobs of several processes under Open MPI, on one host and,
+        where network namespaces can be made, on several, and the packaging. It stops at the first step that fails.
         Steps whose cargo component is not installed are named and left out.
         --no-setup      download and install nothing; what is there already is used
         --every-driver  fail where a driver or validator is missing; without it, what needs them is reported as NOT RUN

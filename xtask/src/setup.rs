@@ -19,6 +19,9 @@ const PACKAGES: [&str; 2] = ["mesa-vulkan-drivers", "libvulkan1"];
 /// OpenGL without a window system, and Mesa's software driver for it.
 const GL_PACKAGES: [&str; 2] = ["libegl1", "libgl1-mesa-dri"];
 
+/// Open MPI with its headers, and what reads them.
+const MPI_PACKAGES: [&str; 3] = ["libopenmpi-dev", "openmpi-bin", "libclang-dev"];
+
 const BY_HAND: &str = "\
 Install a Vulkan loader and a driver; without a GPU, that is Mesa's software driver:
   Debian, Ubuntu  apt-get install mesa-vulkan-drivers libvulkan1
@@ -131,6 +134,53 @@ pub fn gl(get: bool) -> Result<(), String> {
         Installer::None => return Err(missing()),
     };
     if get && install(sudo, &GL_PACKAGES).is_ok() && gl_exists() { Ok(()) } else { Err(missing()) }
+}
+
+/// Makes sure that the feature `mpi` can be built and run, by installing Open MPI if it may.
+pub fn mpi(get: bool) -> Result<(), String> {
+    let missing =
+        || format!("no Open MPI with headers and libclang; install {} (Debian, Ubuntu)", MPI_PACKAGES.join(" "));
+    if mpi_exists() {
+        return Ok(());
+    }
+    let sudo = match probe_installer() {
+        Installer::AptAsRoot => false,
+        Installer::AptWithSudo => true,
+        Installer::None => return Err(missing()),
+    };
+    if get && install(sudo, &MPI_PACKAGES).is_ok() && mpi_exists() { Ok(()) } else { Err(missing()) }
+}
+
+/// The starter, the compiler wrapper by which the bindings find the library, and libclang, wherever a distribution puts it.
+fn mpi_exists() -> bool {
+    let is_open_mpi = output("mpirun", &["--version"]).is_some_and(|text| text.contains("Open MPI"));
+    let libclang = || {
+        let llvm = file_names(Path::new("/usr/lib")).into_iter().filter(|name| name.starts_with("llvm"));
+        let folders = llvm.map(|name| Path::new("/usr/lib").join(name).join("lib")).chain(library_folders());
+        env::var_os("LIBCLANG_PATH").is_some()
+            || folders.into_iter().any(|folder| {
+                file_names(&folder).iter().any(|name| {
+                    name.starts_with("libclang.so") || (name.starts_with("libclang-") && name.contains(".so"))
+                })
+            })
+    };
+    is_open_mpi && output("mpicc", &["-show"]).is_some() && libclang()
+}
+
+/// Whether network namespaces can be made here, to stand for hosts.
+pub fn namespaces() -> Result<(), String> {
+    let name = format!("wgpu-batch-norm-{}", std::process::id());
+    if output("ip", &["netns", "add", &name]).is_none() {
+        return Err("network namespaces cannot be made; that takes root, CAP_SYS_ADMIN and iproute2".into());
+    }
+    // A bridge and pairs of devices are what the test needs besides.
+    let bridge = format!("wbn{}", std::process::id() % 1_000_000);
+    let linked = output("ip", &["link", "add", &bridge, "type", "bridge"]).is_some();
+    let paired = output("ip", &["-n", &name, "link", "add", "a", "type", "veth", "peer", "name", "b"]).is_some();
+    let entered = output("ip", &["netns", "exec", &name, "unshare", "--uts", "hostname", "probe"]).is_some();
+    output("ip", &["link", "del", &bridge]);
+    output("ip", &["netns", "del", &name]);
+    if linked && paired && entered { Ok(()) } else { Err("no bridges or pairs of network devices here".into()) }
 }
 
 /// EGL, and behind it Mesa with a software driver or some vendor's driver.

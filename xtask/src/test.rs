@@ -155,6 +155,12 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
         step.needs(&drivers.swiftshader).set("WGPU_BACKEND", "vulkan").set("VK_DRIVER_FILES", manifest)
     };
     let gl = |step: Step| step.needs(&drivers.gl).set("WGPU_BACKEND", "gl");
+    // Jobs of several ranks, which the tests start themselves.
+    let mpi = |name| {
+        native(Step::new(name, "test --release --locked --features mpi --test mpi").format(Format::Libtest))
+            .needs(&drivers.mpi)
+            .skip_if(facts.skip_gpu, &no_gpu)
+    };
     let mut ignored = vec![String::from("--ignored")];
     ignored.extend_from_slice(harness);
     let spirv_val = drivers.spirv_val.clone().unwrap_or_default();
@@ -193,6 +199,8 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
         native(verify("verify")),
         swiftshader(verify("verify, SwiftShader")),
         gl(verify("verify, OpenGL")),
+        mpi("MPI").harness(harness),
+        mpi("MPI, hosts").harness(&ignored).needs(&drivers.hosts),
         Step::new("package", "package --locked --allow-dirty -p wgpu-batch-norm"),
     ]
 }
@@ -436,12 +444,22 @@ mod tests {
             gl: Ok(()),
             layers: Ok("layers".into()),
             spirv_val: Ok("spirv-val".into()),
+            mpi: Ok(()),
+            hosts: Ok(()),
         }
     }
 
     fn nothing() -> Drivers {
         let missing = || Err(String::from("missing"));
-        Drivers { swiftshader: missing(), gl: Err("missing".into()), layers: missing(), spirv_val: missing() }
+        let nothing = || Err(String::from("missing"));
+        Drivers {
+            swiftshader: missing(),
+            gl: nothing(),
+            layers: missing(),
+            spirv_val: missing(),
+            mpi: nothing(),
+            hosts: nothing(),
+        }
     }
 
     fn named(facts: Facts, drivers: &Drivers, wanted: impl Fn(&Step) -> bool) -> Vec<&'static str> {
@@ -472,6 +490,8 @@ mod tests {
                 "verify",
                 "verify, SwiftShader",
                 "verify, OpenGL",
+                "MPI",
+                "MPI, hosts",
                 "package"
             ]
         );
@@ -483,10 +503,11 @@ mod tests {
         let of_devices = ["tests, SwiftShader", "tests, OpenGL", "verify, SwiftShader", "verify, OpenGL"];
         let verify = ["bench", "verify", "verify, SwiftShader", "verify, OpenGL"];
         assert_eq!(skipped(Facts { bench: false, verify: false, ..ALL }), verify);
-        let of_gpus = [&["bench"][..], &of_devices[..2], &["verify"], &of_devices[2..]].concat();
+        let mpi = ["MPI", "MPI, hosts"];
+        let of_gpus = [&["bench"][..], &of_devices[..2], &["verify"], &of_devices[2..], &mpi].concat();
         assert_eq!(skipped(Facts { skip_gpu: true, ..ALL }), of_gpus);
         let missing = named(ALL, &nothing(), |step| step.missing.is_some());
-        assert_eq!(missing, [&["spirv-val"][..], &of_devices].concat());
+        assert_eq!(missing, [&["spirv-val"][..], &of_devices, &mpi].concat());
     }
 
     #[test]
@@ -499,7 +520,7 @@ mod tests {
             let expected = match step.name {
                 name if name.ends_with("SwiftShader") => (Some("vulkan"), Some("icd.json")),
                 name if name.ends_with("OpenGL") => (Some("gl"), None),
-                "tests" | "bench" | "verify" => (Some("vulkan,metal,dx12"), None),
+                "tests" | "bench" | "verify" | "MPI" | "MPI, hosts" => (Some("vulkan,metal,dx12"), None),
                 _ => (None, None),
             };
             let found = (variable(&step, "WGPU_BACKEND"), variable(&step, "VK_DRIVER_FILES"));
