@@ -103,6 +103,21 @@ fn shares_may_be_unequal_and_empty() {
     assert_like_one_process(&outcome, 3);
 }
 
+#[test]
+fn statistics_may_be_merged_in_groups_of_ranks() {
+    assert_like_one_process(&job(&[], 4, "--steps 60 --groups 2 --uneven"), 4);
+    let refused = job(&[], 3, "--steps 1 --groups 2");
+    assert!(!refused.success && refused.text.contains("3 ranks do not fall into groups of 2"), "{}", refused.text);
+}
+
+#[test]
+fn a_fault_is_named_through_groups() {
+    let outcome = job(&ALL_SPEAK, 4, "--steps 5 --timeout 600 --groups 2 --fault give-up --fault-rank 2");
+    for rank in [0, 1, 3] {
+        assert!(outcome.error_of(rank).starts_with("step 3: rank 2 has given up"), "{}", outcome.text);
+    }
+}
+
 /// Each rank may say what it found, whatever the others have said already.
 const ALL_SPEAK: [&str; 3] = ["-mca", "orte_abort_on_non_zero_status", "0"];
 

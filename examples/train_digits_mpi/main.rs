@@ -56,6 +56,9 @@ struct Arguments {
     /// Unequal shares, the last rank's empty.
     #[arg(long)]
     uneven: bool,
+    /// Merge statistics in groups of so many ranks first; 1 for none.
+    #[arg(long)]
+    groups: Option<usize>,
     /// Seconds that a rank waits for the others.
     #[arg(long, default_value_t = 60)]
     timeout: u64,
@@ -89,7 +92,17 @@ fn main() -> ExitCode {
         eprintln!("MPI could not be initialised");
         return ExitCode::FAILURE;
     };
-    let ranks = MpiCollective::new(&universe.world(), Duration::from_secs(arguments.timeout));
+    let (world, timeout) = (universe.world(), Duration::from_secs(arguments.timeout));
+    let ranks = match arguments.groups {
+        None => MpiCollective::new(&world, timeout),
+        Some(size) => match MpiCollective::with_groups(&world, timeout, size) {
+            Ok(ranks) => ranks,
+            Err(error) => {
+                eprintln!("error: {error}");
+                return ExitCode::from(2);
+            }
+        },
+    };
     let rank = ranks.rank();
     let Some(gpu) = support::open_best(arguments.adapter.as_deref()) else {
         eprintln!("rank {rank}: {}", support::NO_ADAPTER);

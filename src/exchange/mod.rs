@@ -34,7 +34,7 @@
 //!
 //! Merges are taken in f64 in order of rank and rounded once, so all ranks write the same bits, on whatever machine. The mean
 //! travels in two parts. What is written is one part's record: a count, summed over ranks, beyond a u32 is
-//! [`Error::TooManyForMoments`](crate::Error::TooManyForMoments).
+//! [`Error::TooManyForMoments`].
 //!
 //! # What can go wrong
 //!
