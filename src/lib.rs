@@ -35,7 +35,8 @@
 //! * Statistics for parts of a batch (ghost batch norm, instance norm, time steps): [`Shape::with_sub_batches`],
 //!   [`Shape::with_segments_along`], [`Segmentation`], [`SegmentRunning`].
 //! * Sequences of unequal length and other padding: [`BatchNorm::bind_valid`].
-//! * One batch over several buffers, devices or processes: [`BatchNorm::bind_part_moments`] and what follows it.
+//! * One batch over several buffers, devices or processes: [`BatchNorm::bind_part_moments`] and what follows it; how its records
+//!   get from one device or process to the other: [`exchange`].
 //! * What frameworks disagree about: [`Convention`], with constructors for PyTorch, ONNX, Keras, Flax and Burn.
 //! * A layer that owns its parameters, statistics and workspace, with PyTorch's names for its state: [`BatchNormLayer`],
 //!   [`LayerState`].
@@ -152,6 +153,11 @@ pub use safetensors;
 pub use statistics::{ChannelGradientSums, ChannelHealth, ChannelMoments, ChannelRenormalization, ChannelStatistics};
 /// The wgpu that this crate is built with, so that a program need not match versions.
 pub use wgpu;
+
+/// The examples of `docs/synchronised.md`, compiled as doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/synchronised.md")]
+struct SynchronisedDoctests;
 
 /// The README's example, compiled as a doctest.
 #[cfg(doctest)]

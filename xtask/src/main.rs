@@ -36,7 +36,7 @@ test    Runs setup, then formatting, lints, documentation, tests, doctests, spir
         The last line, 'N passed, N failed, N skipped', is the sum over the tests, on each driver, and doctests; tests that are ignored
         or filtered out count as skipped. The test vectors are cases, not tests, and have their own row in the table.
 
-features           Checks the library with every set of its features.
+features           Checks the library with every set of its features. The feature mpi needs an MPI library and libclang.
 minimal-versions   Checks the library with the lowest versions of its dependencies that Cargo.toml allows, in a copy
                    under target/. Needs the registry.
 deny               Licences, bans and sources of all dependencies (deny.toml). Needs cargo-deny.
