@@ -24,6 +24,9 @@ pub struct Drivers {
     pub layers: Found<PathBuf>,
     /// The program.
     pub spirv_val: Found<PathBuf>,
+    /// The folder of the npm package that carries Dawn and with it Tint. It takes Node.js, which nothing else here does, so
+    /// where that is not there it is not `missing`.
+    pub tint: Found<PathBuf>,
     /// Open MPI, and what the bindings to it are built with.
     pub mpi: Found<()>,
     /// Network namespaces. Where a machine forbids them, there is nothing to install, so they are not `missing`.
@@ -94,6 +97,7 @@ pub fn prepare(get: bool) -> Drivers {
             gl: nothing(),
             layers: other(),
             spirv_val: other(),
+            tint: other(),
             mpi: nothing(),
             hosts: nothing(),
         };
@@ -106,6 +110,7 @@ pub fn prepare(get: bool) -> Drivers {
         layers: if installed_layer.is_file() { Ok(installed_layer) } else { unpacked(&folder, &LAYERS, get) }
             .map(|manifest| manifest.parent().unwrap_or(Path::new("")).into()),
         spirv_val: on_path(SPIRV_VAL.files[0]).map_or_else(|| unpacked(&folder, &SPIRV_VAL, get), Ok),
+        tint: tint(&folder, get),
         mpi: setup::mpi(get),
         hosts: setup::namespaces(),
     };
@@ -113,6 +118,32 @@ pub fn prepare(get: bool) -> Drivers {
         println!("setup: {name}: {reason}");
     }
     drivers
+}
+
+/// The package in the version that the shaders were last looked at with, from npm's registry if need be and allowed.
+fn tint(root: &Path, get: bool) -> Found<PathBuf> {
+    const PACKAGE: &str = "webgpu@0.6.2";
+    if setup::output("node", &["--version"]).is_none() {
+        return Err(format!("needs Node.js, and npm to fetch {PACKAGE}"));
+    }
+    let folder = root.join("tint");
+    let package = folder.join("node_modules/webgpu");
+    if package.join("index.js").is_file() {
+        return Ok(package);
+    }
+    if !get {
+        return Err(String::from("not there; run `cargo xtask setup`"));
+    }
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    println!("setup: npm install {PACKAGE}");
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--silent", "--ignore-scripts", "--no-save", "--no-audit", "--no-fund", "--prefix"]);
+    npm.arg(&folder).arg(PACKAGE).stdin(Stdio::null());
+    if npm.status().is_ok_and(|status| status.success()) && package.join("index.js").is_file() {
+        Ok(package)
+    } else {
+        Err(format!("npm could not fetch {PACKAGE}"))
+    }
 }
 
 fn on_path(program: &str) -> Option<PathBuf> {
@@ -231,6 +262,7 @@ mod tests {
             gl: Err("no libEGL.so.1".into()),
             layers: Err("not there".into()),
             spirv_val: Ok("spirv-val".into()),
+            tint: Err("needs Node.js".into()),
             mpi: Ok(()),
             hosts: Err("not here".into()),
         };

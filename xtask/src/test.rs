@@ -21,6 +21,9 @@ use crate::summary::{self, Format, Outcome, Reader, Row};
 /// Tells the tests of shaders where spirv-val is.
 const SPIRV_VAL: &str = "WGPU_BATCH_NORM_SPIRV_VAL";
 
+/// Tells them where Tint is.
+const TINT: &str = "WGPU_BATCH_NORM_TINT";
+
 /// Leaves the device tests at the plans of some classes of machine. Compiling takes minutes on software drivers, so that
 /// where there are several, they share the classes out; `verify` takes those of the adapter's own class on each.
 const PLANS: &str = "WGPU_BATCH_NORM_PLANS";
@@ -163,7 +166,9 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
     };
     let mut ignored = vec![String::from("--ignored")];
     ignored.extend_from_slice(harness);
+    let ignored_but = |other: &str| [&["--ignored", "--skip", other].map(String::from)[..], harness].concat();
     let spirv_val = drivers.spirv_val.clone().unwrap_or_default();
+    let tint = drivers.tint.clone().unwrap_or_default();
 
     // One failing test binary must not hide the results of the others.
     let mut main_tests =
@@ -186,9 +191,14 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
             .harness(harness),
         Step::new("spirv-val", "test --release --locked --test shaders")
             .format(Format::Libtest)
-            .harness(&ignored)
+            .harness(&ignored_but("tint"))
             .needs(&drivers.spirv_val)
             .set(SPIRV_VAL, spirv_val),
+        Step::new("Tint", "test --release --locked --test shaders")
+            .format(Format::Libtest)
+            .harness(&ignored_but("spirv_val"))
+            .needs(&drivers.tint)
+            .set(TINT, tint),
         native(
             Step::new("bench", "bench --locked --bench throughput -- --test")
                 .skip_if(!facts.bench, "no such benchmark")
@@ -444,6 +454,7 @@ mod tests {
             gl: Ok(()),
             layers: Ok("layers".into()),
             spirv_val: Ok("spirv-val".into()),
+            tint: Ok("webgpu".into()),
             mpi: Ok(()),
             hosts: Ok(()),
         }
@@ -457,6 +468,7 @@ mod tests {
             gl: nothing(),
             layers: missing(),
             spirv_val: missing(),
+            tint: missing(),
             mpi: nothing(),
             hosts: nothing(),
         }
@@ -484,6 +496,7 @@ mod tests {
                 "tests",
                 "doctests",
                 "spirv-val",
+                "Tint",
                 "bench",
                 "tests, SwiftShader",
                 "tests, OpenGL",
@@ -507,7 +520,7 @@ mod tests {
         let of_gpus = [&["bench"][..], &of_devices[..2], &["verify"], &of_devices[2..], &mpi].concat();
         assert_eq!(skipped(Facts { skip_gpu: true, ..ALL }), of_gpus);
         let missing = named(ALL, &nothing(), |step| step.missing.is_some());
-        assert_eq!(missing, [&["spirv-val"][..], &of_devices, &mpi].concat());
+        assert_eq!(missing, [&["spirv-val", "Tint"][..], &of_devices, &mpi].concat());
     }
 
     #[test]
@@ -527,7 +540,7 @@ mod tests {
             assert_eq!((found.0.as_deref(), found.1.as_deref()), expected, "{}", step.name);
         }
         let chosen = Facts { backends_chosen: true, ..ALL };
-        assert_eq!(named(chosen, &everything(), |step| !step.environment.is_empty()).len(), 6);
+        assert_eq!(named(chosen, &everything(), |step| !step.environment.is_empty()).len(), 7);
     }
 
     #[test]
