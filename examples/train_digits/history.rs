@@ -1,10 +1,16 @@
 //! The training loop, written once for both networks, and what it notes down.
 
-use indicatif::ProgressBar;
 use wgpu_batch_norm::Error;
 
+use crate::WIDTHS;
 use crate::data::Batches;
 use crate::network::{Metrics, Network};
+use crate::progress::Progress;
+
+/// The paper looks at "a typical sigmoid, from the last hidden layer": here it is the first one, chosen before any run.
+const TYPICAL_UNIT: usize = 0;
+/// The shares of the test set that the paper's percentiles cut off.
+const SHARES: [f64; 3] = [0.15, 0.5, 0.85];
 
 /// A look at the network after some steps.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +19,8 @@ pub struct Point {
     /// On the batches since the last look; absent before the first step.
     pub training: Option<Metrics>,
     pub test: Metrics,
+    /// The 15th, 50th and 85th percentile of what went into a sigmoid of the last hidden layer, over the test set.
+    pub percentiles: [f64; 3],
 }
 
 /// The looks at one network, by step.
@@ -24,24 +32,31 @@ pub struct History {
 impl History {
     /// Trains for `steps` steps and looks every `interval` of them, before the first and after the last.
     ///
-    /// Nothing is read back in between.
+    /// Nothing is read back in between. Where the user asks it to stop, the looks so far are what there is.
     pub fn train(
         network: &mut dyn Network,
         mut batches: Batches,
         steps: usize,
         interval: usize,
-        progress: &ProgressBar,
+        progress: &Progress,
     ) -> Result<Self, Error> {
-        let mut points = vec![Point { step: 0, training: None, test: network.test()? }];
+        let width = WIDTHS[WIDTHS.len() - 2];
+        let look = |network: &mut dyn Network, step| -> Result<Point, Error> {
+            let (training, test) = (network.training_metrics(), network.test()?);
+            let inputs = network.last_hidden_inputs();
+            let percentiles = percentiles(inputs.iter().skip(TYPICAL_UNIT).step_by(width));
+            Ok(Point { step, training, test, percentiles })
+        };
+        let mut points = vec![look(network, 0)?];
         let mut step = 0;
-        while step < steps {
+        while step < steps && !progress.stopped() {
             let next_look = (step / interval + 1) * interval;
             let count = network.steps_per_call().min(next_look.min(steps) - step);
             network.train(&batches.take(count))?;
             step += count;
-            progress.inc(count as u64);
-            if step == next_look || step == steps {
-                points.push(Point { step, training: network.training_metrics(), test: network.test()? });
+            progress.add(count as u64);
+            if step == next_look || step == steps || progress.stopped() {
+                points.push(look(network, step)?);
             }
         }
         Ok(Self { points })
@@ -58,5 +73,32 @@ impl History {
 
     pub fn best_accuracy(&self) -> f64 {
         self.points.iter().map(|point| point.test.accuracy).fold(0.0, f64::max)
+    }
+}
+
+/// By linear interpolation between neighbours in order; 0 without values.
+fn percentiles<'v>(values: impl Iterator<Item = &'v f32>) -> [f64; 3] {
+    let mut sorted: Vec<f64> = values.map(|&value| f64::from(value)).collect();
+    sorted.sort_by(f64::total_cmp);
+    let Some(last) = sorted.len().checked_sub(1) else { return [0.0; 3] };
+    SHARES.map(|share| {
+        let place = share * last as f64;
+        let below = place.floor() as usize;
+        sorted[below] + (sorted[(below + 1).min(last)] - sorted[below]) * place.fract()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_lie_between_neighbours() {
+        let values: Vec<f32> = (0_u8..=10).rev().map(f32::from).collect();
+        let found = percentiles(values.iter());
+        for (found, expected) in found.into_iter().zip([1.5, 5.0, 8.5]) {
+            approx::assert_abs_diff_eq!(found, expected, epsilon = 1e-12);
+        }
+        assert_eq!(percentiles([].iter()), [0.0; 3]);
     }
 }

@@ -15,11 +15,17 @@ mod checks;
 #[path = "../network/digits.rs"]
 mod data;
 mod dense;
+mod figure;
 mod history;
 mod network;
 mod network_cpu;
 mod network_gpu;
+#[path = "../network/plot.rs"]
+#[allow(dead_code, reason = "each program uses its part")]
 mod plot;
+#[path = "../network/progress.rs"]
+#[allow(dead_code, reason = "each program uses its part")]
+mod progress;
 mod report;
 #[path = "../support/mod.rs"]
 mod support;
@@ -30,7 +36,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use architecture::Architecture;
 use checks::InferenceDifference;
@@ -39,6 +44,7 @@ use history::History;
 use network::Network;
 use network_cpu::CpuNetwork;
 use network_gpu::GpuNetwork;
+use progress::Progress;
 use support::Gpu;
 
 /// The paper's network: three hidden layers of 100.
@@ -72,7 +78,7 @@ struct Arguments {
     /// Run on the CPU reference path even if there is an adapter.
     #[arg(long)]
     cpu: bool,
-    /// Where to write the plot.
+    /// Where to write the plot, figure 1 of the paper; its values go into a CSV file beside it.
     #[arg(long, default_value = "target/train_digits.svg")]
     out: PathBuf,
 }
@@ -130,17 +136,16 @@ fn run(arguments: &Arguments, gpu: Option<&Gpu>) -> Result<bool, Box<dyn Error>>
         None => true,
     };
 
-    let style = ProgressStyle::with_template("{msg:<19} {bar:40} {pos:>6}/{len} steps, {eta} left")?;
-    let progress = ProgressBar::new(2 * u64::from(arguments.steps)).with_style(style);
+    let progress = Progress::new(2 * u64::from(arguments.steps))?;
     let train = |batch_norm: bool| -> Result<_, wgpu_batch_norm::Error> {
-        progress.set_message(if batch_norm { "with batch norm" } else { "without batch norm" });
+        progress.say(if batch_norm { "with batch norm" } else { "without batch norm" });
         let mut network = setup.network(gpu, batch_norm)?;
         let history = History::train(&mut *network, setup.batches(), steps, steps.div_ceil(LOOKS), &progress)?;
         Ok((history, checks::inference(&network.inference_records())?))
     };
     let (with, inference) = train(true)?;
     let (without, _) = train(false)?;
-    progress.finish_and_clear();
+    progress.finish();
 
     println!();
     report::print_table(&with, &without);
@@ -148,7 +153,7 @@ fn run(arguments: &Arguments, gpu: Option<&Gpu>) -> Result<bool, Box<dyn Error>>
     report::print_summary(&with, &without);
     print_inference(&inference);
     let place = gpu.map_or_else(|| "CPU reference path".to_owned(), |gpu| gpu.info.name.clone());
-    plot::write(&arguments.out, &place, &with, &without)
+    figure::write(&arguments.out, &place, &with, &without)
         .map_err(|error| format!("the plot {} cannot be written: {error}", arguments.out.display()))?;
     println!("plot: {}", arguments.out.display());
     println!("{:.1} s on {place}", start.elapsed().as_secs_f64());

@@ -34,6 +34,9 @@ pub trait Network {
     /// Loss and accuracy on the test set, in inference mode.
     fn test(&mut self) -> Result<Metrics, Error>;
 
+    /// What went into the sigmoids of the last hidden layer in the last `test`: for each sample, a value a unit.
+    fn last_hidden_inputs(&self) -> Vec<f32>;
+
     /// All parameters, laid out as the architecture says.
     fn parameters(&self) -> Vec<f32>;
 

@@ -231,6 +231,13 @@ impl Network for CpuNetwork<'_> {
         Ok(scores.mean().unwrap_or(Metrics { loss: 0.0, accuracy: 0.0 }))
     }
 
+    fn last_hidden_inputs(&self) -> Vec<f32> {
+        let hidden = self.tested.iter().rev().find(|made| !made.sigmoid.is_empty());
+        hidden.map_or_else(Vec::new, |made| {
+            if made.normalised.is_empty() { &made.linear } else { &made.normalised }.clone()
+        })
+    }
+
     fn parameters(&self) -> Vec<f32> {
         self.parameters.clone()
     }

@@ -441,6 +441,13 @@ impl Network for GpuNetwork<'_> {
         Ok(self.take_scores(&self.test_scores, self.test_size, self.test_size))
     }
 
+    fn last_hidden_inputs(&self) -> Vec<f32> {
+        let mut layers = self.architecture.layers.iter().zip(&self.tested).rev();
+        let hidden = layers.find(|(_, made)| made.sigmoid.is_some());
+        hidden
+            .map_or_else(Vec::new, |(layer, made)| self.gpu.read(made.sigmoid_input(), self.test_size * layer.outputs))
+    }
+
     fn parameters(&self) -> Vec<f32> {
         self.gpu.read(&self.parameters, self.architecture.parameters)
     }
