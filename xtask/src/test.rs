@@ -209,6 +209,13 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
         native(verify("verify")),
         swiftshader(verify("verify, SwiftShader")),
         gl(verify("verify, OpenGL")),
+        // A batch in parts over adapters of different drivers, in one process.
+        Step::new("drivers together", "test --release --locked --test device ranks_may_have_devices_of_their_own")
+            .format(Format::Libtest)
+            .harness(harness)
+            .needs(&drivers.swiftshader)
+            .set("VK_ADD_DRIVER_FILES", drivers.swiftshader.clone().unwrap_or_default())
+            .skip_if(facts.skip_gpu, &no_gpu),
         mpi("MPI").harness(harness),
         mpi("MPI, hosts").harness(&ignored).needs(&drivers.hosts),
         Step::new("package", "package --locked --allow-dirty -p wgpu-batch-norm"),
@@ -503,6 +510,7 @@ mod tests {
                 "verify",
                 "verify, SwiftShader",
                 "verify, OpenGL",
+                "drivers together",
                 "MPI",
                 "MPI, hosts",
                 "package"
@@ -516,7 +524,7 @@ mod tests {
         let of_devices = ["tests, SwiftShader", "tests, OpenGL", "verify, SwiftShader", "verify, OpenGL"];
         let verify = ["bench", "verify", "verify, SwiftShader", "verify, OpenGL"];
         assert_eq!(skipped(Facts { bench: false, verify: false, ..ALL }), verify);
-        let mpi = ["MPI", "MPI, hosts"];
+        let mpi = ["drivers together", "MPI", "MPI, hosts"];
         let of_gpus = [&["bench"][..], &of_devices[..2], &["verify"], &of_devices[2..], &mpi].concat();
         assert_eq!(skipped(Facts { skip_gpu: true, ..ALL }), of_gpus);
         let missing = named(ALL, &nothing(), |step| step.missing.is_some());
@@ -540,7 +548,7 @@ mod tests {
             assert_eq!((found.0.as_deref(), found.1.as_deref()), expected, "{}", step.name);
         }
         let chosen = Facts { backends_chosen: true, ..ALL };
-        assert_eq!(named(chosen, &everything(), |step| !step.environment.is_empty()).len(), 7);
+        assert_eq!(named(chosen, &everything(), |step| !step.environment.is_empty()).len(), 8);
     }
 
     #[test]
