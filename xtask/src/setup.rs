@@ -173,10 +173,10 @@ pub fn namespaces() -> Result<(), String> {
     if output("ip", &["netns", "add", &name]).is_none() {
         return Err("network namespaces cannot be made; that takes root, CAP_SYS_ADMIN and iproute2".into());
     }
-    // A bridge and pairs of devices are what the test needs besides.
+    // A bridge and pairs of devices are what the test needs besides. (`ip` takes short names for abbreviations of its words.)
     let bridge = format!("wbn{}", std::process::id() % 1_000_000);
     let linked = output("ip", &["link", "add", &bridge, "type", "bridge"]).is_some();
-    let paired = output("ip", &["-n", &name, "link", "add", "a", "type", "veth", "peer", "name", "b"]).is_some();
+    let paired = output("ip", &["-n", &name, "link", "add", "wbn0", "type", "veth", "peer", "name", "wbn1"]).is_some();
     let entered = output("ip", &["netns", "exec", &name, "unshare", "--uts", "hostname", "probe"]).is_some();
     output("ip", &["link", "del", &bridge]);
     output("ip", &["netns", "del", &name]);
