@@ -1,4 +1,4 @@
-//! Shader modules; the crate's one `unsafe` call.
+//! Shader modules; the crate's one `unsafe` call but for those of MPI's functions (`exchange`, feature `mpi`).
 #![allow(
     unsafe_code,
     reason = "wgpu compiles a module without its loop and division checks only through an unsafe call"
