@@ -19,6 +19,7 @@ mod host;
 mod measure;
 mod operations;
 mod plot;
+mod repeat;
 mod shapes;
 #[path = "../support/mod.rs"]
 mod support;
@@ -38,6 +39,7 @@ use wgpu_batch_norm::{Kernels, Layout};
 use crate::configuration::Configuration;
 use crate::measure::Bench;
 use crate::operations::Operation;
+use crate::repeat::YardstickArgument;
 use crate::shapes::Dims;
 use crate::table::Row;
 use crate::timer::Timer;
@@ -116,6 +118,12 @@ struct Arguments {
     /// Seconds after which `--growth` starts no further size
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     budget: u64,
+    /// Run one operation on one shape this many times and nothing else, for a counter of instructions (`benches/instructions.py`)
+    #[arg(long, value_name = "TIMES", requires_all = ["shape", "layout"], conflicts_with_all = ["growth", "strategies", "json", "plot"])]
+    repeat: Option<usize>,
+    /// With `--repeat`, run a yardstick
+    #[arg(long, value_enum, requires = "repeat")]
+    yardstick: Option<YardstickArgument>,
     /// Write the rows as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -130,6 +138,15 @@ enum LayoutArgument {
     First,
     /// (N,H,W,C)
     Last,
+}
+
+impl From<LayoutArgument> for Layout {
+    fn from(argument: LayoutArgument) -> Self {
+        match argument {
+            LayoutArgument::First => Self::ChannelsFirst,
+            LayoutArgument::Last => Self::ChannelsLast,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -162,6 +179,10 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments, gpu: &support::Gpu) -> Result<bool, String> {
     let bench = bench(arguments, gpu);
     println!("{gpu}");
+    if let (Some(times), Some(layout), [dims]) = (arguments.repeat, arguments.layout, &arguments.shape[..]) {
+        repeat::run(&bench, arguments.yardstick, *dims, layout.into(), times)?;
+        return Ok(true);
+    }
     println!(
         "{}, medians of {} rounds by {}; see --help for what the figures mean",
         bench.configuration,
@@ -174,8 +195,7 @@ fn run(arguments: &Arguments, gpu: &support::Gpu) -> Result<bool, String> {
         bench.sum.blocks()
     );
     let layouts = match arguments.layout {
-        Some(LayoutArgument::First) => vec![Layout::ChannelsFirst],
-        Some(LayoutArgument::Last) => vec![Layout::ChannelsLast],
+        Some(layout) => vec![layout.into()],
         None => vec![Layout::ChannelsFirst, Layout::ChannelsLast],
     };
     let rows = if arguments.growth {
@@ -205,7 +225,10 @@ fn bench<'a>(arguments: &Arguments, gpu: &'a support::Gpu) -> Bench<'a> {
     let (rounds, target) = if arguments.quick { (3, 0.003) } else { (9, 0.01) };
     let asked_for = |operation: &Operation| arguments.op.is_empty() || arguments.op.contains(operation);
     let timer = Timer::new(gpu);
-    let [copy, sum] = yardstick::fastest(gpu, &timer, class);
+    let [copy, sum] = match arguments.repeat {
+        Some(_) => yardstick::shortest(gpu, class),
+        None => yardstick::fastest(gpu, &timer, class),
+    };
     Bench {
         gpu,
         timer,

@@ -12,6 +12,9 @@ const BLOCKS: [u32; 5] = [1, 2, 4, 8, 16];
 /// Bytes of the tensor on which the block count is chosen.
 const TRIAL: u64 = 32 << 20;
 
+const TEXTS: [&str; 2] =
+    [include_str!("../../benches/kernels/copy.wgsl"), include_str!("../../benches/kernels/sum.wgsl")];
+
 /// A yardstick kernel.
 pub struct Yardstick {
     pipeline: wgpu::ComputePipeline,
@@ -33,8 +36,7 @@ pub fn fastest(gpu: &Gpu, timer: &Timer<'_>, class: AdapterClass) -> [Yardstick;
     let size = TRIAL.min(gpu.device.limits().max_storage_buffer_binding_size);
     let input = gpu.upload("input", &(0..size / 4).map(|index| noise(0, index)).collect::<Vec<f32>>());
     let output = gpu.upload("output", &(0..size / 4).map(|index| noise(1, index)).collect::<Vec<f32>>());
-    let texts = [include_str!("../../benches/kernels/copy.wgsl"), include_str!("../../benches/kernels/sum.wgsl")];
-    texts.map(|text| {
+    TEXTS.map(|text| {
         let candidates = BLOCKS.map(|blocks| Yardstick::new(gpu, class, blocks, text));
         let fastest = {
             let bounds = candidates.each_ref().map(|candidate| candidate.bind(gpu, &input, &output, size));
@@ -48,6 +50,11 @@ pub fn fastest(gpu: &Gpu, timer: &Timer<'_>, class: AdapterClass) -> [Yardstick;
         };
         Yardstick::new(gpu, class, BLOCKS[fastest], text)
     })
+}
+
+/// The copy and the sum with one block an invocation, which is the fastest on software drivers at most sizes.
+pub fn shortest(gpu: &Gpu, class: AdapterClass) -> [Yardstick; 2] {
+    TEXTS.map(|text| Yardstick::new(gpu, class, 1, text))
 }
 
 impl Yardstick {
