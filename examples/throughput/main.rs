@@ -109,6 +109,9 @@ struct Arguments {
     /// Every strategy that serves a shape, the planner's choice first, in place of that choice alone
     #[arg(long, conflicts_with = "growth")]
     strategies: bool,
+    /// Work on tensors in windows of at most this many bytes [default: what the library does, 1 GiB or what fits a binding]
+    #[arg(long, value_name = "BYTES")]
+    window: Option<u64>,
     /// Three rounds of shorter passes
     #[arg(long)]
     quick: bool,
@@ -221,6 +224,7 @@ fn run(arguments: &Arguments, gpu: &support::Gpu) -> Result<bool, String> {
 
 fn bench<'a>(arguments: &Arguments, gpu: &'a support::Gpu) -> Bench<'a> {
     let kernels = Kernels::new(&gpu.device);
+    let kernels = arguments.window.map_or(kernels.clone(), |size| kernels.with_max_window_size(size));
     let class = kernels.profile().class;
     let (rounds, target) = if arguments.quick { (3, 0.003) } else { (9, 0.01) };
     let asked_for = |operation: &Operation| arguments.op.is_empty() || arguments.op.contains(operation);

@@ -23,11 +23,10 @@ pub struct Yardstick {
     units_per_group: u64,
 }
 
-/// A yardstick over two buffers.
+/// A yardstick over two buffers, a dispatch for every part of them that fits a binding.
 pub struct BoundYardstick<'a> {
     pipeline: &'a wgpu::ComputePipeline,
-    bind_group: wgpu::BindGroup,
-    workgroups: [u32; 2],
+    dispatches: Vec<(wgpu::BindGroup, [u32; 2])>,
 }
 
 /// The copy (every byte of the input to the output) and the sum (every byte of the input, one result per invocation),
@@ -88,29 +87,37 @@ impl Yardstick {
     /// Binds the first `size` bytes of two buffers.
     pub fn bind(&self, gpu: &Gpu, input: &wgpu::Buffer, output: &wgpu::Buffer, size: u64) -> BoundYardstick<'_> {
         let size = size.max(16);
-        let entry = |binding, buffer| wgpu::BindGroupEntry {
-            binding,
-            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer,
-                offset: 0,
-                size: wgpu::BufferSize::new(size),
-            }),
-        };
-        let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: None,
-            layout: &self.pipeline.get_bind_group_layout(0),
-            entries: &[entry(0, input), entry(1, output)],
+        // A multiple of every alignment that a device may ask for.
+        let most = gpu.device.limits().max_storage_buffer_binding_size / 256 * 256;
+        let dispatches = (0..size.div_ceil(most)).map(|part| {
+            let part_size = most.min(size - part * most);
+            let entry = |binding, buffer| wgpu::BindGroupEntry {
+                binding,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer,
+                    offset: part * most,
+                    size: wgpu::BufferSize::new(part_size),
+                }),
+            };
+            let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: None,
+                layout: &self.pipeline.get_bind_group_layout(0),
+                entries: &[entry(0, input), entry(1, output)],
+            });
+            let groups = (part_size / 16).div_ceil(self.units_per_group) as u32;
+            let width = groups.min(65535);
+            (bind_group, [width, groups.div_ceil(width)])
         });
-        let groups = (size / 16).div_ceil(self.units_per_group) as u32;
-        let width = groups.min(65535);
-        BoundYardstick { pipeline: &self.pipeline, bind_group, workgroups: [width, groups.div_ceil(width)] }
+        BoundYardstick { pipeline: &self.pipeline, dispatches: dispatches.collect() }
     }
 }
 
 impl BoundYardstick<'_> {
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
         pass.set_pipeline(self.pipeline);
-        pass.set_bind_group(0, &self.bind_group, &[]);
-        pass.dispatch_workgroups(self.workgroups[0], self.workgroups[1], 1);
+        for (bind_group, [width, height]) in &self.dispatches {
+            pass.set_bind_group(0, bind_group, &[]);
+            pass.dispatch_workgroups(*width, *height, 1);
+        }
     }
 }
