@@ -19,7 +19,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 LIMITS = {"training": (1, 1), "inference": (0, 1), "backward": (3, 1), "backward_frozen": (2, 1)}
-INSTRUCTIONS = 60_000_000
+ELEMENTS = 20_000_000
 
 
 def count(arguments, times):
@@ -39,7 +39,7 @@ def measure(arguments, what):
     elements = 1
     for dim in arguments.shape.split(","):
         elements *= int(dim)
-    times = max(2, INSTRUCTIONS // elements)
+    times = max(2, ELEMENTS // elements)
     first, then = pool.map(lambda times: count(of, times), [1, 1 + times])
     return (then - first) / times / elements
 
