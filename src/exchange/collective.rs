@@ -59,6 +59,14 @@ pub(super) fn gather<C: Collective + ?Sized>(
     collective.all_gather(messages)
 }
 
+/// Values of each rank among those of all.
+pub(super) fn share(messages: &[f32], ranks: usize) -> Result<usize, BoxError> {
+    match messages.len().checked_div(ranks) {
+        Some(length) if length * ranks == messages.len() => Ok(length),
+        _ => Err(format!("{} values are not {ranks} equal shares", messages.len()).into()),
+    }
+}
+
 /// A collective made of a closure; see [`gather_with`].
 pub struct GatherWith<F> {
     rank: usize,
@@ -165,9 +173,9 @@ impl Collective for ThreadCollective {
     }
 
     fn all_gather(&mut self, messages: &mut [f32]) -> Result<(), BoxError> {
-        let length = messages.len() / self.ranks;
+        let length = share(messages, self.ranks)?;
         let own = self.rank * length..(self.rank + 1) * length;
-        let deadline = Instant::now() + self.timeout;
+        let start = Instant::now();
         let mut round = self.meeting.lock();
         if let Some(reason) = &round.broken {
             return Err(reason.clone().into());
@@ -193,7 +201,7 @@ impl Collective for ThreadCollective {
             if let Some(reason) = &round.broken {
                 return Err(reason.clone().into());
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = self.timeout.saturating_sub(start.elapsed());
             if left.is_zero() {
                 let reason = format!("{} of {} ranks came within {:?}", round.arrived, self.ranks, self.timeout);
                 return Err(self.meeting.break_off(&mut round, reason));

@@ -83,7 +83,9 @@ impl Future for Fetch {
             Stage::Refused => Poll::Ready(Err(ExchangeError::NotMapped)),
             Stage::Idle => Poll::Ready(Err(ExchangeError::NotReady)),
             Stage::Asked => {
-                shared.wakers.push(context.waker().clone());
+                if !shared.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+                    shared.wakers.push(context.waker().clone());
+                }
                 Poll::Pending
             }
         }

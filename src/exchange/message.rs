@@ -6,7 +6,10 @@ use crate::{ChannelGradientSums, ChannelMoments, Convention, Error, Momentum, Pl
 /// Of this layout. Not 0, so that a message that never came is told from one that did.
 const VERSION: f32 = 1.0;
 const HEADER: usize = 8;
-pub(super) const GREETING: usize = 11;
+/// Whole numbers below it are exact in an `f32`.
+const MOST_EXACT: f32 = 16_777_216.0;
+/// Version, whether the rank has given up, its number for the exchange in two halves, and the fingerprints.
+pub(super) const GREETING: usize = 4 + 3 * SUBJECTS.len();
 
 /// What a record holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,13 +69,19 @@ impl Item {
 pub struct MessageLayout {
     items: Vec<Item>,
     length: usize,
-    /// Of what is exchanged, of channels, of conventions.
-    fingerprints: [u64; 3],
+    /// Of what [`SUBJECTS`] names.
+    fingerprints: [u64; SUBJECTS.len()],
+    /// Of the exchanges that the ranks made a pair of when they greeted each other.
+    pairing: u64,
 }
 
 /// What [`ExchangeError::Disagreement`] is about, in the order of the fingerprints.
-const SUBJECTS: [&str; 3] =
-    ["what is exchanged", "channels or segments", "conventions (epsilon, momentum, policies, activation)"];
+const SUBJECTS: [&str; 4] = [
+    "what is exchanged",
+    "channels or segments",
+    "conventions (epsilon, momentum, policies, activation)",
+    "the name of the exchange",
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
@@ -106,8 +115,7 @@ impl Header {
 
     /// None of what is no message.
     fn read(message: &[f32]) -> Option<Self> {
-        let whole =
-            |value: f32| (value >= 0.0 && value.fract() == 0.0 && value < 16_777_216.0).then_some(value as usize);
+        let whole = |value: f32| (value >= 0.0 && value.fract() == 0.0 && value < MOST_EXACT).then_some(value as usize);
         if !is_ours(message) {
             return None;
         }
@@ -202,7 +210,13 @@ impl MessageLayout {
         }
         what.add(all.len() as u64);
         let length = HEADER + all.iter().map(Item::length).sum::<usize>();
-        Self { items: all, length, fingerprints: [what.0, channels.0, conventions.0] }
+        Self { items: all, length, fingerprints: [what.0, channels.0, conventions.0, 0], pairing: 0 }
+    }
+
+    pub(super) fn set_name(&mut self, name: &str) {
+        let mut fingerprint = Fingerprint::new();
+        name.bytes().for_each(|byte| fingerprint.add(u64::from(byte)));
+        self.fingerprints[3] = fingerprint.0;
     }
 
     /// Values in a message.
@@ -213,23 +227,26 @@ impl MessageLayout {
 
     fn fingerprint(&self) -> [u16; 3] {
         let mut all = Fingerprint::new();
-        self.fingerprints.iter().for_each(|&part| all.add(part));
+        self.fingerprints.iter().chain([&self.pairing]).for_each(|&part| all.add(part));
         in_parts(all.0)
     }
 
-    /// What ranks tell each other before their first message, since messages of unequal length cannot be exchanged.
-    pub(super) fn greeting(&self, given_up: bool) -> [f32; GREETING] {
+    /// What ranks tell each other before their first message, since messages of unequal length cannot be exchanged. `number`
+    /// is another one for every exchange of a rank.
+    pub(super) fn greeting(&self, number: u32, given_up: bool) -> [f32; GREETING] {
         let mut greeting = [0.0; GREETING];
         greeting[0] = VERSION;
         greeting[1] = if given_up { 1.0 } else { 0.0 };
-        for (to, hash) in greeting[2..].chunks_exact_mut(3).zip(self.fingerprints) {
+        greeting[2..4].copy_from_slice(&[(number >> 16) as f32, (number & 0xffff) as f32]);
+        for (to, hash) in greeting[4..].chunks_exact_mut(3).zip(self.fingerprints) {
             to.copy_from_slice(&in_parts(hash).map(f32::from));
         }
         greeting
     }
 
-    /// Finds the first rank that is not as rank 0.
-    pub(super) fn check_greetings(greetings: &[f32]) -> Result<(), ExchangeError> {
+    /// Finds the first rank that is not as rank 0. If all are, their exchanges belong together from now on: no other one of a rank
+    /// has messages that pass for this one's, even if it is of the same layers.
+    pub(super) fn pair(&mut self, greetings: &[f32]) -> Result<(), ExchangeError> {
         let all = || greetings.chunks_exact(GREETING).enumerate();
         if let Some((rank, _)) = all().find(|(_, greeting)| !is_ours(greeting)) {
             return Err(ExchangeError::Missing { rank });
@@ -238,17 +255,20 @@ impl MessageLayout {
             return Err(ExchangeError::GivenUp { rank });
         }
         for (index, what) in SUBJECTS.into_iter().enumerate() {
-            let at = 2 + 3 * index..5 + 3 * index;
+            let at = 4 + 3 * index..7 + 3 * index;
             if let Some((rank, _)) = all().find(|(_, greeting)| greeting[at.clone()] != greetings[at.clone()]) {
                 return Err(ExchangeError::Disagreement { rank, what });
             }
         }
+        let mut pairing = Fingerprint::new();
+        all().flat_map(|(_, greeting)| &greeting[2..4]).for_each(|half| pairing.add(u64::from(half.to_bits())));
+        self.pairing = pairing.0;
         Ok(())
     }
 
     /// The message of one rank from its records, as the device holds them.
     pub(super) fn write(&self, records: &[u8], step: u32, message: &mut [f32]) -> Result<(), ExchangeError> {
-        self.write_header(step, None, message);
+        self.address(step, message);
         let (mut records, mut values) = (records, &mut message[HEADER..]);
         for (index, item) in self.items.iter().enumerate() {
             let (own, rest) = records.split_at(item.instances() * item.kind.record());
@@ -269,6 +289,11 @@ impl MessageLayout {
     pub(super) fn write_failure(&self, step: u32, message: &mut [f32]) {
         message.fill(0.0);
         self.write_header(step, Some((Fault::GivenUp, 0)), message);
+    }
+
+    /// Says of which exchange and step a message is.
+    pub(super) fn address(&self, step: u32, message: &mut [f32]) {
+        self.write_header(step, None, message);
     }
 
     fn write_header(&self, step: u32, fault: Option<(Fault, usize)>, message: &mut [f32]) {
@@ -314,6 +339,19 @@ impl MessageLayout {
         Ok(())
     }
 
+    /// Whether a message counts as one of this layout does; whatever else was gathered must not pass for counts.
+    fn counts_are_whole(&self, message: &[f32]) -> bool {
+        let mut at = HEADER;
+        self.items.iter().all(|item| {
+            let values = &message[at..at + item.length()];
+            at += item.length();
+            let halves = if item.kind == Kind::Moments { 2 * item.segments() } else { 0 };
+            let [high, low] = [MOST_EXACT, 65_536.0];
+            let below = |value: f32, end: f32| value >= 0.0 && value < end && value.fract() == 0.0;
+            values[..halves].chunks_exact(2).all(|count| below(count[0], high) && below(count[1], low))
+        })
+    }
+
     /// The first fault in order of rank.
     fn merge_headers(&self, messages: &[f32]) -> Header {
         let own = Header { ranks: 0, fault: None, step: 0, fingerprint: self.fingerprint() };
@@ -321,16 +359,16 @@ impl MessageLayout {
         let mut merged = own;
         for message in messages.chunks_exact(self.length) {
             let rank = merged.ranks;
-            let fault = match Header::read(message) {
+            let fault = match Header::read(message).filter(|_| self.counts_are_whole(message)) {
                 None => {
-                    merged.ranks += 1;
+                    merged.ranks = merged.ranks.saturating_add(1);
                     Some((Fault::Missing, rank))
                 }
                 Some(header) => {
-                    merged.ranks += header.ranks;
+                    merged.ranks = merged.ranks.saturating_add(header.ranks);
                     let first = *first.get_or_insert(header);
                     if let Some((fault, within)) = header.fault {
-                        Some((fault, rank + within))
+                        Some((fault, rank.saturating_add(within)))
                     } else if header.fingerprint != first.fingerprint {
                         Some((Fault::Disagreement, rank))
                     } else if header.step != first.step {

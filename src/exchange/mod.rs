@@ -39,8 +39,13 @@
 //! # What can go wrong
 //!
 //! Ranks tell each other once what they exchange, and a rank with other channels or another convention is an error on all of
-//! them. Every message says which step it is of, and whether its rank has given up. An error leaves the buffers as they were.
-//! Who dies without a word is found out by the collective, which must not wait for ever.
+//! them. Every message says which exchange and which step it is of, and whether its rank has given up; ranks that finish their
+//! exchanges in different orders find that out, see [`Exchange::named`]. An error leaves the buffers as they were. Who dies
+//! without a word is found out by the collective, which must not wait for ever.
+//!
+//! So that a step that fails changes nothing, not even in the layers before the one that failed, record training
+//! [without](crate::TrainingStep::record_without_running_update) the update of running statistics, and once all exchanges of the
+//! step have succeeded, [`BatchNorm::bind_conclude`](crate::BatchNorm::bind_conclude) of every layer, beside the optimiser's step.
 
 mod collective;
 mod error;
@@ -52,6 +57,7 @@ mod mpi;
 mod tests;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use collective::{Collective, GatherWith, ThreadCollective, gather_with, threads};
 pub use error::{BoxError, ExchangeError};
@@ -111,12 +117,16 @@ struct Route {
 /// [module](self).
 ///
 /// Layers that do not wait for each other share one, and so one message. Several may be under way at once, if all ranks finish
-/// them in the same order.
+/// them in the same order; another order is an error on all of them.
 pub struct Exchange {
     routes: Vec<Route>,
     layout: MessageLayout,
     staging: wgpu::Buffer,
     fetch: Fetch,
+    /// What was fetched is of a step that was given up.
+    stale: bool,
+    /// Of the exchanges of this process, by which ranks tell them apart.
+    number: u32,
     /// Exchanges that were finished, well or not.
     step: u32,
     agreed: bool,
@@ -130,6 +140,9 @@ impl fmt::Debug for Exchange {
         f.debug_struct("Exchange").field("layout", &self.layout).field("step", &self.step).finish_non_exhaustive()
     }
 }
+
+/// The next exchange's.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl Exchange {
     /// # Errors
@@ -172,8 +185,30 @@ impl Exchange {
             }))
         })?;
         let (messages, merged) = (Vec::with_capacity(layout.length()), vec![0.0; layout.length()]);
-        let (fetch, records) = (Fetch::default(), Vec::new());
-        Ok(Self { routes, layout, staging, fetch, step: 0, agreed: false, messages, merged, records })
+        Ok(Self {
+            routes,
+            layout,
+            staging,
+            fetch: Fetch::default(),
+            stale: false,
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            step: 0,
+            agreed: false,
+            messages,
+            merged,
+            records: Vec::new(),
+        })
+    }
+
+    /// Gives the exchange a name, the same on all ranks: that of its layer and direction, say.
+    ///
+    /// At their first [`Exchange::finish`] ranks make exchanges that are alike partners for good, and a rank that later takes
+    /// another one's turn is an error on all ranks, with names or without. Names also find out the rank that does so the first
+    /// time already, where two layers have the same channels and convention.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        self.layout.set_name(name);
+        self
     }
 
     /// How this exchange's messages are laid out.
@@ -188,6 +223,9 @@ impl Exchange {
     /// # Errors
     /// [`ExchangeError::UnderWay`] if this was recorded before and not finished.
     pub fn record(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<Fetch, ExchangeError> {
+        if self.stale {
+            self.reset();
+        }
         if !self.fetch.is_idle() {
             return Err(ExchangeError::UnderWay);
         }
@@ -206,7 +244,7 @@ impl Exchange {
     /// Whether the records are on the host.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.fetch.stage() == Stage::Mapped
+        !self.stale && self.fetch.stage() == Stage::Mapped
     }
 
     /// Takes this rank's message, [`MessageLayout::length`] values, and gives staging free for the next one.
@@ -222,6 +260,10 @@ impl Exchange {
     fn take_into(&mut self, message: &mut Vec<f32>) -> Result<(), ExchangeError> {
         match self.fetch.stage() {
             Stage::Idle | Stage::Asked => return Err(ExchangeError::NotReady),
+            _ if self.stale => {
+                self.reset();
+                return Err(ExchangeError::NotReady);
+            }
             Stage::Refused => {
                 self.fetch = Fetch::default();
                 return Err(ExchangeError::NotMapped);
@@ -289,15 +331,17 @@ impl Exchange {
                 let _ = self.tell_of_failure(collective, &mut messages);
                 Err(own)
             }
-            Ok(()) => {
-                self.agree(collective, false).and_then(|()| match collective.exchange(&self.layout, &mut messages) {
+            Ok(()) => self.agree(collective, false).and_then(|()| {
+                // Anew, since ranks that have just agreed know each other's exchanges now.
+                self.layout.address(self.step, &mut messages);
+                match collective.exchange(&self.layout, &mut messages) {
                     Ok(()) => self.deliver_from(queue, &messages, Some(collective.ranks())),
                     Err(error) => {
                         self.step = self.step.wrapping_add(1);
                         Err(ExchangeError::Collective(error))
                     }
-                })
-            }
+                }
+            }),
         };
         self.messages = messages;
         finished
@@ -338,20 +382,22 @@ impl Exchange {
         if self.agreed {
             return Ok(());
         }
-        let mut greetings = self.layout.greeting(given_up).to_vec();
+        let mut greetings = self.layout.greeting(self.number, given_up).to_vec();
         collective::gather(collective, GREETING, &mut greetings).map_err(ExchangeError::Collective)?;
-        MessageLayout::check_greetings(&greetings)?;
+        self.layout.pair(&greetings)?;
         self.agreed = true;
         Ok(())
     }
 
-    /// Gives up what was fetched, so that the exchange can be recorded again. What is still on its way stays so until the device has
-    /// been polled, or the commands have been dropped.
+    /// Gives up what was fetched, so that the exchange can be recorded again. What is still on its way keeps staging until the
+    /// device has been polled, or the commands have been dropped; it will not be taken.
     pub fn reset(&mut self) {
-        match self.fetch.stage() {
-            Stage::Asked => return,
-            Stage::Mapped => self.staging.unmap(),
-            Stage::Idle | Stage::Refused => {}
+        self.stale = self.fetch.stage() == Stage::Asked;
+        if self.stale {
+            return;
+        }
+        if self.fetch.stage() == Stage::Mapped {
+            self.staging.unmap();
         }
         self.fetch = Fetch::default();
     }

@@ -149,10 +149,11 @@ fn every_fault_names_its_rank_also_through_a_tree() {
 
 #[test]
 fn greetings_say_what_ranks_disagree_on() {
-    let greeting =
-        |kind, channels, convention| MessageLayout::new([(kind, &plan(channels, convention))]).greeting(false).to_vec();
+    let greeting = |kind, channels, convention| {
+        MessageLayout::new([(kind, &plan(channels, convention))]).greeting(7, false).to_vec()
+    };
     let own = greeting(Kind::Moments, 4, Convention::pytorch());
-    let with_third = |third: Vec<f32>| MessageLayout::check_greetings(&[own.clone(), own.clone(), third].concat());
+    let with_third = |third: Vec<f32>| layout(4).pair(&[own.clone(), own.clone(), third].concat());
     assert!(with_third(own.clone()).is_ok());
     let same = Convention { momentum: Momentum::WeightOfOld(0.9), ..Convention::pytorch() };
     assert!(with_third(greeting(Kind::Moments, 4, same)).is_ok());
@@ -167,8 +168,49 @@ fn greetings_say_what_ranks_disagree_on() {
         }
     }
     assert!(matches!(with_third(vec![0.0; GREETING]), Err(ExchangeError::Missing { rank: 2 })));
-    let gone = layout(4).greeting(true).to_vec();
+    let mut named = layout(4);
+    named.set_name("second");
+    let disagreement = with_third(named.greeting(7, false).to_vec());
+    assert!(matches!(disagreement, Err(ExchangeError::Disagreement { rank: 2, what: "the name of the exchange" })));
+    let gone = layout(4).greeting(7, true).to_vec();
     assert!(matches!(with_third(gone), Err(ExchangeError::GivenUp { rank: 2 })));
+}
+
+#[test]
+fn exchanges_that_are_alike_do_not_pass_for_each_other() {
+    let part = [ChannelMoments { count: 2, pivot: 1.0, offset: 0.0, m2: 1.0 }; 2];
+    let paired = |numbers: [u32; 2]| {
+        let mut layout = layout(2);
+        let greetings: Vec<f32> = numbers.iter().flat_map(|&number| layout.greeting(number, false)).collect();
+        layout.pair(&greetings).unwrap();
+        layout
+    };
+    // Two exchanges on each of two ranks, whose numbers are their own.
+    let [first, second] = [paired([3, 70_001]), paired([4, 70_000])];
+    let [of_first, of_second] = [message(&first, 0, &part), message(&second, 0, &part)];
+    assert!(moments_of(&first, &merged(&first, &[of_first.clone(), of_first.clone()].concat())).is_ok());
+    let crossed = [of_first, of_second].concat();
+    for layout in [first, second] {
+        let error = moments_of(&layout, &merged(&layout, &crossed));
+        assert!(matches!(error, Err(ExchangeError::Disagreement { rank: 1, .. })), "{error:?}");
+    }
+}
+
+#[test]
+fn what_is_no_message_is_an_error_whatever_it_holds() {
+    let layout = layout(2);
+    let part = [ChannelMoments { count: 2, pivot: 1.0, offset: 0.0, m2: 1.0 }; 2];
+    let good = message(&layout, 0, &part);
+    // The halves of the count stand behind the header.
+    for (at, value) in [(8, f32::INFINITY), (8, -1.0), (8, 1e30), (9, 65_536.0), (9, 0.5), (9, f32::NAN)] {
+        let mut bad = good.clone();
+        bad[at] = value;
+        let error = moments_of(&layout, &merged(&layout, &[good.clone(), bad].concat()));
+        assert!(matches!(error, Err(ExchangeError::Missing { rank: 1 })), "{value}: {error:?}");
+    }
+    let mut many = good.clone();
+    many[1] = 16_777_215.0;
+    assert!(moments_of(&layout, &merged(&layout, &many.repeat(3))).is_err());
 }
 
 #[test]
@@ -209,6 +251,11 @@ fn threads_gather_in_order_of_rank_and_never_wait_for_ever() {
         workers.into_iter().map(|worker| worker.join().unwrap()).collect::<Vec<_>>()
     });
     assert!(gathered.iter().all(|(last, _)| *last == [990.0, 991.0, 992.0]));
+
+    let mut patient = threads(1, Duration::MAX).remove(0);
+    collective::gather(&mut patient, 2, &mut vec![1.0, 2.0]).unwrap();
+    let uneven = threads(2, Duration::from_secs(3600)).remove(0).all_gather(&mut [0.0; 3]).unwrap_err();
+    assert_eq!(uneven.to_string(), "3 values are not 2 equal shares");
 
     let start = Instant::now();
     let mut ranks = threads(2, Duration::from_millis(50));

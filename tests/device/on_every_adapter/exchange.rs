@@ -8,9 +8,10 @@ use crate::common::parts::run_devices_through_an_exchange;
 use crate::common::tolerance::compare;
 use crate::common::{Target, on_all_targets, on_every_target, support};
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
-use wgpu_batch_norm::exchange::{Exchange, ExchangeError, ExchangeItem, threads};
+use wgpu_batch_norm::exchange::{Exchange, ExchangeError, ExchangeItem, ThreadCollective, threads};
 use wgpu_batch_norm::{
-    BatchNorm, BatchNormDescriptor, ChannelMoments, Convention, Kernels, SegmentRunning, Shape, wgpu,
+    BatchNorm, BatchNormDescriptor, ChannelMoments, ConcludeBuffers, Convention, Kernels, PartBuffers, Plan,
+    RunningStatistics, SegmentRunning, Shape, Step, TrainingBuffers, TrainingStep, wgpu,
 };
 
 const CUTS: [(&[usize], Layout, &[usize]); 4] = [
@@ -76,11 +77,25 @@ fn ranks_may_have_devices_of_their_own() {
 
 /// An exchange of three channels' moments.
 fn exchange_of(target: &Target, convention: Convention, moments: &wgpu::Buffer) -> Exchange {
-    let descriptor = BatchNormDescriptor { channels: 3, convention, ..Default::default() };
-    let bn = BatchNorm::with_kernels(&target.kernels, &descriptor).unwrap();
-    let plan = bn.plan(&Shape::new(&[4, 3]).unwrap()).unwrap();
+    let plan = plan_of(target, 3, convention).1;
     Exchange::new(&target.gpu.device, &[ExchangeItem::moments(&plan, moments.slice(..plan.part_moments_size()))])
         .unwrap()
+}
+
+fn plan_of(target: &Target, channels: usize, convention: Convention) -> (BatchNorm, Plan) {
+    let descriptor = BatchNormDescriptor { channels: channels as u32, convention, ..Default::default() };
+    let bn = BatchNorm::with_kernels(&target.kernels, &descriptor).unwrap();
+    let plan = bn.plan(&Shape::new(&[4, channels]).unwrap()).unwrap();
+    (bn, plan)
+}
+
+/// What two ranks return, a thread each.
+fn two_ranks<T: Send>(task: impl Fn(usize, ThreadCollective) -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let (task, ranks) = (&task, threads(2, Duration::from_secs(60)).into_iter().enumerate());
+        let workers: Vec<_> = ranks.map(|(index, rank)| scope.spawn(move || task(index, rank))).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+    })
 }
 
 fn fetch(target: &Target, exchange: &mut Exchange) {
@@ -95,22 +110,12 @@ fn an_error_leaves_the_records_as_they_were() {
     on_every_target(|target| {
         let own: Vec<_> = (1..4).map(|i| ChannelMoments { count: 4, pivot: i as f32, offset: 0.5, m2: 2.0 }).collect();
         let conventions = [Convention::pytorch(), Convention::keras()];
-        let outcomes: Vec<_> = std::thread::scope(|scope| {
-            let workers: Vec<_> = threads(2, Duration::from_secs(60))
-                .into_iter()
-                .zip(conventions)
-                .map(|(mut rank, convention)| {
-                    let own = &own;
-                    scope.spawn(move || {
-                        let moments = target.gpu.upload("moments", own);
-                        let mut exchange = exchange_of(target, convention, &moments);
-                        fetch(target, &mut exchange);
-                        let error = exchange.finish(&target.gpu.queue, &mut rank).unwrap_err();
-                        (error, target.gpu.read::<ChannelMoments>(&moments, 3))
-                    })
-                })
-                .collect();
-            workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+        let outcomes = two_ranks(|index, mut rank| {
+            let moments = target.gpu.upload("moments", &own);
+            let mut exchange = exchange_of(target, conventions[index], &moments);
+            fetch(target, &mut exchange);
+            let error = exchange.finish(&target.gpu.queue, &mut rank).unwrap_err();
+            (error, target.gpu.read::<ChannelMoments>(&moments, 3))
         });
         for (error, moments) in outcomes {
             let named =
@@ -151,5 +156,173 @@ fn an_exchange_goes_in_order_and_can_be_taken_up_again() {
         let refused = exchange.finish(queue, &mut alone);
         assert!(matches!(refused, Err(ExchangeError::MixedCounts { item: 0, instance: 1 })), "{refused:?}");
         assert_eq!(target.gpu.read::<ChannelMoments>(&moments, 3), mixed, "{target}");
+    });
+}
+
+/// One rank of two crosses two exchanges, of so many channels each, at the first step or at the second.
+fn crossed(target: &Target, channels: [usize; 2], names: Option<[&str; 2]>, first: bool) -> Vec<ExchangeError> {
+    two_ranks(|index, mut rank| {
+        let record = ChannelMoments { count: 4, pivot: 1.0, offset: 0.0, m2: 2.0 };
+        let buffers = channels.map(|count| target.gpu.upload("moments", &vec![record; count]));
+        let mut exchanges: Vec<_> = channels
+            .iter()
+            .zip(&buffers)
+            .enumerate()
+            .map(|(at, (&count, buffer))| {
+                let plan = plan_of(target, count, Convention::pytorch()).1;
+                let item = ExchangeItem::moments(&plan, buffer.slice(..plan.part_moments_size()));
+                let exchange = Exchange::new(&target.gpu.device, &[item]).unwrap();
+                match names {
+                    Some(names) => exchange.named(names[at]),
+                    None => exchange,
+                }
+            })
+            .collect();
+        if !first {
+            for exchange in &mut exchanges {
+                fetch(target, exchange);
+                exchange.finish(&target.gpu.queue, &mut rank).unwrap();
+            }
+        }
+        exchanges.iter_mut().for_each(|exchange| fetch(target, exchange));
+        let before = target.gpu.read::<ChannelMoments>(&buffers[index], channels[index]);
+        let error = exchanges[index].finish(&target.gpu.queue, &mut rank).unwrap_err();
+        assert_eq!(target.gpu.read::<ChannelMoments>(&buffers[index], channels[index]), before, "{target}");
+        error
+    })
+}
+
+#[test]
+fn ranks_that_cross_their_exchanges_all_get_an_error() {
+    on_every_target(|target| {
+        // Layers that are alike, whose messages nothing else tells apart.
+        for error in crossed(target, [3, 3], None, false) {
+            let found = matches!(error, ExchangeError::Disagreement { rank: 1, what: "which exchange this is" });
+            assert!(found, "{target}: {error}");
+        }
+        for error in crossed(target, [3, 5], None, false) {
+            let ExchangeError::Collective(reason) = &error else { panic!("{target}: {error}") };
+            assert!(reason.to_string().contains("values, others"), "{target}: {error}");
+        }
+        for (channels, names, what) in
+            [([3, 3], Some(["first", "second"]), "the name of the exchange"), ([3, 5], None, "channels or segments")]
+        {
+            for error in crossed(target, channels, names, true) {
+                let found = matches!(error, ExchangeError::Disagreement { rank: 1, what: got } if got == what);
+                assert!(found, "{target}: {error}");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_was_fetched_for_a_step_that_was_given_up_is_not_taken() {
+    on_every_target(|target| {
+        let moments = target.gpu.upload("moments", &[ChannelMoments { count: 4, ..Default::default() }; 3]);
+        let mut exchange = exchange_of(target, Convention::pytorch(), &moments);
+        let mut alone = threads(1, Duration::from_secs(1)).remove(0);
+        let queue = &target.gpu.queue;
+        let mut encoder = target.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        exchange.record(&mut encoder).unwrap();
+        queue.submit([encoder.finish()]);
+        // Before the device was polled.
+        exchange.abandon(&mut alone).unwrap();
+        target.gpu.wait();
+        assert!(!exchange.is_ready());
+        assert!(matches!(exchange.finish(queue, &mut alone), Err(ExchangeError::NotReady)));
+        fetch(target, &mut exchange);
+        exchange.finish(queue, &mut alone).unwrap();
+    });
+}
+
+/// A layer of one rank: four samples of three channels, moments, training and the update of running statistics.
+struct Layer {
+    running: wgpu::Buffer,
+    part: Step,
+    exchange: Exchange,
+    training: TrainingStep,
+    commit: TrainingStep,
+}
+
+/// Where the variance stands beside the mean.
+const VARIANCE: u64 = 256;
+
+impl Layer {
+    fn new(target: &Target, values: &[f32]) -> Self {
+        let gpu = &target.gpu;
+        let (bn, plan) = plan_of(target, 3, Convention::pytorch());
+        let (input, output) = (gpu.upload("input", values), gpu.zeroed("output", plan.tensor_size()));
+        let (moments, saved) =
+            (gpu.zeroed("moments", plan.part_moments_size()), gpu.zeroed("saved", plan.saved_size()));
+        let workspace = gpu.zeroed("workspace", plan.workspace_size());
+        let running = gpu.upload("running statistics", &[0.5_f32; 128]);
+        let tracked = RunningStatistics {
+            mean: running.slice(..plan.running_size()),
+            variance: running.slice(VARIANCE..VARIANCE + plan.running_size()),
+            batches_tracked: None,
+        };
+        let [x, y] = [&input, &output].map(|tensor| tensor.slice(..plan.tensor_size()));
+        let (records, scratch) = (moments.slice(..plan.part_moments_size()), workspace.slice(..plan.workspace_size()));
+        let saved = saved.slice(..plan.saved_size());
+        let buffers =
+            TrainingBuffers { running: Some(tracked), saved: Some(saved), ..TrainingBuffers::new(x, y, scratch) };
+        let conclude = ConcludeBuffers { running: Some(tracked), ..ConcludeBuffers::new(records, saved) };
+        Self {
+            part: bn.bind_part_moments(&plan, &PartBuffers::new(x, records, scratch)).unwrap(),
+            exchange: Exchange::new(&gpu.device, &[ExchangeItem::moments(&plan, records)]).unwrap(),
+            training: bn.bind_training_from_parts(&plan, records, &buffers).unwrap(),
+            commit: bn.bind_conclude(&plan, &conclude).unwrap(),
+            running,
+        }
+    }
+
+    /// Forward; the running statistics are updated at once, or not.
+    fn forward(&mut self, target: &Target, rank: &mut ThreadCollective, updates: bool) -> Result<(), ExchangeError> {
+        target.gpu.submit(|pass| self.part.record(pass));
+        fetch(target, &mut self.exchange);
+        self.exchange.finish(&target.gpu.queue, rank)?;
+        target.gpu.submit(|pass| {
+            if updates {
+                self.training.record(pass);
+            } else {
+                self.training.record_without_running_update(pass);
+            }
+        });
+        Ok(())
+    }
+
+    fn running(&self, target: &Target) -> Vec<u32> {
+        target.gpu.read(&self.running, 128)
+    }
+}
+
+#[test]
+fn a_step_that_fails_in_its_second_layer_updates_none() {
+    on_every_target(|target| {
+        let values = |seed: f32| (0..12).map(|at| (seed * at as f32).sin()).collect::<Vec<_>>();
+        two_ranks(|index, mut rank| {
+            let layers = || [1.0, 2.0].map(|layer| Layer::new(target, &values(layer + 0.3 * index as f32)));
+            let (mut layers, mut at_once) = (layers(), layers());
+            let before = layers.each_ref().map(|layer| layer.running(target));
+            // Once so that the exchanges have greeted, and a second time with a rank that gives up on its way.
+            for step in 0..2 {
+                layers[0].forward(target, &mut rank, false).unwrap();
+                if step == 1 && index == 1 {
+                    layers[1].exchange.abandon(&mut rank).unwrap();
+                } else {
+                    let outcome = layers[1].forward(target, &mut rank, false);
+                    assert_eq!(outcome.is_err(), step == 1, "{target}: {outcome:?}");
+                }
+                assert_eq!(layers.each_ref().map(|layer| layer.running(target)), before, "{target}");
+            }
+            // The same step again, which all ranks are ready for.
+            layers.iter_mut().for_each(|layer| layer.forward(target, &mut rank, false).unwrap());
+            target.gpu.submit(|pass| layers.iter().for_each(|layer| layer.commit.record(pass)));
+            at_once.iter_mut().for_each(|layer| layer.forward(target, &mut rank, true).unwrap());
+            for (layer, at_once) in layers.iter().zip(&at_once) {
+                assert_eq!(layer.running(target), at_once.running(target), "{target}: layers of rank {index}");
+                assert_ne!(layer.running(target), before[0], "{target}");
+            }
+        });
     });
 }
