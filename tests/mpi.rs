@@ -136,22 +136,59 @@ fn ranks_that_disagree_are_an_error_on_every_rank() {
 #[test]
 fn a_rank_that_gives_up_is_named_by_the_others() {
     let start = Instant::now();
-    let outcome = job(&ALL_SPEAK, 3, "--steps 5 --timeout 600 --fault give-up");
-    for rank in [0, 2] {
-        let expected = "step 3: rank 1 has given up; running statistics are those of the step before";
-        assert_eq!(outcome.error_of(rank), expected);
+    // At the last exchange too, when all layers have been through forward.
+    for exchange in [0, 5] {
+        let fault = format!("--steps 5 --timeout 600 --fault give-up --fault-exchange {exchange}");
+        let outcome = job(&ALL_SPEAK, 3, &fault);
+        for rank in 0..3 {
+            let expected = "step 3: rank 1 has given up; running statistics are those of the step before";
+            assert_eq!(outcome.error_of(rank), expected);
+        }
     }
-    assert_eq!(outcome.error_of(1), "has given up, as it was told to");
     assert!(start.elapsed() < LONGEST, "nobody waits for the deadline");
 }
 
 #[test]
 fn the_survivors_of_a_rank_that_dies_do_not_wait_for_ever() {
-    let outcome = job(&["--enable-recovery"], 3, &format!("--steps 5 --timeout {TIMEOUT} --fault die"));
-    for rank in [0, 2] {
-        let error = outcome.error_of(rank);
-        assert!(error.starts_with("step 3: the collective failed: "), "{error}");
-        assert!(error.ends_with("running statistics are those of the step before"), "{error}");
+    for exchange in [0, 4] {
+        let fault = format!("--steps 5 --timeout {TIMEOUT} --fault die --fault-exchange {exchange}");
+        let outcome = job(&["--enable-recovery"], 3, &fault);
+        for rank in [0, 2] {
+            let error = outcome.error_of(rank);
+            assert!(error.starts_with("step 3: the collective failed: "), "{error}");
+            assert!(error.ends_with("running statistics are those of the step before"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn ranks_that_make_different_calls_are_an_error_on_every_rank() {
+    let cases = [
+        // The next layer's message has the same length, the one of gradient sums another, and then gradients are summed.
+        (0, "rank 1 disagrees with rank 0 on which exchange this is"),
+        (2, "rank 1 exchanges messages of 208 values, while rank 0 exchanges messages of 310 values"),
+        (5, "rank 1 sums "),
+    ];
+    let start = Instant::now();
+    for (exchange, what) in cases {
+        for (ranks, groups) in [(3, 1), (4, 2)] {
+            let fault = "--steps 5 --timeout 600 --fault skip";
+            let outcome = job(&ALL_SPEAK, ranks, &format!("{fault} --fault-exchange {exchange} --groups {groups}"));
+            for rank in 0..ranks {
+                let error = outcome.error_of(rank);
+                assert!(error.starts_with("step 3: ") && error.contains(what), "{error}");
+                assert!(error.ends_with("running statistics are those of the step before"), "{error}");
+            }
+        }
+    }
+    assert!(start.elapsed() < LONGEST, "nobody waits for the deadline");
+}
+
+#[test]
+fn ranks_that_ask_for_other_groups_are_an_error_on_every_rank() {
+    let outcome = job(&ALL_SPEAK, 4, "--steps 1 --timeout 600 --groups 2 --fault groups");
+    for rank in 0..4 {
+        assert_eq!(outcome.error_of(rank), "rank 1 has groups of 4, while rank 0 has groups of 2");
     }
 }
 

@@ -32,20 +32,22 @@ struct Arguments {
 fn main() -> Result<(), BoxError> {
     let arguments = Arguments::parse();
     let universe = mpi::initialize().ok_or("MPI could not be initialised")?;
-    let mut ranks = MpiCollective::new(&universe.world(), Duration::from_secs(60));
+    let mut ranks = MpiCollective::new(&universe.world(), Duration::from_secs(60))?;
+    let mut trusting = MpiCollective::new(&universe.world(), Duration::from_secs(60))?.without_comparison();
     let gpu = support::open_best(None).ok_or(support::NO_ADAPTER)?;
     let speaks = ranks.rank() == 0;
     if speaks {
         println!("{} ranks, each on {}\n", ranks.ranks(), gpu.info.name);
-        println!("channels  layers  bytes a rank  gather      exchange with the device");
+        println!("channels  layers  bytes a rank  gather      with calls compared  exchange with the device");
     }
     let sizes = CHANNELS.map(|channels| (channels, 1)).into_iter().chain([(256, LAYERS)]);
     let mut measured = Vec::new();
     for (channels, layers) in sizes {
-        let (bytes, gather, whole) = exchange(&gpu, &mut ranks, channels, layers, arguments.repetitions)?;
-        measured.push(whole - gather.min(whole));
+        let (bytes, [gather, compared, whole]) =
+            exchange(&gpu, [&mut trusting, &mut ranks], channels, layers, arguments.repetitions)?;
+        measured.push(whole - compared.min(whole));
         if speaks {
-            println!("{channels:>8}  {layers:>6}  {bytes:>12}  {gather:>8.1?}  {whole:>8.1?}");
+            println!("{channels:>8}  {layers:>6}  {bytes:>12}  {gather:>8.1?}  {compared:>17.1?}  {whole:>8.1?}");
         }
     }
     let [other, apart, together] = overlap(&gpu, &mut ranks, arguments.repetitions)?;
@@ -65,14 +67,14 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// Bytes of a message, a gather of messages, a whole exchange.
+/// Bytes of a message; a gather of messages, the same with calls compared, and a whole exchange.
 fn exchange(
     gpu: &Gpu,
-    ranks: &mut MpiCollective,
+    [trusting, ranks]: [&mut MpiCollective; 2],
     channels: usize,
     layers: usize,
     repetitions: usize,
-) -> Result<(usize, Duration, Duration), BoxError> {
+) -> Result<(usize, [Duration; 3]), BoxError> {
     let bn = BatchNorm::new(&gpu.device, &BatchNormDescriptor { channels: channels as u32, ..Default::default() })?;
     let plan = bn.plan(&Shape::new(&[2, channels])?)?;
     let records = vec![ChannelMoments { count: 2, pivot: 1.0, offset: 0.0, m2: 1.0 }; channels];
@@ -81,14 +83,16 @@ fn exchange(
     let mut exchange = Exchange::new(&gpu.device, &items)?;
     let length = exchange.layout().length();
     let mut messages = vec![0.0_f32; length * ranks.ranks()];
-    let mut gathers = Vec::new();
-    let mut wholes = Vec::new();
+    let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    let [gathers, compared, wholes] = &mut times;
     for _ in 0..repetitions {
-        // So that nobody is waited for.
-        ranks.all_sum(&mut [0.0])?;
-        let start = Instant::now();
-        ranks.all_gather(&mut messages)?;
-        gathers.push(start.elapsed());
+        for (gathers, ranks) in [(&mut *gathers, &mut *trusting), (&mut *compared, &mut *ranks)] {
+            // So that nobody is waited for.
+            ranks.all_sum(&mut [0.0])?;
+            let start = Instant::now();
+            ranks.all_gather(&mut messages)?;
+            gathers.push(start.elapsed());
+        }
         for buffer in &buffers {
             gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&records));
         }
@@ -101,7 +105,7 @@ fn exchange(
         gpu.wait();
         wholes.push(start.elapsed());
     }
-    Ok((4 * length, median(gathers), median(wholes)))
+    Ok((4 * length, times.map(median)))
 }
 
 fn run(gpu: &Gpu, exchange: &mut Exchange, ranks: &mut MpiCollective) -> Result<(), BoxError> {

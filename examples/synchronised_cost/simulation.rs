@@ -8,6 +8,8 @@ use std::time::Duration;
 const LATENCY: f64 = 5e-6;
 /// 100 Gbit/s.
 const BANDWIDTH: f64 = 12.5e9;
+/// Bytes of a call that ranks compare.
+const COMPARISON: f64 = 16.0;
 const DEVICES: [u32; 3] = [8, 64, 1024];
 
 /// Channels of ResNet-50's batch norms, and whether one stands beside another (the shortcut of a stage's first block), so that their
@@ -67,7 +69,7 @@ pub fn print(staging: Duration) {
         resnet50().len(),
         resnet50().iter().map(|norm| norm.0).sum::<usize>()
     );
-    println!("devices  PyTorch's scheme  one gather  in groups  in groups, branches together");
+    println!("devices  PyTorch's scheme  one gather  in groups  in groups, branches together  comparing calls adds");
     let total = |messages: &[f64], cost: fn(f64, u32) -> f64, devices| -> f64 {
         1e3 * messages.iter().map(|&bytes| cost(bytes, devices)).sum::<f64>()
     };
@@ -79,10 +81,11 @@ pub fn print(staging: Duration) {
             all.iter().map(|messages| total(messages, cost, devices)).sum()
         };
         println!(
-            "{devices:>7}  {pytorch:>16.2}  {:>10.2}  {:>9.2}  {:>28.2}",
+            "{devices:>7}  {pytorch:>16.2}  {:>10.2}  {:>9.2}  {:>28.2}  {:>20.2}",
             ours(&apart, gather),
             ours(&apart, in_groups),
-            ours(&together, in_groups)
+            ours(&together, in_groups),
+            2e3 * together[0].len() as f64 * gather(COMPARISON, devices)
         );
     }
     println!(

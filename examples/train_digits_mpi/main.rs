@@ -23,10 +23,11 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use wgpu_batch_norm::exchange::{Collective, ExchangeError, MpiCollective};
+use wgpu_batch_norm::mpi::traits::Communicator as _;
 use wgpu_batch_norm::{Convention, mpi};
 
 use data::{CLASSES, Digits, PIXELS};
-use network::{Network, Settings};
+use network::{Failing, Network, Settings};
 
 const BATCH: usize = 60;
 /// What the losses may differ by, relative to the first loss: rounding (1e-7 was seen over 300 steps).
@@ -38,10 +39,14 @@ enum Fault {
     Die,
     /// The rank tells the others that it cannot go on.
     GiveUp,
+    /// The rank leaves out an exchange.
+    Skip,
     /// The rank has another channel count.
     Channels,
     /// The rank has another convention.
     Convention,
+    /// The rank merges in other groups.
+    Groups,
 }
 
 /// Trains on handwritten digits over the ranks of an MPI job.
@@ -71,9 +76,12 @@ struct Arguments {
     /// Which rank fails.
     #[arg(long, default_value_t = 1)]
     fault_rank: usize,
-    /// At which step it dies or gives up.
+    /// At which step it dies, gives up or leaves out an exchange.
     #[arg(long, default_value_t = 3)]
     fault_step: usize,
+    /// At which exchange of the step: three of forward, and three of backward.
+    #[arg(long, default_value_t = 0)]
+    fault_exchange: usize,
     /// Where to write the plot.
     #[arg(long, default_value = "target/train_digits_mpi.svg")]
     out: PathBuf,
@@ -93,15 +101,15 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let (world, timeout) = (universe.world(), Duration::from_secs(arguments.timeout));
+    let other_groups =
+        arguments.fault == Some(Fault::Groups) && usize::try_from(world.rank()) == Ok(arguments.fault_rank);
     let ranks = match arguments.groups {
         None => MpiCollective::new(&world, timeout),
-        Some(size) => match MpiCollective::with_groups(&world, timeout, size) {
-            Ok(ranks) => ranks,
-            Err(error) => {
-                eprintln!("error: {error}");
-                return ExitCode::from(2);
-            }
-        },
+        Some(size) => MpiCollective::with_groups(&world, timeout, if other_groups { 2 * size } else { size }),
+    };
+    let ranks = match ranks {
+        Ok(ranks) => ranks,
+        Err(error) => stop(world.rank(), &error, 2),
     };
     let rank = ranks.rank();
     let Some(gpu) = support::open_best(arguments.adapter.as_deref()) else {
@@ -112,14 +120,17 @@ fn main() -> ExitCode {
     match run(&arguments, &gpu, ranks) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            // In one piece: other ranks write at the same time.
-            let line = format!("rank {rank}: error: {error}\n");
-            let _ = std::io::stderr().write_all(line.as_bytes());
-            // MPI's own end would wait for ranks that may be gone.
-            std::process::exit(3);
-        }
+        Err(error) => stop(rank, &*error, 3),
     }
+}
+
+/// Says what went wrong and ends the process.
+fn stop(rank: impl std::fmt::Display, error: &dyn std::error::Error, status: i32) -> ! {
+    // In one piece: other ranks write at the same time.
+    let line = format!("rank {rank}: error: {error}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    // MPI's own end would wait for ranks that may be gone.
+    std::process::exit(status)
 }
 
 fn run(arguments: &Arguments, gpu: &support::Gpu, ranks: MpiCollective) -> Result<bool, Box<dyn std::error::Error>> {
@@ -144,14 +155,10 @@ fn run(arguments: &Arguments, gpu: &support::Gpu, ranks: MpiCollective) -> Resul
     let mut running = network.running_statistics();
     let mut start = Instant::now();
     for (step, batch) in batches.iter().enumerate() {
-        if step == arguments.fault_step && fails(Fault::Die) {
-            std::process::abort();
-        }
-        if step == arguments.fault_step && fails(Fault::GiveUp) {
-            if let Some(ranks) = &mut ranks {
-                network.give_up(ranks)?;
-            }
-            return Err("has given up, as it was told to".into());
+        if step == arguments.fault_step {
+            let faults = [(Fault::Die, Failing::Die), (Fault::GiveUp, Failing::GiveUp), (Fault::Skip, Failing::Skip)];
+            let failing = faults.into_iter().find(|&(fault, _)| fails(fault));
+            network.failing = failing.map(|(_, failing)| (arguments.fault_exchange, failing));
         }
         if step == 1 {
             // The first step compiles and agrees.
@@ -182,7 +189,7 @@ fn run(arguments: &Arguments, gpu: &support::Gpu, ranks: MpiCollective) -> Resul
     compare(arguments, gpu, &settings, (&digits, &batches), &together, count)
 }
 
-/// What is reported of a step that failed at its first exchange.
+/// What is reported of a step that failed.
 fn stopped(network: &Network<'_>, before: &[f32], step: usize, error: &ExchangeError) -> Box<dyn std::error::Error> {
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     let kept = bits(&network.running_statistics()) == bits(before);

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand_distr::{Distribution, Normal};
-use wgpu_batch_norm::exchange::{Exchange, ExchangeError, ExchangeItem, MpiCollective};
+use wgpu_batch_norm::exchange::{Collective as _, Exchange, ExchangeError, ExchangeItem, MpiCollective};
 use wgpu_batch_norm::{
-    BackwardBuffers, BatchNorm, BatchNormDescriptor, Convention, Error, Gradient, PartBuffers, Plan, RunningStatistics,
-    Shape as TensorShape, Step, TrainingBuffers, TrainingStep, wgpu,
+    BackwardBuffers, BatchNorm, BatchNormDescriptor, ConcludeBuffers, Convention, Error, Gradient, PartBuffers, Plan,
+    RunningStatistics, Shape as TensorShape, Step, TrainingBuffers, TrainingStep, wgpu,
 };
 
 use crate::kernels::{Dispatch, Kernels, Shape};
@@ -70,9 +70,22 @@ struct Norm {
     workspace: wgpu::Buffer,
 }
 
+/// What a rank does in the place of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Failing {
+    /// Ends the process.
+    Die,
+    /// Tells the others that it cannot go on.
+    GiveUp,
+    /// Goes on to the next one, as if its program were another.
+    Skip,
+}
+
 pub struct Network<'g> {
     gpu: &'g Gpu,
     stages: Vec<Stage>,
+    /// The updates of running statistics, for when no exchange of the step can fail any more.
+    commits: Vec<TrainingStep>,
     update: Dispatch,
     rows: usize,
     parameters: usize,
@@ -82,6 +95,8 @@ pub struct Network<'g> {
     scores: wgpu::Buffer,
     gradients: wgpu::Buffer,
     running: wgpu::Buffer,
+    /// In the place of which exchange of the next step this rank fails.
+    pub failing: Option<(usize, Failing)>,
     /// In exchanges of statistics, waiting for the device and for other ranks.
     pub fetching: Duration,
     pub exchanging: Duration,
@@ -124,6 +139,7 @@ impl<'g> Network<'g> {
         let mut network = Self {
             gpu,
             stages: Vec::new(),
+            commits: Vec::new(),
             update: kernels.bind("update", parameters, None, &[(1, gradients.slice(..)), (4, values.slice(..))]),
             rows,
             parameters,
@@ -133,6 +149,7 @@ impl<'g> Network<'g> {
             scores: gpu.zeroed("scores", 4 * rows as u64),
             gradients,
             running: gpu.upload("running statistics", &initial_running(&layers, running_values)),
+            failing: None,
             fetching: Duration::ZERO,
             exchanging: Duration::ZERO,
         };
@@ -151,6 +168,7 @@ impl<'g> Network<'g> {
         let rows = self.rows;
         let zeros = self.gpu.zeroed("no bias", 4 * 1024);
         let mut stages = vec![Stage::default()];
+        let mut commits = Vec::new();
         let shape_of = |layer: &Layer| Some(Shape { rows, inputs: layer.inputs, outputs: layer.outputs, batch });
         let dense = |stages: &mut Vec<Stage>, name, invocations, shape, bindings: &[(u32, wgpu::BufferSlice<'_>)]| {
             if let Some(stage) = stages.last_mut() {
@@ -163,9 +181,9 @@ impl<'g> Network<'g> {
             }
         };
         // The records of a stage travel before the next one.
-        let exchange = |stages: &mut Vec<Stage>, item: ExchangeItem<'_>| -> Result<(), ExchangeError> {
+        let exchange = |stages: &mut Vec<Stage>, name: &str, item: ExchangeItem<'_>| -> Result<(), ExchangeError> {
             if let Some(stage) = stages.last_mut() {
-                stage.exchange = Some(Exchange::new(&self.gpu.device, &[item])?);
+                stage.exchange = Some(Exchange::new(&self.gpu.device, &[item])?.named(name));
             }
             stages.push(Stage::default());
             Ok(())
@@ -183,26 +201,30 @@ impl<'g> Network<'g> {
             let elements = rows * layer.outputs;
             dense(&mut stages, "linear_forward", elements, shape_of(layer), &bindings);
             if let Some(norm) = &layer.norm {
+                let (moments, saved) = (norm.moments.slice(..), norm.saved.slice(..));
+                let running = Some(RunningStatistics {
+                    mean: slice(&self.running, &layer.running[0]),
+                    variance: slice(&self.running, &layer.running[1]),
+                    batches_tracked: None,
+                });
                 let training = TrainingBuffers {
                     gamma: Some(slice(parameters, &layer.gamma)),
                     beta: Some(slice(parameters, &layer.bias)),
-                    running: Some(RunningStatistics {
-                        mean: slice(&self.running, &layer.running[0]),
-                        variance: slice(&self.running, &layer.running[1]),
-                        batches_tracked: None,
-                    }),
-                    saved: Some(norm.saved.slice(..)),
+                    running: running.filter(|_| alone),
+                    saved: Some(saved),
                     ..TrainingBuffers::new(norm.of(&layer.linear), norm.of(&layer.normalised), norm.workspace.slice(..))
                 };
                 if alone {
                     add(&mut stages, Operation::NormTraining(norm.bn.bind_training(&norm.plan, &training)?));
                 } else {
-                    let moments = norm.moments.slice(..);
                     let part = PartBuffers::new(norm.of(&layer.linear), moments, norm.workspace.slice(..));
                     add(&mut stages, Operation::Norm(norm.bn.bind_part_moments(&norm.plan, &part)?));
-                    exchange(&mut stages, ExchangeItem::moments(&norm.plan, moments))?;
+                    let name = format!("forward of layer {index}");
+                    exchange(&mut stages, &name, ExchangeItem::moments(&norm.plan, moments))?;
                     let step = norm.bn.bind_training_from_parts(&norm.plan, moments, &training)?;
                     add(&mut stages, Operation::NormTraining(step));
+                    let conclude = ConcludeBuffers { running, ..ConcludeBuffers::new(moments, saved) };
+                    commits.push(norm.bn.bind_conclude(&norm.plan, &conclude)?);
                 }
                 let bindings = [(1, layer.normalised.slice(..)), (4, layer.output.slice(..))];
                 dense(&mut stages, "sigmoid_forward", elements, shape_of(layer), &bindings);
@@ -240,7 +262,8 @@ impl<'g> Network<'g> {
                 } else {
                     let step = norm.bn.bind_part_gradients(&norm.plan, sums, &backward)?;
                     add(&mut stages, Operation::Norm(step));
-                    exchange(&mut stages, ExchangeItem::gradient_sums(&norm.plan, sums))?;
+                    let name = format!("backward of layer {index}");
+                    exchange(&mut stages, &name, ExchangeItem::gradient_sums(&norm.plan, sums))?;
                     let step = norm.bn.bind_backward_from_parts(&norm.plan, sums, moments, &backward)?;
                     add(&mut stages, Operation::Norm(step));
                 }
@@ -264,11 +287,12 @@ impl<'g> Network<'g> {
                 dense(&mut stages, "linear_backward_input", rows * layer.inputs, shape_of(layer), &bindings);
             }
         }
-        self.stages = stages;
+        (self.stages, self.commits) = (stages, commits);
         Ok(())
     }
 
-    /// One step on this rank's rows; the mean loss of the whole batch before it.
+    /// One step on this rank's rows; the mean loss of the whole batch before it. If it fails, parameters and running statistics
+    /// are those of the step before.
     pub fn train(
         &mut self,
         images: &[f32],
@@ -281,7 +305,7 @@ impl<'g> Network<'g> {
             queue.write_buffer(&self.images, 0, bytemuck::cast_slice(images));
             queue.write_buffer(&self.labels, 0, bytemuck::cast_slice(labels));
         }
-        for stage in &mut self.stages {
+        for (number, stage) in self.stages.iter_mut().enumerate() {
             let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             for operation in &stage.operations {
@@ -299,6 +323,18 @@ impl<'g> Network<'g> {
             if let (Some(exchange), Some(ranks)) = (&mut stage.exchange, ranks.as_mut()) {
                 let start = Instant::now();
                 self.gpu.wait();
+                match self.failing.filter(|&(at, _)| at == number) {
+                    Some((_, Failing::Die)) => std::process::abort(),
+                    Some((_, Failing::GiveUp)) => {
+                        exchange.abandon(ranks)?;
+                        return Err(ExchangeError::GivenUp { rank: ranks.rank() });
+                    }
+                    Some((_, Failing::Skip)) => {
+                        exchange.reset();
+                        continue;
+                    }
+                    None => {}
+                }
                 let fetched = Instant::now();
                 exchange.finish(queue, ranks)?;
                 self.fetching += fetched - start;
@@ -314,18 +350,15 @@ impl<'g> Network<'g> {
         }
         let loss = f64::from(values.pop().unwrap_or_default()) / batch as f64;
         queue.write_buffer(&self.gradients, 0, bytemuck::cast_slice(&values));
-        self.gpu.submit(|pass| self.update.record(pass));
+        self.gpu.submit(|pass| {
+            self.commits.iter().for_each(|commit| commit.record(pass));
+            self.update.record(pass);
+        });
         Ok(loss)
     }
 
     pub fn running_statistics(&self) -> Vec<f32> {
         self.gpu.read(&self.running, self.running_values)
-    }
-
-    /// Tells the other ranks that this one has given up, at the first exchange of a step.
-    pub fn give_up(&mut self, ranks: &mut MpiCollective) -> Result<(), ExchangeError> {
-        let exchanges = self.stages.iter_mut().filter_map(|stage| stage.exchange.as_mut());
-        exchanges.take(1).try_for_each(|exchange| exchange.abandon(ranks))
     }
 }
 
