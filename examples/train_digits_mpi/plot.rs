@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use plotters::coord::Shift;
 use plotters::prelude::*;
 
 pub fn write(path: &Path, ranks: usize, together: &[f64], alone: &[f64]) -> Result<(), Box<dyn Error>> {
@@ -16,36 +17,59 @@ pub fn write(path: &Path, ranks: usize, together: &[f64], alone: &[f64]) -> Resu
         writeln!(table, "{step},{a:.9},{b:.9},{:.3e}", (a - b).abs())?;
     }
     fs::write(path.with_extension("csv"), table)?;
-    let highest = together.iter().chain(alone).copied().fold(0.0, f64::max);
     let mut svg = String::new();
     {
-        let root = SVGBackend::with_string(&mut svg, (900, 560)).into_drawing_area();
+        let root = SVGBackend::with_string(&mut svg, (900, 700)).into_drawing_area();
         root.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&root)
-            .caption("Handwritten digits: training loss", ("sans-serif", 24))
-            .margin(16)
-            .x_label_area_size(48)
-            .y_label_area_size(64)
-            .build_cartesian_2d(0..together.len().max(1), 0.0..highest * 1.05)?;
-        chart.configure_mesh().x_desc("training steps").y_desc("loss of the batch").light_line_style(WHITE).draw()?;
-        let runs = [
-            ("one process, the whole batch".to_owned(), alone, BLUE.stroke_width(5)),
-            (format!("{ranks} ranks, synchronised"), together, RED.stroke_width(1)),
-        ];
-        for (name, losses, style) in runs {
-            chart
-                .draw_series(LineSeries::new(losses.iter().copied().enumerate(), style))?
-                .label(name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
-        }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .background_style(WHITE)
-            .border_style(BLACK)
-            .draw()?;
+        let (above, below) = root.split_vertically(500);
+        let differences: Vec<f64> = together.iter().zip(alone).map(|(a, b)| (a - b).abs()).collect();
+        let one = ("one process, the whole batch".to_owned(), alone, BLUE.stroke_width(5));
+        let all = (format!("{ranks} ranks, synchronised"), together, RED.stroke_width(1));
+        draw(&above, "Handwritten digits: training loss", "loss of the batch", &[one, all])?;
+        draw(&below, "", "difference", &[("their difference".to_owned(), &differences, BLACK.stroke_width(1))])?;
         root.present()?;
     }
     fs::write(path, svg)?;
+    Ok(())
+}
+
+/// Lines over the steps.
+fn draw<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    caption: &str,
+    values: &str,
+    lines: &[(String, &[f64], ShapeStyle)],
+) -> Result<(), Box<dyn Error>>
+where
+    B::ErrorType: 'static,
+{
+    let highest = lines.iter().flat_map(|(_, line, _)| line.iter().copied()).fold(f64::MIN_POSITIVE, f64::max);
+    let steps = lines.iter().map(|(_, line, _)| line.len()).max().unwrap_or(0).max(1);
+    let mut chart = ChartBuilder::on(area)
+        .caption(caption, ("sans-serif", if caption.is_empty() { 1 } else { 24 }))
+        .margin(16)
+        .x_label_area_size(48)
+        .y_label_area_size(80)
+        .build_cartesian_2d(0..steps, 0.0..highest * 1.05)?;
+    chart
+        .configure_mesh()
+        .x_desc("training steps")
+        .y_desc(values)
+        .y_labels(5)
+        .y_label_formatter(&|value| if highest < 0.01 { format!("{value:.0e}") } else { format!("{value:.1}") })
+        .light_line_style(WHITE)
+        .draw()?;
+    for &(ref name, line, style) in lines {
+        chart
+            .draw_series(LineSeries::new(line.iter().copied().enumerate(), style))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE)
+        .border_style(BLACK)
+        .draw()?;
     Ok(())
 }
