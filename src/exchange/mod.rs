@@ -119,6 +119,8 @@ struct Route {
 /// Layers that do not wait for each other share one, and so one message. Several may be under way at once, if all ranks finish
 /// them in the same order; another order is an error on all of them.
 pub struct Exchange {
+    /// To catch what is said of buffers that were destroyed with it.
+    device: wgpu::Device,
     routes: Vec<Route>,
     layout: MessageLayout,
     staging: wgpu::Buffer,
@@ -186,6 +188,7 @@ impl Exchange {
         })?;
         let (messages, merged) = (Vec::with_capacity(layout.length()), vec![0.0; layout.length()]);
         Ok(Self {
+            device: device.clone(),
             routes,
             layout,
             staging,
@@ -261,7 +264,8 @@ impl Exchange {
         match self.fetch.stage() {
             Stage::Idle | Stage::Asked => return Err(ExchangeError::NotReady),
             _ if self.stale => {
-                self.reset();
+                self.stale = false;
+                let _ = self.free();
                 return Err(ExchangeError::NotReady);
             }
             Stage::Refused => {
@@ -276,8 +280,8 @@ impl Exchange {
             Ok(view) => self.layout.write(&view, self.step, message),
             Err(_) => Err(ExchangeError::NotMapped),
         };
-        self.reset();
-        written
+        let freed = self.free();
+        written.and(freed)
     }
 
     /// Writes what `messages` come to into the device's buffers: the messages of all ranks in order, or what
@@ -286,7 +290,7 @@ impl Exchange {
     /// # Errors
     /// What is wrong with a message: [`ExchangeError::Missing`], [`ExchangeError::GivenUp`],
     /// [`ExchangeError::Disagreement`], [`ExchangeError::OutOfStep`], [`ExchangeError::WrongLength`]. Refused:
-    /// [`Error::TooManyForMoments`].
+    /// [`Error::TooManyForMoments`]; and [`Error::Device`] where the device was destroyed.
     pub fn deliver(&mut self, queue: &wgpu::Queue, messages: &[f32]) -> Result<(), ExchangeError> {
         self.deliver_from(queue, messages, None)
     }
@@ -302,12 +306,14 @@ impl Exchange {
         self.layout.merge(messages, &mut self.merged)?;
         self.layout.read(&self.merged, step, ranks, &mut self.records)?;
         let mut records = &self.records[..];
-        for route in &self.routes {
-            let (own, rest) = records.split_at(route.size as usize);
-            records = rest;
-            queue.write_buffer(&route.into.buffer, route.into.offset, own);
-        }
-        Ok(())
+        Ok(scoped(&self.device, "the merged records", || {
+            for route in &self.routes {
+                let (own, rest) = records.split_at(route.size as usize);
+                records = rest;
+                queue.write_buffer(&route.into.buffer, route.into.offset, own);
+            }
+            Ok(())
+        })?)
     }
 
     /// Takes this rank's message, has the collective bring those of all ranks, and writes what they come to: the whole of an
@@ -393,12 +399,21 @@ impl Exchange {
     /// device has been polled, or the commands have been dropped; it will not be taken.
     pub fn reset(&mut self) {
         self.stale = self.fetch.stage() == Stage::Asked;
-        if self.stale {
-            return;
+        if !self.stale {
+            // Of a device that is lost nothing has to be given free.
+            let _ = self.free();
         }
-        if self.fetch.stage() == Stage::Mapped {
-            self.staging.unmap();
-        }
-        self.fetch = Fetch::default();
+    }
+
+    /// Unmaps staging, which a lost device refuses.
+    fn free(&mut self) -> Result<(), ExchangeError> {
+        let mapped = std::mem::take(&mut self.fetch).stage() == Stage::Mapped;
+        let unmapped = scoped(&self.device, "the staging buffer", || {
+            if mapped {
+                self.staging.unmap();
+            }
+            Ok(())
+        });
+        unmapped.map_err(|_| ExchangeError::NotMapped)
     }
 }

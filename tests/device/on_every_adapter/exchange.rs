@@ -1,8 +1,9 @@
 //! One batch over several ranks, whose records go through an exchange.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::lost_devices::another;
 use crate::common::case::{Case, Padding, Segments};
 use crate::common::parts::run_devices_through_an_exchange;
 use crate::common::tolerance::compare;
@@ -232,6 +233,45 @@ fn what_was_fetched_for_a_step_that_was_given_up_is_not_taken() {
         assert!(matches!(exchange.finish(queue, &mut alone), Err(ExchangeError::NotReady)));
         fetch(target, &mut exchange);
         exchange.finish(queue, &mut alone).unwrap();
+    });
+}
+
+#[test]
+fn a_rank_whose_device_is_lost_tells_the_others() {
+    on_every_target(|target| {
+        for on_its_way in [false, true] {
+            let outcomes = two_ranks(|index, mut rank| {
+                let gpu = another(target);
+                let own = Target { kernels: Kernels::new(&gpu.device), gpu: Arc::new(gpu), ..*target };
+                let (device, queue) = (&own.gpu.device, &own.gpu.queue);
+                let uncaptured = Arc::new(Mutex::new(Vec::new()));
+                let log = Arc::clone(&uncaptured);
+                device.on_uncaptured_error(Arc::new(move |error| log.lock().unwrap().push(error.to_string())));
+                let moments = own.gpu.upload("moments", &[ChannelMoments { count: 4, ..Default::default() }; 3]);
+                let mut exchange = exchange_of(&own, Convention::pytorch(), &moments);
+                fetch(&own, &mut exchange);
+                exchange.finish(queue, &mut rank).unwrap();
+                if index == 1 && !on_its_way {
+                    device.destroy();
+                }
+                let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                exchange.record(&mut encoder).unwrap();
+                queue.submit([encoder.finish()]);
+                if index == 1 && on_its_way {
+                    device.destroy();
+                }
+                own.gpu.wait();
+                let outcome = exchange.finish(queue, &mut rank);
+                assert!(uncaptured.lock().unwrap().is_empty(), "{target}: {uncaptured:?}");
+                outcome
+            });
+            match &outcomes[..] {
+                [Err(ExchangeError::GivenUp { rank: 1 }), Err(ExchangeError::NotMapped)] => {}
+                // The records were on the host before the device was lost.
+                [Ok(()), Ok(())] if on_its_way => {}
+                other => panic!("{target}: {other:?}"),
+            }
+        }
     });
 }
 

@@ -97,7 +97,7 @@ impl Training {
 }
 
 /// A device of its own on a target's adapter.
-fn another(target: &Target) -> Gpu {
+pub(super) fn another(target: &Target) -> Gpu {
     let mut gpus = support::open_all(None).into_iter();
     gpus.find(|gpu| gpu.info == target.gpu.info).expect("the adapter is still there")
 }
