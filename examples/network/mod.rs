@@ -26,6 +26,7 @@ pub mod initial;
 pub mod loss;
 pub mod norm;
 pub mod optimizer;
+pub mod perceptron;
 pub mod plot;
 pub mod pooling;
 pub mod progress;

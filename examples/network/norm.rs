@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use wgpu_batch_norm::{
-    Activation, ActivationState, BackwardBuffers, BatchNormLayer, BatchNormLayerDescriptor, Error, LayerState,
-    RunningStatistics, Shape, TrainingBuffers,
+    Activation, ActivationState, BackwardBuffers, BatchNorm, BatchNormLayer, BatchNormLayerDescriptor, Error,
+    LayerState, Momentum, Renormalization, RunningStatistics, Shape, TrainingBuffers,
 };
 
 use super::context::Context;
@@ -29,6 +29,8 @@ pub struct NormOptions<'a> {
     pub valid: Option<&'a View>,
     /// Mean and variance that take the place of the layer's own running statistics.
     pub running: Option<[&'a View; 2]>,
+    /// The limits of batch renormalization, two values on the device.
+    pub renormalization: Option<&'a View>,
 }
 
 impl Norm {
@@ -102,12 +104,22 @@ impl Tape<'_> {
             variance: variance.slice(),
             batches_tracked: None,
         });
+        // R and D of every instance, from forward to backward.
+        let corrections = options.renormalization.map(|limits| {
+            (
+                limits.clone(),
+                self.context.zeros("renormalization", plan.renormalization_size() as usize / size_of::<f32>()),
+            )
+        });
         let forward = layer.bind_forward(
             &plan,
             &TrainingBuffers {
                 residual: options.residual.map(|residual| residual.values.slice()),
                 valid: options.valid.map(View::slice),
                 running: running.or(own.running),
+                renormalization: corrections
+                    .as_ref()
+                    .map(|(limits, saved)| Renormalization { limits: limits.slice(), saved: saved.slice() }),
                 ..own
             },
         )?;
@@ -134,6 +146,7 @@ impl Tape<'_> {
                 &BackwardBuffers {
                     activation,
                     valid: valid.as_ref().map(View::slice),
+                    renormalization: corrections.as_ref().map(|(_, saved)| saved.slice()),
                     input_gradient: input.gradient.as_ref().map(|view| gradients.target(view)),
                     residual_gradient: residual.map(|view| gradients.target(view)),
                     gamma_gradient: gamma.map(|parameter| gradients.target(&parameter.gradient)),
@@ -144,5 +157,23 @@ impl Tape<'_> {
             Ok(vec![Operation::Backward(Box::new(backward))])
         });
         Ok(result)
+    }
+    /// The batch norm with statistics of the batch, which then stand in the place of the running ones. With all data as the batch,
+    /// inference gets exact statistics (Wu and Johnson, arXiv 2105.07576, section 3). Has no backward.
+    ///
+    /// # Errors
+    /// As [`Tape::batch_norm`].
+    pub fn batch_norm_recorded_anew(&mut self, norm: &Norm, input: &Tensor) -> Result<Tensor, Error> {
+        let mut layer = norm.layer.borrow_mut();
+        let mut descriptor = layer.batch_norm().descriptor().clone();
+        descriptor.convention.momentum = Momentum::WeightOfNew(1.0);
+        let batch_norm = BatchNorm::with_kernels(&self.context.kernels, &descriptor)?;
+        let plan = batch_norm.plan(&Shape::new(&input.shape)?)?;
+        layer.reserve(&plan)?;
+        let output = self.tensor("normalised", &input.shape);
+        let step =
+            batch_norm.bind_training(&plan, &layer.training_buffers(input.values.slice(), output.values.slice()))?;
+        self.push(Operation::Training(step));
+        Ok(output)
     }
 }

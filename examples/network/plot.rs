@@ -8,6 +8,7 @@ use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
@@ -103,8 +104,8 @@ pub struct Heat {
     /// Names of columns and of rows, the lowest row first.
     pub columns: Vec<String>,
     pub rows: Vec<String>,
-    /// By row; not a number where nothing was measured.
-    pub values: Vec<Vec<f64>>,
+    /// By row; not a number where nothing was measured. Colours are those of medians.
+    pub values: Vec<Vec<Spread>>,
     /// What the darkest and the brightest colour stand for.
     pub range: Range<f64>,
     /// Decimals of the values written into the cells.
@@ -182,8 +183,8 @@ fn csv(panels: &[Panel]) -> String {
             }
             Panel::Heat(heat) => {
                 for (name, values) in heat.rows.iter().zip(&heat.values) {
-                    for (column, &value) in heat.columns.iter().zip(values) {
-                        row(&heat.title, name, &quoted(column), [value; 3]);
+                    for (column, &Spread { median, low, high }) in heat.columns.iter().zip(values) {
+                        row(&heat.title, name, &quoted(column), [median, low, high]);
                     }
                 }
             }
@@ -196,7 +197,7 @@ impl Panel {
     fn has_values(&self) -> bool {
         match self {
             Self::Lines(lines) => lines.series.iter().any(|series| !series.points.is_empty()),
-            Self::Heat(heat) => heat.values.iter().any(|row| !row.is_empty()),
+            Self::Heat(heat) => heat.values.iter().flatten().any(|value| !value.median.is_nan()),
         }
     }
 }
@@ -294,23 +295,31 @@ impl Heat {
             .axis_desc_style(FONT)
             .draw()?;
         for (row, values) in (0..).zip(&self.values) {
-            for (column, &value) in (0..).zip(values) {
-                let share = ((value - self.range.start) / (self.range.end - self.range.start)).clamp(0.0, 1.0);
-                let color = if value.is_nan() { RGBColor(225, 225, 225) } else { shade(share) };
+            for (column, &Spread { median, low, high }) in (0..).zip(values) {
+                let share = ((median - self.range.start) / (self.range.end - self.range.start)).clamp(0.0, 1.0);
+                let color = if median.is_nan() { RGBColor(225, 225, 225) } else { shade(share) };
                 let corners = [
                     (SegmentValue::Exact(column), SegmentValue::Exact(row)),
                     (SegmentValue::Exact(column + 1), SegmentValue::Exact(row + 1)),
                 ];
                 chart.draw_series(std::iter::once(Rectangle::new(corners, color.filled())))?;
-                let ink = if value.is_nan() || share > 0.55 { BLACK } else { WHITE };
-                let anchor = plotters::style::text_anchor::Pos::new(
-                    plotters::style::text_anchor::HPos::Center,
-                    plotters::style::text_anchor::VPos::Center,
-                );
-                let style = ("sans-serif", 14).into_font().color(&ink).pos(anchor);
-                let text = if value.is_nan() { "-".to_owned() } else { format!("{value:.*}", self.decimals) };
-                let center = (SegmentValue::CenterOf(column), SegmentValue::CenterOf(row));
-                chart.draw_series(std::iter::once(Text::new(text, center, style)))?;
+                let ink = if median.is_nan() || share > 0.55 { BLACK } else { WHITE };
+                let number = |value: f64| format!("{value:.*}", self.decimals);
+                let mut write = |text: String, size: i32, down: i32| {
+                    let anchor = Pos::new(HPos::Center, VPos::Center);
+                    let style = ("sans-serif", size).into_font().color(&ink).pos(anchor);
+                    let center = (SegmentValue::CenterOf(column), SegmentValue::CenterOf(row));
+                    let text = EmptyElement::at(center) + Text::new(text, (0, down), style);
+                    chart.draw_series(std::iter::once(text)).map(|_| ())
+                };
+                if median.is_nan() {
+                    write("-".to_owned(), 14, 0)?;
+                } else if number(low) == number(high) {
+                    write(number(median), 15, 0)?;
+                } else {
+                    write(number(median), 15, -8)?;
+                    write(format!("{}–{}", number(low), number(high)), 11, 9)?;
+                }
             }
         }
         Ok(())

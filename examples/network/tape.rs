@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use wgpu_batch_norm::{Error, Gradient, LayerBackward, LayerForward, Step};
+use wgpu_batch_norm::{Error, Gradient, LayerBackward, LayerForward, Step, TrainingStep};
 
 use super::context::{Context, Dispatch};
 use super::tensor::{Tensor, View};
@@ -12,6 +12,7 @@ use super::tensor::{Tensor, View};
 pub enum Operation {
     Dispatch(Dispatch),
     Step(Step),
+    Training(TrainingStep),
     /// Recorded in the mode of its layer.
     Forward(Box<LayerForward>),
     /// Recorded in the mode that its forward was recorded in last.
@@ -23,6 +24,7 @@ impl Operation {
         match self {
             Self::Dispatch(dispatch) => dispatch.record(pass),
             Self::Step(step) => step.record(pass),
+            Self::Training(step) => step.record(pass),
             Self::Forward(forward) => forward.record(pass),
             Self::Backward(backward) => backward.record(pass),
         }

@@ -59,18 +59,18 @@ fn plots_have_their_values_beside_them() {
         title: "map".into(),
         columns: vec!["1".into(), "10".into()],
         rows: vec!["low".into()],
-        values: vec![vec![0.25, f64::NAN]],
+        values: vec![vec![Spread::of([0.25, 0.5, 0.125]), Spread::of([])]],
         range: 0.0..1.0,
         decimals: 2,
         ..Default::default()
     };
     network::plot::write(&path, &[Panel::Lines(lines), Panel::Heat(heat)]).unwrap();
     let svg = std::fs::read_to_string(&path).unwrap();
-    assert!(svg.contains("curves") && svg.contains("0.25"), "{svg}");
+    assert!(svg.contains("curves") && svg.contains("0.25") && svg.contains("0.12–0.50"), "{svg}");
     let csv = std::fs::read_to_string(path.with_extension("csv")).unwrap();
     let rows: Vec<&str> = csv.lines().collect();
     assert_eq!(rows[..2], ["panel,series,x,y,low,high", "\"curves\",\"a, b\",1,2,2,2"]);
-    assert_eq!(rows[3], "\"map\",\"low\",\"1\",0.25,0.25,0.25");
+    assert_eq!(rows[3], "\"map\",\"low\",\"1\",0.25,0.125,0.5");
     let nothing = || Panel::Lines(Lines { title: "nothing".into(), ..Default::default() });
     assert!(network::plot::write(&path, &[nothing(), nothing()]).is_err(), "nothing to draw");
     let lines = Lines { series: vec![Series::new("a", [(1.0, 2.0)])], ..Default::default() };

@@ -1,6 +1,9 @@
+use wgpu_batch_norm::Convention;
+
 use super::{check, everywhere, input, parameter};
 use crate::network::activation::Activation;
 use crate::network::dense::Dense;
+use crate::network::perceptron::Perceptron;
 use crate::network::tape::Tape;
 
 /// By rows.
@@ -79,6 +82,42 @@ fn activations_of_large_numbers_are_finite() {
             for (y, expected) in context.read::<f32>(&y.values).into_iter().zip(expected) {
                 assert!((y - expected).abs() < 1e-6, "{kind:?}: {y} in place of {expected}");
             }
+        }
+    });
+}
+
+#[test]
+fn a_perceptron_is_its_layers_and_starts_alike_with_and_without_batch_norm() {
+    everywhere(|context| {
+        let widths = [8, 12, 4, 3];
+        for kind in [Activation::Sigmoid, Activation::Relu] {
+            let networks = [None, Some(Convention::pytorch())]
+                .map(|convention| Perceptron::new(context, &widths, kind, convention).unwrap());
+            let weights = networks.each_ref().map(|network| {
+                network.reset(context, 3, |inputs| 1.0 / (inputs as f32).sqrt()).unwrap();
+                network.layers.iter().map(|layer| context.read::<f32>(&layer.dense.weight.values)).collect::<Vec<_>>()
+            });
+            assert_eq!(weights[0], weights[1]);
+            assert_eq!(networks[1].norms().len(), 2, "none on the logits");
+
+            let network = &networks[0];
+            let mut tape = Tape::new(context);
+            let x = input(&tape, &[5, 8]);
+            let outputs = network.forward(&mut tape, &x).unwrap();
+            let program = tape.finish().unwrap();
+            let all: Vec<_> = std::iter::once(parameter(&x)).chain(network.parameters()).collect();
+            check(context, &program, &all, &[outputs[2].output.clone()], |v| {
+                let mut values = v[0].clone();
+                for (layer, width) in [8, 12, 4].into_iter().enumerate() {
+                    values = dense(&values, &v[2 * layer + 1], &v[2 * layer + 2], width);
+                    if layer < 2 {
+                        let activated =
+                            |x: f64| if kind == Activation::Relu { x.max(0.0) } else { 1.0 / (1.0 + (-x).exp()) };
+                        values.iter_mut().for_each(|x| *x = activated(*x));
+                    }
+                }
+                vec![values]
+            });
         }
     });
 }

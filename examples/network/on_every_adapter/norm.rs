@@ -2,10 +2,11 @@
 
 use wgpu_batch_norm::{Activation, BatchNormDescriptor, BatchNormLayerDescriptor, LayerState, RunningState};
 
-use super::{check, everywhere, input, parameter};
+use super::{check, compare, everywhere, input, noise, parameter, random};
 use crate::network::context::Context;
 use crate::network::norm::{Norm, NormOptions};
 use crate::network::tape::Tape;
+use crate::network::tensor::Tensor;
 
 const CHANNELS: usize = 6;
 const EPSILON: f64 = 1e-5;
@@ -71,5 +72,55 @@ fn batch_norm_with_residual_and_relu_has_its_gradients_in_both_modes() {
         check(context, &program, &all, &outputs, |v| {
             vec![relu_of_sum(&reference(&v[0], &v[2], &v[3], Some((mean, variance))), &v[1])]
         });
+    });
+}
+
+#[test]
+fn renormalised_batch_norm_has_its_gradients() {
+    everywhere(|context| {
+        let norm = norm(context, Activation::Identity);
+        let mut tape = Tape::new(context);
+        let x = input(&tape, &[9, CHANNELS]);
+        let (r_max, d_max) = (1.5, 2.0);
+        let limits = context.upload("limits", &[r_max as f32, d_max as f32]);
+        let options = NormOptions { renormalization: Some(&limits), ..Default::default() };
+        let outputs = [tape.batch_norm_with(&norm, &x, &options).unwrap()];
+        let program = tape.finish().unwrap();
+        // So far from any batch that both corrections stand at their limits, where they are the same for moved inputs too.
+        let running = RunningState { mean: vec![-10.0; CHANNELS], variance: vec![0.01; CHANNELS], batches_tracked: 0 };
+        let state =
+            LayerState { gamma: Some(vec![1.0; CHANNELS]), beta: Some(vec![0.0; CHANNELS]), running: Some(running) };
+        norm.load(context, &state).unwrap();
+        let all: Vec<_> = std::iter::once(parameter(&x)).chain(norm.parameters()).collect();
+        check(context, &program, &all, &outputs, |v| {
+            let plain = reference(&v[0], &[1.0; CHANNELS], &[0.0; CHANNELS], None);
+            let corrected =
+                |(index, x): (usize, f64)| v[1][index % CHANNELS] * (x * r_max + d_max) + v[2][index % CHANNELS];
+            vec![plain.into_iter().enumerate().map(corrected).collect()]
+        });
+    });
+}
+
+#[test]
+fn statistics_of_all_data_take_the_place_of_the_running_ones() {
+    everywhere(|context| {
+        let norm = norm(context, Activation::Identity);
+        let x = noise(&mut random(), 9 * CHANNELS);
+        let data = Tensor::data(context.upload("x", &x), &[9, CHANNELS]);
+        let mut tape = Tape::forward_only(context);
+        let y = tape.batch_norm_recorded_anew(&norm, &data).unwrap();
+        let program = tape.finish().unwrap();
+        context.gpu.submit(|pass| program.record(pass));
+        let x: Vec<f64> = x.into_iter().map(f64::from).collect();
+        let expected = reference(&x, &[1.0; CHANNELS], &[0.0; CHANNELS], None);
+        compare("normalised", &context.read(&y.values), &expected);
+        let running = norm.state(context).unwrap().running.unwrap();
+        for channel in 0..CHANNELS {
+            let values = || x.iter().skip(channel).step_by(CHANNELS);
+            let mean = values().sum::<f64>() / 9.0;
+            let variance = values().map(|x| (x - mean).powi(2)).sum::<f64>() / 8.0;
+            approx::assert_relative_eq!(f64::from(running.mean[channel]), mean, max_relative = 1e-5);
+            approx::assert_relative_eq!(f64::from(running.variance[channel]), variance, max_relative = 1e-5);
+        }
     });
 }
