@@ -39,7 +39,7 @@ pub struct Lines {
     pub y: String,
     /// Absent: as far as the values go.
     pub y_range: Option<Range<f64>>,
-    /// Whether both axes, x or y, are logarithmic; values must be above 0 then.
+    /// Whether the axes are logarithmic; values that are not above 0, as those that are not finite, are left out then.
     pub log_x: bool,
     pub log_y: bool,
     pub legend: Legend,
@@ -80,14 +80,17 @@ impl Series {
         Self { name: name.to_owned(), points: points.into_iter().map(point).collect(), color: None }
     }
 
-    /// The median of several runs, with a band from the lowest to the highest; as far as the shortest run goes.
+    /// Medians, with a band from the lowest to the highest.
+    pub fn of_spreads(name: &str, spreads: impl IntoIterator<Item = (f64, Spread)>) -> Self {
+        let point = |(x, Spread { median, low, high })| Point { x, y: median, low, high };
+        Self { name: name.to_owned(), points: spreads.into_iter().map(point).collect(), color: None }
+    }
+
+    /// The same of several runs; as far as the shortest one goes.
     pub fn over_runs(name: &str, x: &[f64], runs: &[Vec<f64>]) -> Self {
         let shortest = runs.iter().map(Vec::len).min().unwrap_or(0);
-        let point = |(index, &x): (usize, &f64)| {
-            let Spread { median, low, high } = Spread::of(runs.iter().map(|run| run[index]));
-            Point { x, y: median, low, high }
-        };
-        Self { name: name.to_owned(), points: x.iter().take(shortest).enumerate().map(point).collect(), color: None }
+        let spread = |(index, &x): (usize, &f64)| (x, Spread::of(runs.iter().map(|run| run[index])));
+        Self::of_spreads(name, x.iter().take(shortest).enumerate().map(spread))
     }
 
     pub fn colored(self, color: usize) -> Self {
@@ -194,7 +197,8 @@ fn csv(panels: &[Panel]) -> String {
 }
 
 impl Panel {
-    fn has_values(&self) -> bool {
+    /// Whether there is anything to draw.
+    pub fn has_values(&self) -> bool {
         match self {
             Self::Lines(lines) => lines.series.iter().any(|series| !series.points.is_empty()),
             Self::Heat(heat) => heat.values.iter().flatten().any(|value| !value.median.is_nan()),
@@ -220,8 +224,8 @@ impl Lines {
                     .configure_mesh()
                     .x_desc(&self.x)
                     .y_desc(&self.y)
-                    .x_label_formatter(&|value| short(*value))
-                    .y_label_formatter(&|value| short(*value))
+                    .x_label_formatter(&|value| short(*value, self.log_x))
+                    .y_label_formatter(&|value| short(*value, self.log_y))
                     .light_line_style(WHITE)
                     .bold_line_style(BLACK.mix(0.12))
                     .label_style(FONT)
@@ -229,13 +233,14 @@ impl Lines {
                     .draw()?;
                 for (index, series) in self.series.iter().enumerate() {
                     let color = COLORS[series.color.unwrap_or(index) % COLORS.len()];
-                    if series.points.iter().any(|point| point.low != point.high) {
-                        let upper = series.points.iter().map(|point| (point.x, point.high));
-                        let lower = series.points.iter().rev().map(|point| (point.x, point.low));
+                    let points: Vec<&Point> = series.points.iter().filter(|point| self.can_draw(point)).collect();
+                    if points.iter().any(|point| point.low != point.high) {
+                        let upper = points.iter().map(|point| (point.x, point.high));
+                        let lower = points.iter().rev().map(|point| (point.x, point.low));
                         let band: Vec<_> = upper.chain(lower).collect();
                         chart.draw_series(std::iter::once(Polygon::new(band, color.mix(0.18))))?;
                     }
-                    let line = series.points.iter().map(|point| (point.x, point.y));
+                    let line = points.iter().map(|point| (point.x, point.y));
                     let drawn = chart.draw_series(LineSeries::new(line, color.stroke_width(2)))?;
                     if !series.name.is_empty() {
                         drawn
@@ -266,6 +271,11 @@ impl Lines {
             (true, true) => draw!(x.log_scale(), y.log_scale()),
         }
         Ok(())
+    }
+
+    fn can_draw(&self, point: &Point) -> bool {
+        let usable = |value: f64, log: bool| value.is_finite() && (!log || value > 0.0);
+        usable(point.x, self.log_x) && [point.low, point.y, point.high].into_iter().all(|y| usable(y, self.log_y))
     }
 }
 
@@ -361,10 +371,10 @@ fn padded(range: Range<f64>, log: bool) -> Range<f64> {
     if log { range.start / 1.3..range.end * 1.3 } else { range.start - margin..range.end + margin }
 }
 
-/// A number for an axis, in few letters.
-fn short(value: f64) -> String {
+/// A number for an axis, in few letters. What is next to nothing is 0, but on a logarithmic axis.
+fn short(value: f64, log: bool) -> String {
     let size = value.abs();
-    if size < 1e-12 {
+    if size < 1e-12 && !log {
         "0".to_owned()
     } else if !(1e-3..1e5).contains(&size) {
         format!("{value:.0e}")

@@ -71,6 +71,11 @@ fn plots_have_their_values_beside_them() {
     let rows: Vec<&str> = csv.lines().collect();
     assert_eq!(rows[..2], ["panel,series,x,y,low,high", "\"curves\",\"a, b\",1,2,2,2"]);
     assert_eq!(rows[3], "\"map\",\"low\",\"1\",0.25,0.125,0.5");
+    let curve = vec![Series::new("a", [(1.0, 1.0), (2.0, 0.0), (3.0, f64::NAN), (4.0, 10.0)])];
+    let lines = Lines { log_y: true, series: curve, ..Default::default() };
+    network::plot::write(&path, &[Panel::Lines(lines)]).unwrap();
+    assert!(!std::fs::read_to_string(&path).unwrap().contains("NaN"), "what has no logarithm is left out");
+    assert!(std::fs::read_to_string(path.with_extension("csv")).unwrap().contains("NaN"), "but not from the values");
     let nothing = || Panel::Lines(Lines { title: "nothing".into(), ..Default::default() });
     assert!(network::plot::write(&path, &[nothing(), nothing()]).is_err(), "nothing to draw");
     let lines = Lines { series: vec![Series::new("a", [(1.0, 2.0)])], ..Default::default() };

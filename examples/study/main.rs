@@ -1,0 +1,147 @@
+//! What batch norm is said to do, measured over learning rates, initial weights, depth, data and batch sizes.
+//!
+//! `cargo run --release --example study -- --help`
+//!
+//! Where to look: every part is a file of its own, with the claim that it is about; `model.rs` binds the network that they all
+//! train, once, and starts it again for every run.
+
+mod batches;
+mod depth;
+mod gap;
+mod model;
+#[path = "../network/mod.rs"]
+mod network;
+mod sweep;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, ValueEnum};
+
+use network::arguments::{self, Common};
+use network::context::Context;
+use network::digits::Digits;
+use network::plot::{self, Panel};
+use network::progress::Progress;
+
+/// Measures what batch norm does over learning rates, initial weights, depth, data and batch sizes
+///
+/// Fully connected networks on the digits, trained by plain SGD. Every part draws pictures with its values beside them; medians
+/// and extremes are those over the seeds. A seed gives the same weights and batches to all variants.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    /// Runs of everything, with seeds from --seed on
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    seeds: u32,
+    /// What to measure, one or several [default: all]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    part: Vec<Part>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Test accuracy over learning rate and scale of the initial weights
+    Sweep,
+    /// Gradients of each layer of a deep network
+    Depth,
+    /// The gap between training and test, from few images
+    Gap,
+    /// Small batches: plain, renormalised, frozen and in sub-batches
+    Batches,
+}
+
+impl Part {
+    /// Training steps of all its runs.
+    const fn steps(self, study: &Study<'_>) -> usize {
+        let runs = match self {
+            Self::Sweep => sweep::RUNS,
+            Self::Depth => depth::RUNS,
+            Self::Gap => gap::RUNS,
+            Self::Batches => batches::RUNS,
+        };
+        runs * study.seeds * study.steps
+    }
+
+    fn run(self, study: &Study<'_>) -> Result<(), Box<dyn Error>> {
+        match self {
+            Self::Sweep => sweep::run(study),
+            Self::Depth => depth::run(study),
+            Self::Gap => gap::run(study),
+            Self::Batches => batches::run(study),
+        }
+    }
+}
+
+/// What all parts share.
+struct Study<'c> {
+    context: &'c Context,
+    digits: Digits,
+    steps: usize,
+    first_seed: u64,
+    seeds: usize,
+    out: PathBuf,
+    progress: Progress,
+}
+
+impl Study<'_> {
+    fn seeds(&self) -> impl Iterator<Item = u64> {
+        (self.first_seed..).take(self.seeds)
+    }
+
+    /// Draws what was measured; where a stop came before anything was, says so.
+    fn draw(&self, name: &str, panels: &[Panel]) -> Result<(), Box<dyn Error>> {
+        if panels.iter().any(Panel::has_values) {
+            plot::write(&self.out.join(name).with_extension("svg"), panels)?;
+        } else {
+            println!("{name}: nothing was measured");
+        }
+        Ok(())
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Arguments = arguments::parse("150", "target/study");
+    let context = match arguments.common.open() {
+        Ok(context) => context,
+        Err(code) => return code,
+    };
+    match run(&arguments, &context) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments, context: &Context) -> Result<(), Box<dyn Error>> {
+    let start = Instant::now();
+    let mut study = Study {
+        context,
+        digits: Digits::load(),
+        steps: arguments.common.steps as usize,
+        first_seed: arguments.common.seed,
+        seeds: arguments.seeds as usize,
+        out: arguments.common.out.clone(),
+        progress: Progress::hidden(),
+    };
+    let parts = if arguments.part.is_empty() { Part::value_variants() } else { &arguments.part };
+    study.progress = Progress::new(parts.iter().map(|part| part.steps(&study) as u64).sum())?;
+    println!("{} steps a run, {} seeds", study.steps, study.seeds);
+    for part in parts {
+        if study.progress.stopped() {
+            break;
+        }
+        let begin = Instant::now();
+        part.run(&study)?;
+        study.progress.print(&format!("{:.1} s\n", begin.elapsed().as_secs_f64()));
+    }
+    study.progress.finish();
+    println!("plots and their data: {}", study.out.display());
+    println!("{:.1} s on {}", start.elapsed().as_secs_f64(), context.gpu.info.name);
+    Ok(())
+}
