@@ -213,4 +213,24 @@ mod tests {
         approx::assert_relative_eq!(r, 2.0, max_relative = 1e-12);
         approx::assert_relative_eq!(d, 2.5, max_relative = 1e-12);
     }
+
+    mod on_every_adapter {
+        use super::*;
+        use crate::network::support;
+
+        #[test]
+        fn every_variant_learns() {
+            let all = support::open_all(None);
+            assert!(!all.is_empty(), "{}", support::NO_ADAPTER);
+            let digits = Digits::load();
+            for context in all.into_iter().map(Context::new) {
+                for variant in Variant::ALL {
+                    let bound = Bound::new(&context, &digits, variant, 32).unwrap();
+                    let found = bound.run(&digits, 1, 60, &Progress::hidden()).unwrap().expect("nobody stops it");
+                    // Chance is 10 %.
+                    assert!(found.iter().all(|accuracy| *accuracy > 50.0), "{variant:?}: {found:?}");
+                }
+            }
+        }
+    }
 }

@@ -1,16 +1,13 @@
 //! The layers of the network, and where their parameters stand in one flat vector.
 //!
-//! Both networks keep all parameters in one vector or buffer and take slices of it. The update is then one operation, and
-//! parameters can be compared and read back at once.
+//! The network on the CPU keeps all parameters in one vector and takes slices of it; the one on the device has them in the same
+//! order, so that both can start from the same values and be compared.
 
 use std::ops::Range;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand_distr::{Distribution, Normal};
-
-/// Slices start at multiples of this many values: 256 bytes, the coarsest alignment that a WebGPU device asks of a binding.
-const ALIGNMENT: usize = 64;
 
 /// Where the parameters of a batch norm stand.
 #[derive(Clone, Debug)]
@@ -41,9 +38,9 @@ pub struct Layer {
 #[derive(Clone, Debug)]
 pub struct Architecture {
     pub layers: Vec<Layer>,
-    /// Values in the parameter vector, gaps included.
+    /// Values in the parameter vector.
     pub parameters: usize,
-    /// Values in the vector of running statistics, gaps included.
+    /// Values in the vector of running statistics.
     pub running: usize,
 }
 
@@ -66,6 +63,17 @@ impl Architecture {
         };
         let layers = widths.windows(2).enumerate().map(layer).collect();
         Self { layers, parameters, running }
+    }
+
+    /// From the inputs to the outputs.
+    pub fn widths(&self) -> Vec<usize> {
+        let inputs = self.layers.iter().map(|layer| layer.inputs);
+        inputs.chain(self.layers.last().map(|layer| layer.outputs)).collect()
+    }
+
+    /// Whether hidden layers have a batch norm.
+    pub fn has_norms(&self) -> bool {
+        self.layers.iter().any(|layer| layer.norm.is_some())
     }
 
     /// Gaussian weights of the given deviation; biases and betas 0, gammas 1.
@@ -97,11 +105,11 @@ impl Architecture {
     }
 }
 
-/// Takes the next `len` values and moves `end` to the next aligned place.
+/// Takes the next `len` values.
 fn reserve(end: &mut usize, len: usize) -> Range<usize> {
     let start = *end;
-    *end = (start + len).next_multiple_of(ALIGNMENT);
-    start..start + len
+    *end += len;
+    start..*end
 }
 
 #[cfg(test)]
@@ -119,18 +127,19 @@ mod tests {
     }
 
     #[test]
-    fn slices_are_aligned_and_do_not_overlap() {
+    fn slices_follow_each_other() {
         let architecture = Architecture::new(&[64, 100, 30, 10], true);
+        assert_eq!(architecture.widths(), [64, 100, 30, 10]);
         let mut end = 0;
         for layer in &architecture.layers {
             let norm = layer.norm.as_ref().map(|norm| [norm.gamma.clone(), norm.beta.clone()]);
             for slice in [layer.weight.clone()].into_iter().chain(norm.into_iter().flatten()).chain(layer.bias.clone())
             {
-                assert!(slice.start >= end && slice.start.is_multiple_of(ALIGNMENT), "{slice:?} after {end}");
+                assert_eq!(slice.start, end, "{slice:?}");
                 end = slice.end;
             }
         }
-        assert!(architecture.parameters >= end);
+        assert_eq!(architecture.parameters, end);
         assert!(architecture.layers[2].norm.is_none() && architecture.layers[0].bias.is_none());
     }
 }

@@ -2,7 +2,7 @@
 
 use wgpu_batch_norm::{BatchNormDescriptor, Error, Shape, reference};
 
-use crate::network::{InferenceRecord, Network};
+use crate::model::{InferenceRecord, Model};
 
 /// Roundings, in units of the last place of the largest intermediate value, that inference may differ from the reference.
 ///
@@ -25,6 +25,15 @@ impl InferenceDifference {
     pub fn passes(&self) -> bool {
         // NaN fails.
         self.largest_ulps <= ALLOWED_ULPS
+    }
+
+    /// Both together.
+    pub fn worst(self, other: Self) -> Self {
+        Self {
+            values: self.values + other.values,
+            largest: larger(self.largest, other.largest),
+            largest_ulps: larger(self.largest_ulps, other.largest_ulps),
+        }
     }
 }
 
@@ -73,7 +82,7 @@ pub fn inference(records: &[InferenceRecord]) -> Result<InferenceDifference, Err
 /// The largest difference between the parameters of two networks, as a share of the largest change that training made.
 ///
 /// A wrong sign or factor anywhere in a backward pass shows as a difference of the size of the change itself.
-pub fn parameter_difference(initial: &[f32], a: &dyn Network, b: &dyn Network) -> f64 {
+pub fn parameter_difference(initial: &[f32], a: &dyn Model, b: &dyn Model) -> f64 {
     let (a, b) = (a.parameters(), b.parameters());
     let largest =
         |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| (f64::from(*x) - f64::from(*y)).abs()).fold(0.0, larger);
@@ -106,7 +115,10 @@ mod tests {
         for wrong in [4.0001, f32::NAN, f32::INFINITY] {
             let mut record = record();
             record.output[3] = wrong;
-            assert!(!inference(&[record]).unwrap().passes(), "{wrong}");
+            let found = inference(&[record]).unwrap();
+            assert!(!found.passes(), "{wrong}");
+            let right = InferenceDifference::default();
+            assert!(!found.worst(right).passes() && !right.worst(found).passes(), "{wrong} does not get lost");
         }
     }
 }

@@ -4,12 +4,16 @@ use std::error::Error;
 use std::path::Path;
 
 use crate::history::History;
-use crate::plot::{self, Legend, Lines, Panel, Point, Series};
+use crate::network::plot::{self, Legend, Lines, Panel, Point, Series};
 
-/// Draws both runs into `path`, with their values in a CSV file beside it; missing folders are made.
-pub fn write(path: &Path, adapter: &str, with: &History, without: &History) -> Result<(), Box<dyn Error>> {
-    let accuracy = |name, history: &History| {
-        Series::new(name, history.points.iter().map(|point| (point.step as f64, 100.0 * point.test.accuracy)))
+/// Draws the runs of both networks into `path`, with their values in a CSV file beside it; missing folders are made. Accuracies
+/// are medians over the runs; the inputs of a sigmoid are those of the first one.
+pub fn write(path: &Path, adapter: &str, with: &[History], without: &[History]) -> Result<(), Box<dyn Error>> {
+    let accuracy = |name, runs: &[History]| {
+        let accuracies = |run: &History| run.points.iter().map(|point| 100.0 * point.test.accuracy).collect();
+        let steps =
+            runs.first().map_or_else(Vec::new, |run| run.points.iter().map(|point| point.step as f64).collect());
+        Series::over_runs(name, &steps, &runs.iter().map(accuracies).collect::<Vec<_>>())
     };
     let steps = format!("training steps ({adapter})");
     let mut panels = vec![Panel::Lines(Lines {
@@ -20,11 +24,13 @@ pub fn write(path: &Path, adapter: &str, with: &History, without: &History) -> R
         series: vec![accuracy("with batch norm", with), accuracy("without", without)],
         ..Lines::default()
     })];
-    let all = || with.points.iter().chain(&without.points).flat_map(|point| point.percentiles);
+    let firsts = || without.first().into_iter().chain(with.first());
+    let all = || firsts().flat_map(|run| &run.points).flat_map(|point| point.percentiles);
     // One range for both, with some air.
     let (low, high) = (all().fold(0.0, f64::min), all().fold(0.0, f64::max));
     let air = 0.05 * (high - low).max(1.0);
-    for (title, history, color) in [("(b) without batch norm", without, 1), ("(c) with batch norm", with, 0)] {
+    let titles = [("(b) without batch norm", 1), ("(c) with batch norm", 0)];
+    for ((title, color), history) in titles.into_iter().zip(firsts()) {
         let point = |point: &crate::history::Point| {
             let [low, y, high] = point.percentiles;
             Point { x: point.step as f64, y, low, high }

@@ -3,9 +3,11 @@
 use wgpu_batch_norm::Error;
 
 use crate::WIDTHS;
-use crate::data::Batches;
-use crate::network::{Metrics, Network};
-use crate::progress::Progress;
+use crate::model::Model;
+use crate::network::digits::Batches;
+use crate::network::loss::Metrics;
+use crate::network::plot::Spread;
+use crate::network::progress::Progress;
 
 /// The paper looks at "a typical sigmoid, from the last hidden layer": here it is the first one, chosen before any run.
 const TYPICAL_UNIT: usize = 0;
@@ -34,29 +36,29 @@ impl History {
     ///
     /// Nothing is read back in between. Where the user asks it to stop, the looks so far are what there is.
     pub fn train(
-        network: &mut dyn Network,
+        model: &mut dyn Model,
         mut batches: Batches,
         steps: usize,
         interval: usize,
         progress: &Progress,
     ) -> Result<Self, Error> {
         let width = WIDTHS[WIDTHS.len() - 2];
-        let look = |network: &mut dyn Network, step| -> Result<Point, Error> {
-            let (training, test) = (network.training_metrics(), network.test()?);
-            let inputs = network.last_hidden_inputs();
+        let look = |model: &mut dyn Model, step| -> Result<Point, Error> {
+            let (training, test) = (model.training_metrics(), model.test()?);
+            let inputs = model.last_hidden_inputs();
             let percentiles = percentiles(inputs.iter().skip(TYPICAL_UNIT).step_by(width));
             Ok(Point { step, training, test, percentiles })
         };
-        let mut points = vec![look(network, 0)?];
+        let mut points = vec![look(model, 0)?];
         let mut step = 0;
         while step < steps && !progress.stopped() {
             let next_look = (step / interval + 1) * interval;
-            let count = network.steps_per_call().min(next_look.min(steps) - step);
-            network.train(&batches.take(count))?;
+            let count = model.steps_per_call().min(next_look.min(steps) - step);
+            model.train(&batches.take(count))?;
             step += count;
             progress.add(count as u64);
             if step == next_look || step == steps || progress.stopped() {
-                points.push(look(network, step)?);
+                points.push(look(model, step)?);
             }
         }
         Ok(Self { points })
@@ -71,8 +73,13 @@ impl History {
         self.points.last().map_or(0.0, |point| point.test.accuracy)
     }
 
-    pub fn best_accuracy(&self) -> f64 {
-        self.points.iter().map(|point| point.test.accuracy).fold(0.0, f64::max)
+    /// How far each percentile moves from step `from` on: from its lowest to its highest.
+    pub fn movement(&self, from: usize) -> [f64; 3] {
+        let later = || self.points.iter().filter(|point| point.step >= from);
+        [0, 1, 2].map(|index| {
+            let Spread { low, high, .. } = Spread::of(later().map(|point| point.percentiles[index]));
+            high - low
+        })
     }
 }
 

@@ -7,31 +7,21 @@
 //! MNIST for 50,000 steps; here it is 1,437 digits of 8 × 8 pixels and fewer steps. Both runs share the initial weights, the
 //! order of the batches and the learning rate.
 //!
-//! Where to look: `network_gpu.rs` links the crate, `dense.rs` and `kernels/` are the rest of a network, `network_cpu.rs` is
-//! the same on the CPU reference, `history.rs` the training loop.
+//! Where to look: `model_gpu.rs` is the network on the device, over the example library, `examples/network`, whose `norm.rs` links
+//! the crate; `model_cpu.rs` is the same on the CPU reference, `history.rs` the training loop for both.
 
 mod architecture;
 mod checks;
-#[path = "../network/digits.rs"]
-mod data;
-mod dense;
 mod figure;
 mod history;
+mod model;
+mod model_cpu;
+mod model_gpu;
+#[path = "../network/mod.rs"]
 mod network;
-mod network_cpu;
-mod network_gpu;
-#[path = "../network/plot.rs"]
-#[allow(dead_code, reason = "each program uses its part")]
-mod plot;
-#[path = "../network/progress.rs"]
-#[allow(dead_code, reason = "each program uses its part")]
-mod progress;
 mod report;
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::error::Error;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -39,13 +29,15 @@ use clap::Parser;
 
 use architecture::Architecture;
 use checks::InferenceDifference;
-use data::{Batches, CLASSES, Digits, PIXELS};
 use history::History;
-use network::Network;
-use network_cpu::CpuNetwork;
-use network_gpu::GpuNetwork;
-use progress::Progress;
-use support::Gpu;
+use model::Model;
+use model_cpu::CpuModel;
+use model_gpu::GpuModel;
+use network::arguments::{self, Common};
+use network::context::Context;
+use network::digits::{Batches, CLASSES, Digits, PIXELS};
+use network::progress::Progress;
+use network::support;
 
 /// The paper's network: three hidden layers of 100.
 const WIDTHS: [usize; 5] = [PIXELS, 100, 100, 100, CLASSES];
@@ -60,27 +52,20 @@ const COMPARED_STEPS: usize = 5;
 /// What they may differ by then, as a share of the largest change. Rounding gives about 1e-5; a wrong gradient, about 1.
 const ALLOWED_DIFFERENCE: f64 = 1e-3;
 
-/// Trains on handwritten digits with and without batch norm and compares.
+/// Trains on handwritten digits with and without batch norm and compares
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Training steps of each run.
-    #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    steps: u32,
-    /// Seed of the initial weights and of the order of the batches.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Learning rate of both runs; the default lets the run without batch norm do well too, smaller ones hold it back.
+    #[command(flatten)]
+    common: Common,
+    /// Runs of each network, with seeds from --seed on
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    seeds: u32,
+    /// Of both networks; the default lets the one without batch norm do well too, smaller ones hold it back
     #[arg(long, default_value_t = 0.5, value_parser = positive)]
     learning_rate: f32,
-    /// Use the adapter whose name, backend or driver contains this (any case).
-    #[arg(long, conflicts_with = "cpu")]
-    adapter: Option<String>,
-    /// Run on the CPU reference path even if there is an adapter.
-    #[arg(long)]
+    /// Run on the CPU reference path even if there is an adapter
+    #[arg(long, conflicts_with = "adapter")]
     cpu: bool,
-    /// Where to write the plot, figure 1 of the paper; its values go into a CSV file beside it.
-    #[arg(long, default_value = "target/train_digits.svg")]
-    out: PathBuf,
 }
 
 fn positive(text: &str) -> Result<f32, String> {
@@ -91,23 +76,19 @@ fn positive(text: &str) -> Result<f32, String> {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let gpu = if arguments.cpu { None } else { support::open_best(arguments.adapter.as_deref()) };
-    match (&gpu, &arguments.adapter) {
-        (Some(gpu), _) => println!("adapter: {gpu}"),
-        (None, _) if arguments.cpu => println!("adapter: none, on the CPU reference path as asked"),
-        (None, Some(filter)) => {
-            eprintln!("No adapter contains \"{filter}\" in its name, backend or driver. There are:");
-            let all = support::open_all(None);
-            all.iter().for_each(|gpu| eprintln!("  {gpu}"));
-            if all.is_empty() {
-                eprintln!("  none. {}", support::NO_ADAPTER);
-            }
+    let arguments: Arguments = arguments::parse("3000", "target/train_digits");
+    let filter = arguments.common.adapter.as_deref();
+    let gpu = if arguments.cpu { None } else { support::open_best(filter) };
+    match &gpu {
+        Some(gpu) => println!("adapter: {gpu}"),
+        None if arguments.cpu => println!("adapter: none, on the CPU reference path as asked"),
+        None if filter.is_some() => {
+            eprintln!("{}", support::missing(filter));
             return ExitCode::from(2);
         }
-        (None, None) => println!("{}\nadapter: none, on the CPU reference path", support::NO_ADAPTER),
+        None => println!("{}\nadapter: none, on the CPU reference path", support::NO_ADAPTER),
     }
-    match run(&arguments, gpu.as_ref()) {
+    match run(&arguments, gpu.map(Context::new).as_ref()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -118,33 +99,41 @@ fn main() -> ExitCode {
 }
 
 /// Compares, trains, reports; false when a check fails.
-fn run(arguments: &Arguments, gpu: Option<&Gpu>) -> Result<bool, Box<dyn Error>> {
+fn run(arguments: &Arguments, context: Option<&Context>) -> Result<bool, Box<dyn Error>> {
     let start = Instant::now();
     let digits = Digits::load();
-    let setup = Setup { digits: &digits, seed: arguments.seed, learning_rate: arguments.learning_rate };
-    let steps = arguments.steps as usize;
+    let (steps, seeds, seed) = (arguments.common.steps as usize, arguments.seeds as usize, arguments.common.seed);
+    let setup = |seed| Setup { digits: &digits, seed, learning_rate: arguments.learning_rate };
     println!(
-        "{} training and {} test digits, {} steps, batches of {BATCH_SIZE}, learning rate {}, seed {}",
+        "{} training and {} test digits, {steps} steps, batches of {BATCH_SIZE}, learning rate {}, {seeds} seeds from {seed} on",
         digits.training.len(),
         digits.test.len(),
-        steps,
         arguments.learning_rate,
-        arguments.seed,
     );
-    let agree = match gpu {
-        Some(gpu) => setup.compare_with_cpu(gpu)?,
+    let agree = match context {
+        Some(context) => setup(seed).compare_with_cpu(context)?,
         None => true,
     };
 
-    let progress = Progress::new(2 * u64::from(arguments.steps))?;
-    let train = |batch_norm: bool| -> Result<_, wgpu_batch_norm::Error> {
-        progress.say(if batch_norm { "with batch norm" } else { "without batch norm" });
-        let mut network = setup.network(gpu, batch_norm)?;
-        let history = History::train(&mut *network, setup.batches(), steps, steps.div_ceil(LOOKS), &progress)?;
-        Ok((history, checks::inference(&network.inference_records())?))
-    };
-    let (with, inference) = train(true)?;
-    let (without, _) = train(false)?;
+    let progress = Progress::new((2 * seeds * steps) as u64)?;
+    let [mut with, mut without] = [const { Vec::new() }; 2];
+    let mut inference = InferenceDifference::default();
+    for seed in (seed..).take(seeds) {
+        for (batch_norm, runs) in [(true, &mut with), (false, &mut without)] {
+            progress.say(format!("seed {seed}, {}", if batch_norm { "with batch norm" } else { "without" }));
+            let setup = setup(seed);
+            let mut model = setup.model(context, batch_norm)?;
+            let history = History::train(&mut *model, setup.batches(), steps, steps.div_ceil(LOOKS), &progress)?;
+            inference = inference.worst(checks::inference(&model.inference_records()?)?);
+            // A run that was cut short is better than none, and worse than those that were not.
+            if runs.is_empty() || !progress.stopped() {
+                runs.push(history);
+            }
+        }
+        if progress.stopped() {
+            break;
+        }
+    }
     progress.finish();
 
     println!();
@@ -152,10 +141,11 @@ fn run(arguments: &Arguments, gpu: Option<&Gpu>) -> Result<bool, Box<dyn Error>>
     println!();
     report::print_summary(&with, &without);
     print_inference(&inference);
-    let place = gpu.map_or_else(|| "CPU reference path".to_owned(), |gpu| gpu.info.name.clone());
-    figure::write(&arguments.out, &place, &with, &without)
-        .map_err(|error| format!("the plot {} cannot be written: {error}", arguments.out.display()))?;
-    println!("plot: {}", arguments.out.display());
+    let place = context.map_or_else(|| "CPU reference path".to_owned(), |context| context.gpu.info.name.clone());
+    let plot = arguments.common.out.join("figure_1.svg");
+    figure::write(&plot, &place, &with, &without)
+        .map_err(|error| format!("the plot {} cannot be written: {error}", plot.display()))?;
+    println!("plot: {}", plot.display());
     println!("{:.1} s on {place}", start.elapsed().as_secs_f64());
     Ok(agree && inference.passes())
 }
@@ -171,7 +161,7 @@ fn print_inference(inference: &InferenceDifference) {
     );
 }
 
-/// What both runs share.
+/// What both runs of a seed share.
 struct Setup<'d> {
     digits: &'d Digits,
     seed: u64,
@@ -184,35 +174,35 @@ impl<'d> Setup<'d> {
     }
 
     /// A network before its first step, on the device if there is one.
-    fn network<'g>(
+    fn model<'c>(
         &self,
-        gpu: Option<&'g Gpu>,
+        context: Option<&'c Context>,
         batch_norm: bool,
-    ) -> Result<Box<dyn Network + 'g>, wgpu_batch_norm::Error>
+    ) -> Result<Box<dyn Model + 'c>, wgpu_batch_norm::Error>
     where
-        'd: 'g,
+        'd: 'c,
     {
         let architecture = Architecture::new(&WIDTHS, batch_norm);
         let parameters = architecture.initial_parameters(WEIGHT_DEVIATION, self.seed);
-        Ok(match gpu {
-            Some(gpu) => {
-                let rate = self.learning_rate;
-                Box::new(GpuNetwork::new(gpu, self.digits, &architecture, &parameters, BATCH_SIZE, rate)?)
+        let rate = self.learning_rate;
+        Ok(match context {
+            Some(context) => {
+                Box::new(GpuModel::new(context, self.digits, &architecture, &parameters, BATCH_SIZE, rate)?)
             }
-            None => Box::new(CpuNetwork::new(self.digits, &architecture, &parameters, BATCH_SIZE, self.learning_rate)?),
+            None => Box::new(CpuModel::new(self.digits, &architecture, &parameters, BATCH_SIZE, rate)?),
         })
     }
 
     /// Trains the device and the CPU side by side for some steps; false when they part.
-    fn compare_with_cpu(&self, gpu: &Gpu) -> Result<bool, wgpu_batch_norm::Error> {
+    fn compare_with_cpu(&self, context: &Context) -> Result<bool, wgpu_batch_norm::Error> {
         let mut worst = 0.0_f64;
         for batch_norm in [true, false] {
-            let mut networks = [self.network(Some(gpu), batch_norm)?, self.network(None, batch_norm)?];
-            let initial = networks[1].parameters();
-            for network in &mut networks {
-                network.train(&self.batches().take(COMPARED_STEPS))?;
+            let mut models = [self.model(Some(context), batch_norm)?, self.model(None, batch_norm)?];
+            let initial = models[1].parameters();
+            for model in &mut models {
+                model.train(&self.batches().take(COMPARED_STEPS))?;
             }
-            let difference = checks::parameter_difference(&initial, &*networks[0], &*networks[1]);
+            let difference = checks::parameter_difference(&initial, &*models[0], &*models[1]);
             worst = if difference > worst || difference.is_nan() { difference } else { worst };
         }
         let agree = worst <= ALLOWED_DIFFERENCE;
@@ -222,5 +212,25 @@ impl<'d> Setup<'d> {
              change ({ALLOWED_DIFFERENCE:.0e} allowed)"
         );
         Ok(agree)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    mod on_every_adapter {
+        use super::*;
+
+        #[test]
+        fn device_and_cpu_train_alike() {
+            let all = support::open_all(None);
+            assert!(!all.is_empty(), "{}", support::NO_ADAPTER);
+            let digits = Digits::load();
+            for context in all.into_iter().map(Context::new) {
+                let setup = Setup { digits: &digits, seed: 2, learning_rate: 0.5 };
+                assert!(setup.compare_with_cpu(&context).unwrap(), "{}", context.gpu);
+            }
+        }
     }
 }

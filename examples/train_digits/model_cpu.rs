@@ -1,16 +1,17 @@
 //! The network on the CPU: plain Rust for the dense layers, the crate's reference for batch norm.
 //!
-//! The same operations in the same order as in `network_gpu.rs`, on slices of host memory instead of buffers.
+//! The same operations in the same order as on the device, on slices of host memory instead of buffers.
 
 use wgpu_batch_norm::{BatchNormDescriptor, ChannelStatistics, Error, Shape, reference};
 
 use crate::architecture::{Architecture, Layer};
-use crate::data::{Digits, Split};
-use crate::network::{InferenceRecord, Metrics, Network};
+use crate::model::{InferenceRecord, Model};
+use crate::network::digits::{Digits, Split};
+use crate::network::loss::Metrics;
 
 /// The network, its parameters and gradients.
 #[derive(Debug)]
-pub struct CpuNetwork<'d> {
+pub struct CpuModel<'d> {
     digits: &'d Digits,
     architecture: Architecture,
     /// The batch norm of each layer that has one.
@@ -59,7 +60,7 @@ impl Scores {
     }
 }
 
-impl<'d> CpuNetwork<'d> {
+impl<'d> CpuModel<'d> {
     pub fn new(
         digits: &'d Digits,
         architecture: &Architecture,
@@ -200,7 +201,7 @@ impl<'d> CpuNetwork<'d> {
     }
 }
 
-impl Network for CpuNetwork<'_> {
+impl Model for CpuModel<'_> {
     fn steps_per_call(&self) -> usize {
         // Often enough for a smooth progress bar.
         10
@@ -242,7 +243,7 @@ impl Network for CpuNetwork<'_> {
         self.parameters.clone()
     }
 
-    fn inference_records(&self) -> Vec<InferenceRecord> {
+    fn inference_records(&self) -> Result<Vec<InferenceRecord>, Error> {
         let layers = self.architecture.layers.iter().zip(&self.tested);
         let record = |(layer, made): (&Layer, &Activations)| {
             layer.norm.as_ref().map(|norm| InferenceRecord {
@@ -254,7 +255,7 @@ impl Network for CpuNetwork<'_> {
                 running_variance: self.running[norm.running_variance.clone()].to_vec(),
             })
         };
-        layers.filter_map(record).collect()
+        Ok(layers.filter_map(record).collect())
     }
 }
 
@@ -343,7 +344,7 @@ mod tests {
         for batch_norm in [true, false] {
             let architecture = Architecture::new(&[64, 5, 4, 10], batch_norm);
             let parameters = architecture.initial_parameters(0.5, 1);
-            let mut network = CpuNetwork::new(&digits, &architecture, &parameters, batch.len(), 0.1).unwrap();
+            let mut network = CpuModel::new(&digits, &architecture, &parameters, batch.len(), 0.1).unwrap();
             let mut loss_at = |index: usize, value: f32| {
                 let before = std::mem::replace(&mut network.parameters[index], value);
                 let loss = network.compute_gradients(&batch).unwrap().mean().unwrap().loss;

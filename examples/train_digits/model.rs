@@ -2,12 +2,7 @@
 
 use wgpu_batch_norm::Error;
 
-/// Mean loss and share of right answers over some samples.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Metrics {
-    pub loss: f64,
-    pub accuracy: f64,
-}
+use crate::network::loss::Metrics;
 
 /// A batch norm in inference mode: all that it read and wrote for the test set.
 #[derive(Clone, Debug)]
@@ -21,7 +16,7 @@ pub struct InferenceRecord {
 }
 
 /// A network in training.
-pub trait Network {
+pub trait Model {
     /// The most steps that one call of `train` takes.
     fn steps_per_call(&self) -> usize;
 
@@ -41,5 +36,5 @@ pub trait Network {
     fn parameters(&self) -> Vec<f32>;
 
     /// What each batch norm did in the last `test`.
-    fn inference_records(&self) -> Vec<InferenceRecord>;
+    fn inference_records(&self) -> Result<Vec<InferenceRecord>, Error>;
 }
