@@ -8,6 +8,7 @@
 mod batches;
 mod depth;
 mod gap;
+mod landscape;
 mod model;
 #[path = "../network/mod.rs"]
 mod network;
@@ -50,6 +51,8 @@ enum Part {
     Depth,
     /// The gap between training and test, from few images
     Gap,
+    /// The loss along its gradient
+    Landscape,
     /// Small batches: plain, renormalised, frozen and in sub-batches
     Batches,
 }
@@ -61,6 +64,7 @@ impl Part {
             Self::Sweep => sweep::RUNS,
             Self::Depth => depth::RUNS,
             Self::Gap => gap::RUNS,
+            Self::Landscape => landscape::RUNS,
             Self::Batches => batches::RUNS,
         };
         runs * study.seeds * study.steps
@@ -71,6 +75,7 @@ impl Part {
             Self::Sweep => sweep::run(study),
             Self::Depth => depth::run(study),
             Self::Gap => gap::run(study),
+            Self::Landscape => landscape::run(study),
             Self::Batches => batches::run(study),
         }
     }
