@@ -224,6 +224,8 @@ impl Lines {
                     .configure_mesh()
                     .x_desc(&self.x)
                     .y_desc(&self.y)
+                    // Within a decade, labels would meet.
+                    .x_labels(if self.log_x { 5 } else { 10 })
                     .x_label_formatter(&|value| short(*value, self.log_x))
                     .y_label_formatter(&|value| short(*value, self.log_y))
                     .light_line_style(WHITE)

@@ -13,7 +13,9 @@ use crate::network::digits::Batches;
 use crate::network::norm::NormOptions;
 use crate::network::plot::{Legend, Lines, Panel, Series, Spread};
 
-const ACTIVATIONS: [(&str, Activation); 2] = [("relu", Activation::Relu), ("sigmoid", Activation::Sigmoid)];
+/// With the room that the legend takes below the curves, as a share of what these take: those of sigmoids leave some themselves.
+const ACTIVATIONS: [(&str, Activation, f64); 2] =
+    [("relu", Activation::Relu, 0.7), ("sigmoid", Activation::Sigmoid, 0.05)];
 /// Factors on the customary deviation of weights.
 const SCALES: [f32; 3] = [0.5, 1.0, 2.0];
 const HIDDEN_LAYERS: usize = 20;
@@ -32,7 +34,7 @@ pub fn run(study: &Study<'_>) -> Result<(), Box<dyn Error>> {
         "depth: norms of the gradients of the weights of {HIDDEN_LAYERS} hidden layers of {WIDTH}, batches of {BATCH_SIZE}, before and after \
          {steps} steps at learning rate {LEARNING_RATE}"
     );
-    for (name, activation) in ACTIVATIONS {
+    for (name, activation, room) in ACTIVATIONS {
         let mut before: Vec<(String, Norms)> = Vec::new();
         let mut after = Vec::new();
         for (title, convention) in [("without batch norm", None), ("with batch norm", Some(Convention::pytorch()))] {
@@ -69,7 +71,7 @@ pub fn run(study: &Study<'_>) -> Result<(), Box<dyn Error>> {
                 title: format!("{name}, {title}"),
                 x: "hidden layer".to_owned(),
                 y: "norm of the weights' gradient".to_owned(),
-                y_range: range_with_legend(values),
+                y_range: range_with_legend(values, room),
                 log_y: true,
                 legend: Legend::LowerRight,
                 series: all.iter().map(series).collect(),
@@ -83,10 +85,10 @@ pub fn run(study: &Study<'_>) -> Result<(), Box<dyn Error>> {
 }
 
 /// As far as the values go, with room for the legend below.
-fn range_with_legend(values: impl Iterator<Item = f64>) -> Option<Range<f64>> {
+fn range_with_legend(values: impl Iterator<Item = f64>, room: f64) -> Option<Range<f64>> {
     let usable: Vec<f64> = values.filter(|value| value.is_finite() && *value > 0.0).collect();
     let Spread { low, high, .. } = Spread::of(usable);
-    (low < high).then(|| low * (low / high).powf(0.7)..high * (high / low).powf(0.05))
+    (low < high).then(|| low * (low / high).powf(room)..high * (high / low).powf(0.05))
 }
 
 /// Of the next batch, in training mode; the weights stay as they are.
