@@ -159,12 +159,18 @@ pub fn run(study: &Study<'_>) -> Result<(), Box<dyn Error>> {
     let mut results = Vec::new();
     for variant in Variant::ALL {
         for size in SIZES {
+            if progress.stopped() {
+                break;
+            }
             let bound = Bound::new(context, digits, variant, size)?;
             let mut accuracies = [const { Vec::new() }; 2];
             for seed in study.seeds() {
                 progress.say(format!("batches, {}, {size}", variant.name()));
                 let Some(found) = bound.run(digits, seed, steps, progress)? else { break };
                 accuracies.iter_mut().zip(found).for_each(|(all, found)| all.push(found));
+            }
+            if accuracies[0].is_empty() {
+                continue;
             }
             let [running, exact] = accuracies.map(Spread::of);
             let text = |spread: Spread| format!("{:.2} % ({:.2} to {:.2})", spread.median, spread.low, spread.high);
@@ -173,7 +179,7 @@ pub fn run(study: &Study<'_>) -> Result<(), Box<dyn Error>> {
         }
     }
     let series = |name: &str, variant: Variant, way: usize| {
-        let measured = results.iter().filter(|result| result.0 == variant && !result.2[way].median.is_nan());
+        let measured = results.iter().filter(|result| result.0 == variant);
         Series::of_spreads(name, measured.map(|(_, size, spreads)| (*size as f64, spreads[way])))
     };
     let panel = |title: &str, x: &str, series| {

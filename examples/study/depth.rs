@@ -35,6 +35,9 @@ pub fn run(study: &Study<'_>) -> Result<(), Box<dyn Error>> {
          {steps} steps at learning rate {LEARNING_RATE}"
     );
     for (name, activation, room) in ACTIVATIONS {
+        if progress.stopped() {
+            break;
+        }
         let mut before: Vec<(String, Norms)> = Vec::new();
         let mut after = Vec::new();
         for (title, convention) in [("without batch norm", None), ("with batch norm", Some(Convention::pytorch()))] {
@@ -55,6 +58,9 @@ pub fn run(study: &Study<'_>) -> Result<(), Box<dyn Error>> {
                     if looks.last().is_some_and(|look| look.step == *steps) {
                         last.push(gradient_norms(&model, &mut batches));
                     }
+                }
+                if first.is_empty() {
+                    break;
                 }
                 let line = format!("{name}, {title}, factor {scale}");
                 progress.print(&format!("{line:<42} factor a layer towards the input: {}", growth(&first)));

@@ -46,6 +46,9 @@ pub fn run(study: &Study<'_>) -> Result<(), Box<dyn Error>> {
             let (subset, scores) = model::evaluation(context, &model.network, &few)?;
             let mut runs = Vec::new();
             for seed in study.seeds() {
+                if progress.stopped() {
+                    break;
+                }
                 progress.say(format!("gap, {title}, seed {seed}"));
                 model.start(seed, 1.0, LEARNING_RATE)?;
                 let mut batches = Batches::new(few.len(), batch_size, seed);
@@ -64,7 +67,10 @@ pub fn run(study: &Study<'_>) -> Result<(), Box<dyn Error>> {
                         left = 0;
                     }
                 }
-                runs.push(looks);
+                // A run that was cut short is better than none, and worse than those that were not.
+                if runs.is_empty() || !progress.stopped() {
+                    runs.push(looks);
+                }
             }
             variants.push((format!("{title}, batches of {batch_size}"), runs));
         }
@@ -113,6 +119,9 @@ fn first_at(run: &[Look], loss: f64) -> Option<(usize, &Look)> {
 fn describe(runs: &[Vec<Look>]) -> String {
     let loss = LOSSES[LOSSES.len() - 1];
     let reached: Vec<_> = runs.iter().filter_map(|run| first_at(run, loss)).collect();
+    if reached.is_empty() {
+        return format!("loss {loss} in none of {} runs", runs.len());
+    }
     let spread = |value: &dyn Fn(&(usize, &Look)) -> f64| {
         let Spread { median, low, high } = Spread::of(reached.iter().map(value));
         format!("{median:.2} ({low:.2} to {high:.2})")
@@ -140,6 +149,7 @@ mod tests {
         assert_eq!(first_at(&run, 0.5).unwrap().0, 1);
         assert_eq!(first_at(&run, 0.01).unwrap().0, 3);
         assert!(first_at(&run, 0.001).is_none());
+        assert_eq!(describe(&[vec![look(1.0)]]), "loss 0.01 in none of 1 runs");
         let text = describe(&[run.to_vec(), vec![look(1.0)]]);
         assert!(
             text.starts_with(

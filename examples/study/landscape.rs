@@ -61,6 +61,9 @@ pub fn run(study: &Study<'_>) -> Result<(), Box<dyn Error>> {
         let model = Model::new(context, &description, data, BATCH_SIZE, &NormOptions::default())?;
         let mut runs = Vec::new();
         for seed in study.seeds() {
+            if progress.stopped() {
+                break;
+            }
             progress.say(format!("landscape, seed {seed}"));
             model.start(seed, 1.0, LEARNING_RATE)?;
             let mut batches = Batches::new(digits.training.len(), BATCH_SIZE, seed);
@@ -72,13 +75,19 @@ pub fn run(study: &Study<'_>) -> Result<(), Box<dyn Error>> {
                 progress.add(count as u64);
                 step += count;
             }
-            runs.push(looks);
+            // A run that was cut short is better than none, and worse than those that were not.
+            if runs.is_empty() || !progress.stopped() {
+                runs.push(looks);
+            }
         }
         // All looks of all seeds but the first ones, where nothing is trained yet.
         let over = |value: fn(&Look) -> f64| {
             let Spread { median, low, high } = Spread::of(runs.iter().flat_map(|run| run.iter().skip(1)).map(value));
             format!("{median:.3} ({low:.3} to {high:.3})")
         };
+        if runs.is_empty() {
+            break;
+        }
         progress.print(&format!(
             "{title:<17} range of the loss {}, change of the gradient {}",
             over(|look| look.range),

@@ -75,6 +75,9 @@ pub fn run(study: &Study<'_>) -> Result<(), Box<dyn Error>> {
         SCALES.len() * RATES.len(),
     );
     for (name, activation) in ACTIVATIONS {
+        if progress.stopped() {
+            break;
+        }
         let mut grids = [Grid::default(), Grid::default()];
         let conventions = [None, Some(Convention::pytorch())];
         let model = |convention| {
@@ -84,7 +87,7 @@ pub fn run(study: &Study<'_>) -> Result<(), Box<dyn Error>> {
         };
         let models = [model(conventions[0])?, model(conventions[1])?];
         // Seeds outermost: a stop leaves whole maps of fewer seeds.
-        for seed in study.seeds() {
+        'runs: for seed in study.seeds() {
             for (model, grid) in models.iter().zip(&mut grids) {
                 progress.say(format!("sweep, {name}, seed {seed}"));
                 for (scale, row) in SCALES.into_iter().zip(&mut grid.cells) {
@@ -94,7 +97,8 @@ pub fn run(study: &Study<'_>) -> Result<(), Box<dyn Error>> {
                         let looks = model.trainer.run(&mut batches, *steps, *steps, progress);
                         match looks.last() {
                             Some(look) if look.step == *steps => cell.push(100.0 * look.test.accuracy),
-                            _ => break,
+                            // Cut short.
+                            _ => break 'runs,
                         }
                     }
                 }
