@@ -412,6 +412,14 @@ fn segments_padding_and_renormalization_name_what_they_lack() {
         let refused = mark(lengths.slice(..), SequenceAxes { sequence, step });
         assert!(matches!(refused, Err(Error::InvalidAxis { rank: 3, .. })), "{sequence} {step}: {refused:?}");
     }
+    for first_step in [0, 7, u32::MAX] {
+        let source = ValidSource::LengthsFrom { lengths: lengths.slice(..), axes, first_step };
+        let valid = roles.valid.slice(..);
+        assert!(bn.bind_valid(&plan, &ValidBuffers { source, valid }).is_ok(), "{first_step}");
+    }
+    let source = ValidSource::LengthsFrom { lengths: lengths.slice(..28), axes, first_step: 1 };
+    let short = bn.bind_valid(&plan, &ValidBuffers { source, valid: roles.valid.slice(..) }).map(drop);
+    assert_eq!(short, Err(Error::WrongSize { binding: "source.lengths", expected: 32, actual: 28 }));
     let flags = noop.storage(plan.positions_size());
     let mark = |source, valid| bn.bind_valid(&plan, &ValidBuffers { source, valid }).map(drop);
     let valid = roles.valid.slice(..);

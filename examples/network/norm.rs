@@ -1,11 +1,10 @@
 //! The crate's batch norm, as a layer of this library.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 
 use wgpu_batch_norm::{
     Activation, ActivationState, BackwardBuffers, BatchNorm, BatchNormLayer, BatchNormLayerDescriptor, Error,
-    LayerState, Momentum, Renormalization, RunningStatistics, Shape, TrainingBuffers,
+    LayerState, Momentum, Renormalization, Shape, TrainingBuffers,
 };
 
 use super::context::Context;
@@ -15,7 +14,7 @@ use super::tensor::{Parameter, Tensor, View};
 /// A batch norm; clones are the same layer.
 #[derive(Clone, Debug)]
 pub struct Norm {
-    pub layer: Rc<RefCell<BatchNormLayer>>,
+    pub layer: Rc<BatchNormLayer>,
 }
 
 /// What may be different from one use of a batch norm to another.
@@ -27,10 +26,10 @@ pub struct NormOptions<'a> {
     pub residual: Option<&'a Tensor>,
     /// What is data and what padding, as the crate's `bind_valid` wrote it.
     pub valid: Option<&'a View>,
-    /// Mean and variance that take the place of the layer's own running statistics.
-    pub running: Option<[&'a View; 2]>,
     /// The limits of batch renormalization, two values on the device.
     pub renormalization: Option<&'a View>,
+    /// Which of the layer's sets of running statistics.
+    pub running_set: u32,
 }
 
 impl Norm {
@@ -38,17 +37,17 @@ impl Norm {
     /// As [`BatchNormLayer::with_kernels`].
     pub fn new(context: &Context, descriptor: &BatchNormLayerDescriptor) -> Result<Self, Error> {
         let layer = BatchNormLayer::with_kernels(&context.kernels, descriptor)?;
-        Ok(Self { layer: Rc::new(RefCell::new(layer)) })
+        Ok(Self { layer: Rc::new(layer) })
     }
 
     /// From now on with the statistics of the batch.
     pub fn train(&self) {
-        self.layer.borrow().train();
+        self.layer.train();
     }
 
     /// From now on with the running statistics, backward too.
     pub fn eval(&self) {
-        self.layer.borrow().eval();
+        self.layer.eval();
     }
 
     /// All that it has learned, on the host.
@@ -56,7 +55,7 @@ impl Norm {
     /// # Errors
     /// As [`BatchNormLayer::record_state_copy`].
     pub fn state(&self, context: &Context) -> Result<LayerState, Error> {
-        let layer = self.layer.borrow();
+        let layer = &self.layer;
         // The layer's own way there maps a buffer of the caller's; here a buffer is read by the means of the examples.
         let copy = context.gpu.zeroed("state", layer.state_size());
         let mut encoder = context.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -70,12 +69,12 @@ impl Norm {
     /// # Errors
     /// As [`BatchNormLayer::load_state`].
     pub fn load(&self, context: &Context, state: &LayerState) -> Result<(), Error> {
-        self.layer.borrow().load_state(&context.gpu.queue, state)
+        self.layer.load_state(&context.gpu.queue, state)
     }
 
     /// Gamma and beta, as far as it has them.
     pub fn parameters(&self) -> Vec<Parameter> {
-        self.layer.borrow().parameters().map(Parameter::from).collect()
+        self.layer.parameters().map(Parameter::from).collect()
     }
 }
 
@@ -95,15 +94,10 @@ impl Tape<'_> {
             Some(shape) => shape.clone(),
             None => Shape::new(&input.shape)?,
         };
-        let plan = norm.layer.borrow_mut().plan(&shape)?;
+        let plan = norm.layer.plan(&shape)?;
         let output = self.tensor("normalised", &input.shape);
-        let layer = norm.layer.borrow();
+        let layer = &norm.layer;
         let own = layer.training_buffers(input.values.slice(), output.values.slice());
-        let running = options.running.map(|[mean, variance]| RunningStatistics {
-            mean: mean.slice(),
-            variance: variance.slice(),
-            batches_tracked: None,
-        });
         // R and D of every instance, from forward to backward.
         let corrections = options.renormalization.map(|limits| {
             (
@@ -116,21 +110,20 @@ impl Tape<'_> {
             &TrainingBuffers {
                 residual: options.residual.map(|residual| residual.values.slice()),
                 valid: options.valid.map(View::slice),
-                running: running.or(own.running),
+                running: if options.running_set == 0 { own.running } else { layer.running_set(options.running_set) },
                 renormalization: corrections
                     .as_ref()
                     .map(|(limits, saved)| Renormalization { limits: limits.slice(), saved: saved.slice() }),
                 ..own
             },
         )?;
-        drop(layer);
         self.push(Operation::Forward(Box::new(forward.clone())));
 
         let (norm, input, result) = (norm.clone(), input.clone(), output.clone());
         let (residual, valid) = (options.residual.cloned(), options.valid.cloned());
         self.push_backward(move |gradients| {
             let Some(gradient) = &output.gradient else { return Ok(Vec::new()) };
-            let layer = norm.layer.borrow();
+            let layer = &norm.layer;
             let parameters = norm.parameters();
             let [gamma, beta] = [layer.gamma_gradient(), layer.beta_gradient()]
                 .map(|own| own.and_then(|own| parameters.iter().find(|parameter| parameter.gradient.buffer == *own)));

@@ -9,7 +9,6 @@ use super::tensor::{Tensor, View};
 
 const CELL: Kernel = kernel!("recurrent_cell");
 const CELL_BACKWARD: Kernel = kernel!("recurrent_cell_backward");
-const STEP_FLAGS: Kernel = kernel!("step_flags");
 
 /// The lengths of the sequences of a batch, one `u32` each.
 #[derive(Clone, Debug)]
@@ -83,22 +82,20 @@ impl Tape<'_> {
     pub fn valid_at_step(
         &mut self,
         norm: &Norm,
-        shape: &Shape,
+        channels: usize,
         (lengths, step): (&Lengths, usize),
     ) -> Result<View, Error> {
-        let flags = self.context.zeros("flags", lengths.0.len);
-        let numbers = lengths.shape(self.context, 1, step);
-        let slices = [numbers.slice(..), lengths.0.slice(), flags.slice()];
-        self.push_dispatch(self.context.bind(STEP_FLAGS, &[], flags.len, &slices));
-        self.valid(norm, shape, ValidSource::Flags(flags.slice()))
+        let axes = SequenceAxes { sequence: 1, step: 0 };
+        let source = ValidSource::LengthsFrom { lengths: lengths.0.slice(), axes, first_step: step as u32 };
+        // One step of all sequences has the same elements in the same order.
+        self.valid(norm, &Shape::new(&[1, lengths.0.len, channels])?, source)
     }
 
     fn valid(&mut self, norm: &Norm, shape: &Shape, source: ValidSource<'_>) -> Result<View, Error> {
-        let layer = norm.layer.borrow();
+        let layer = &norm.layer;
         let plan = layer.batch_norm().plan(shape)?;
         let valid = self.context.zeros("valid", plan.valid_size() as usize / 4);
         let step = layer.batch_norm().bind_valid(&plan, &ValidBuffers { source, valid: valid.slice() })?;
-        drop(layer);
         self.push(Operation::Step(step));
         Ok(valid)
     }

@@ -79,11 +79,11 @@ impl Trainer<'_> {
 
     /// The test set, with running statistics; batch norms return to the mode that each was in.
     pub fn test(&self) -> Metrics {
-        let modes: Vec<_> = self.norms.iter().map(|norm| norm.layer.borrow().mode()).collect();
+        let modes: Vec<_> = self.norms.iter().map(|norm| norm.layer.mode()).collect();
         self.norms.iter().for_each(Norm::eval);
         self.context.gpu.submit(|pass| self.test.record_forward(pass));
         for (norm, mode) in self.norms.iter().zip(modes) {
-            norm.layer.borrow().set_mode(mode);
+            norm.layer.set_mode(mode);
         }
         self.test_scores.take(self.context, 1)
     }

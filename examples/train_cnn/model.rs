@@ -1,8 +1,6 @@
 //! The network: blocks of convolution, batch norm and ReLU, one of them residual, and a dense head.
 
-use wgpu_batch_norm::{
-    Activation, BatchNormDescriptor, BatchNormLayerDescriptor, Error, FoldBuffers, Layout, RunningState, Shape,
-};
+use wgpu_batch_norm::{Activation, BatchNormDescriptor, BatchNormLayerDescriptor, Error, Layout, RunningState, Shape};
 
 use crate::network::activation;
 use crate::network::context::Context;
@@ -63,29 +61,15 @@ impl Block {
             let zeros = || context.zeros("bias", self.convolution.outputs);
             return Ok([self.convolution.weight.values.clone(), bias.unwrap_or_else(zeros)]);
         };
-        let layer = norm.layer.borrow();
-        let (Some(mean), Some(variance)) = (layer.running_mean(), layer.running_variance()) else {
-            return Err(Error::MissingRunningStatistics);
-        };
+        let layer = &norm.layer;
         let weight = &self.convolution.weight.values;
         let folded = context.zeros("folded weight", weight.len);
         let bias = context.zeros("folded bias", self.convolution.outputs);
         // Weights stand by output channel, whatever the layout of the images.
         let outputs = self.convolution.outputs;
         let plan = layer.batch_norm().plan(&Shape::flat(1, outputs, weight.len / outputs))?;
-        let step = layer.batch_norm().bind_fold(
-            &plan,
-            &FoldBuffers {
-                weight: weight.slice(),
-                bias: None,
-                gamma: layer.gamma().map(|gamma| gamma.slice(..)),
-                beta: layer.beta().map(|beta| beta.slice(..)),
-                running_mean: mean.slice(..),
-                running_variance: variance.slice(..),
-                folded_weight: folded.slice(),
-                folded_bias: bias.slice(),
-            },
-        )?;
+        let buffers = layer.fold_buffers(weight.slice(), folded.slice(), bias.slice());
+        let step = layer.batch_norm().bind_fold(&plan, &buffers.ok_or(Error::MissingRunningStatistics)?)?;
         context.gpu.submit(|pass| step.record(pass));
         Ok([folded, bias])
     }

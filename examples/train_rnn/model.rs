@@ -15,10 +15,10 @@ use crate::network::initial::Initial;
 use crate::network::norm::{Norm, NormOptions};
 use crate::network::recurrent::Lengths;
 use crate::network::tape::Tape;
-use crate::network::tensor::{Parameter, Tensor, View};
+use crate::network::tensor::{Parameter, Tensor};
 use crate::sequences::{STEPS, WIDTH};
 
-/// Units of the state. A step's running statistics are a slice that a binding starts at, so this is a multiple of 64.
+/// Units of the state.
 const HIDDEN: usize = 64;
 
 /// Where batch norm stands, and over what its statistics are taken.
@@ -92,8 +92,7 @@ impl Rnn {
         for layer in [&input, &recurrent, &head] {
             initial.normal(context, &layer.weight, (1.0 / layer.inputs as f32).sqrt());
         }
-        let norm = |beta: Option<f32>, sets: usize| {
-            let segment_running = if sets > 1 { SegmentRunning::Separate } else { SegmentRunning::InTurn };
+        let norm = |beta: Option<f32>, sets: usize, segment_running: SegmentRunning| {
             let descriptor = BatchNormLayerDescriptor {
                 batch_norm: BatchNormDescriptor {
                     channels: HIDDEN as u32,
@@ -108,15 +107,16 @@ impl Rnn {
             };
             Norm::new(context, &descriptor)
         };
-        let input_sets = if variant.by_step() { STEPS } else { 1 };
+        let (input_sets, separate) =
+            if variant.by_step() { (STEPS, SegmentRunning::Separate) } else { (1, SegmentRunning::InTurn) };
         Ok(Self {
             variant,
             input,
             recurrent,
             head,
-            input_norm: with_norm.then(|| norm(Some(0.0), input_sets)).transpose()?,
-            // One beta is enough for a sum of two.
-            state_norm: variant.on_state().then(|| norm(None, STEPS)).transpose()?,
+            input_norm: with_norm.then(|| norm(Some(0.0), input_sets, separate)).transpose()?,
+            // One beta is enough for a sum of two. Each step is a use of its own, no segment.
+            state_norm: variant.on_state().then(|| norm(None, STEPS, SegmentRunning::InTurn)).transpose()?,
         })
     }
 
@@ -162,16 +162,9 @@ impl Rnn {
     fn recur(&self, tape: &mut Tape<'_>, state: &Tensor, at: (&Lengths, usize)) -> Result<Tensor, Error> {
         let recurrent = tape.dense(&self.recurrent, state);
         let Some(norm) = &self.state_norm else { return Ok(recurrent) };
-        let valid = tape.valid_at_step(norm, &Shape::new(&recurrent.shape)?, at)?;
+        let valid = tape.valid_at_step(norm, HIDDEN, at)?;
         // The layer has a set of running statistics for each step.
-        let layer = norm.layer.borrow();
-        let set = |buffer: Option<&wgpu::Buffer>| {
-            let buffer = buffer.ok_or(Error::MissingRunningStatistics)?.clone();
-            Ok::<_, Error>(View::whole(buffer, STEPS * HIDDEN).part(at.1 * HIDDEN, HIDDEN))
-        };
-        let [mean, variance] = [set(layer.running_mean())?, set(layer.running_variance())?];
-        drop(layer);
-        let options = NormOptions { valid: Some(&valid), running: Some([&mean, &variance]), ..Default::default() };
+        let options = NormOptions { valid: Some(&valid), running_set: at.1 as u32, ..Default::default() };
         tape.batch_norm_with(norm, &recurrent, &options)
     }
 

@@ -94,6 +94,8 @@ struct Params {
     valid_unit: u32,
     /// Parts of a batch whose moments are given.
     parts: u32,
+    /// Steps of the sequences before the first one of the tensor.
+    first_step: u32,
 }
 
 const HAS_GAMMA: u32 = 1u;

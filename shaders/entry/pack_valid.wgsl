@@ -36,7 +36,9 @@ fn is_valid(position: u32) -> bool {
     if has(FROM_LENGTHS) {
         let sequence = (position / params.sequence_stride) % params.sequence_length;
         let step = (position / params.step_stride) % params.step_length;
-        return step < valid_source[sequence];
+        let length = valid_source[sequence];
+        // Not a sum, which could wrap around.
+        return step < length - min(length, params.first_step);
     }
     return valid_source[position] != 0u;
 }

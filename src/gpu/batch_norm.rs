@@ -9,7 +9,7 @@ use super::buffers::{
 use super::kernels::Kernels;
 use super::step::{Step, TrainingStep};
 use crate::plan::{
-    BackwardOptions, Derivative, FoldOptions, GradientMode, InferenceOptions, Plan, Role, TrainingOptions,
+    BackwardOptions, Derivative, FoldOptions, GradientMode, InferenceOptions, Plan, Role, Sequences, TrainingOptions,
 };
 use crate::{BatchNormDescriptor, Error, Shape, Strategies};
 
@@ -320,7 +320,7 @@ impl BatchNorm {
     /// # Ok(()) }
     /// ```
     ///
-    /// [`crate::reference::BatchNorm::valid_positions`] is the specification. An empty batch records nothing.
+    /// [`crate::reference::BatchNorm::valid_positions_from`] is the specification. An empty batch records nothing.
     ///
     /// # Errors
     /// [`Error::PlanMismatch`], the errors for slices as in [`BatchNorm::bind_training`], [`Error::InvalidAxis`],
@@ -328,14 +328,16 @@ impl BatchNorm {
     pub fn bind_valid(&self, plan: &Plan, buffers: &ValidBuffers<'_>) -> Result<Step, Error> {
         self.check(plan)?;
         let mut bindings = Bindings::new(plan);
-        let axes = match buffers.source {
-            ValidSource::Lengths { lengths, axes } => {
-                let axes = plan.sequence_axes(axes)?;
-                // Of an empty batch there may be more sequences than bytes.
-                let size = axes[0].length.saturating_mul(4);
-                bindings.optional(Role::ValidSource, "source.lengths", Usage::Read, Some(lengths), size)?;
-                Some(axes)
-            }
+        let mut sequences = |lengths, axes, first_step| {
+            let axes = plan.sequence_axes(axes)?;
+            // Of an empty batch there may be more sequences than bytes.
+            let size = axes[0].length.saturating_mul(4);
+            bindings.optional(Role::ValidSource, "source.lengths", Usage::Read, Some(lengths), size)?;
+            Ok::<_, Error>(Some(Sequences { axes, first_step }))
+        };
+        let sequences = match buffers.source {
+            ValidSource::Lengths { lengths, axes } => sequences(lengths, axes, 0)?,
+            ValidSource::LengthsFrom { lengths, axes, first_step } => sequences(lengths, axes, first_step)?,
             ValidSource::Flags(flags) => {
                 let size = plan.positions_size();
                 bindings.optional(Role::ValidSource, "source.flags", Usage::Read, Some(flags), size)?;
@@ -343,7 +345,7 @@ impl BatchNorm {
             }
         };
         bindings.optional(Role::Valid, "valid", Usage::Write, Some(buffers.valid), plan.valid_size())?;
-        let dispatches = plan.valid(axes)?;
+        let dispatches = plan.valid(sequences)?;
         let label = self.label("valid");
         let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;
         Ok(Step { label, dispatches })

@@ -318,7 +318,7 @@ struct Uniforms {
 impl Uniforms {
     fn new(kernels: &Kernels, label: &str, dispatches: &[Dispatch]) -> Result<Self, Error> {
         let alignment = u64::from(kernels.profile().min_uniform_buffer_offset_alignment.max(1));
-        let stride = (size_of::<Params>() as u64).next_multiple_of(alignment);
+        let stride = Params::BINDING_SIZE.next_multiple_of(alignment);
         scoped(kernels.device(), "a parameter buffer", || {
             let buffer = kernels.device().create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
@@ -343,7 +343,7 @@ impl Uniforms {
             resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                 buffer: &self.buffer,
                 offset: index as u64 * self.stride,
-                size: wgpu::BufferSize::new(size_of::<Params>() as u64),
+                size: wgpu::BufferSize::new(Params::BINDING_SIZE),
             }),
         }
     }

@@ -120,6 +120,16 @@ pub enum ValidSource<'a> {
         /// Which dimensions of the shape count sequences and steps.
         axes: SequenceAxes,
     },
+    /// The same where the tensor has a run of the sequences' steps, so that lengths serve every chunk of long sequences, and every
+    /// step of a recurrent layer: a step alone has the shape (1, N, C) and `{ sequence: 1, step: 0 }`.
+    LengthsFrom {
+        /// One `u32` a sequence, of the whole sequence. Read.
+        lengths: BufferSlice<'a>,
+        /// Which dimensions of the shape count sequences and steps.
+        axes: SequenceAxes,
+        /// Steps of the sequences before the tensor's first.
+        first_step: u32,
+    },
     /// One `u32` a position, an element of one channel, in the order of the tensor; 0 for padding. (N,T) for tensors (N,T,C)
     /// and (N,C,T), (N,H,W) for images. Read.
     Flags(BufferSlice<'a>),
@@ -283,6 +293,19 @@ impl<'a> BackwardBuffers<'a> {
             workspace,
         }
     }
+
+    /// The same with gradients of gamma and beta that add to what their slices hold: for the micro-batches of a step after the
+    /// first.
+    #[must_use]
+    pub const fn accumulating_parameters(mut self) -> Self {
+        if let Some(gradient) = self.gamma_gradient {
+            self.gamma_gradient = Some(Gradient::Accumulate(gradient.slice()));
+        }
+        if let Some(gradient) = self.beta_gradient {
+            self.beta_gradient = Some(Gradient::Accumulate(gradient.slice()));
+        }
+        self
+    }
 }
 
 /// What backward through frozen statistics reads and writes on the device.
@@ -364,6 +387,20 @@ pub struct FoldBuffers<'a> {
     pub folded_weight: BufferSlice<'a>,
     /// b', C values. Overwritten.
     pub folded_bias: BufferSlice<'a>,
+}
+
+impl<'a> FoldBuffers<'a> {
+    /// Weights, running statistics and results, without a bias, gamma and beta.
+    #[must_use]
+    pub const fn new(
+        weight: BufferSlice<'a>,
+        running_mean: BufferSlice<'a>,
+        running_variance: BufferSlice<'a>,
+        folded_weight: BufferSlice<'a>,
+        folded_bias: BufferSlice<'a>,
+    ) -> Self {
+        Self { weight, bias: None, gamma: None, beta: None, running_mean, running_variance, folded_weight, folded_bias }
+    }
 }
 
 /// What accumulating the statistics of a batch reads and writes on the device.

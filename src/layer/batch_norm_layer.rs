@@ -1,57 +1,12 @@
-//! The layer: its buffers, binding them, and their way from and to the host.
+//! The layer: its buffers, and binding them.
 
-use super::state::{LayerState, RunningState};
+use super::buffers::{Parameter, Running, Workspace, label, whole, zeroed};
+use super::descriptor::BatchNormLayerDescriptor;
 use super::step::{Kept, LayerBackward, LayerForward, LayerMode, Switch};
-use crate::gpu::scoped;
 use crate::{
-    BackwardBuffers, BatchNorm, BatchNormDescriptor, Error, FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels,
-    Plan, RunningStatistics, Shape, TrainingBuffers,
+    BackwardBuffers, BatchNorm, Error, FoldBuffers, FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels, Plan,
+    RunningStatistics, Shape, TrainingBuffers,
 };
-
-/// Describes a layer. The default is PyTorch's, but for the channel count, of which there is none.
-///
-/// ```
-/// use wgpu_batch_norm::{BatchNormDescriptor, BatchNormLayerDescriptor};
-/// // The last batch norm of a residual block, which starts as nothing (Goyal et al., arXiv 1706.02677, section 5.1).
-/// let descriptor = BatchNormLayerDescriptor {
-///     batch_norm: BatchNormDescriptor { channels: 64, label: Some("block 3".into()), ..Default::default() },
-///     gamma: Some(0.0),
-///     ..Default::default()
-/// };
-/// # assert_eq!((descriptor.beta, descriptor.track_running_statistics), (Some(0.0), true));
-/// ```
-#[derive(Clone, Debug, PartialEq)]
-pub struct BatchNormLayerDescriptor {
-    /// What is computed. Its label names the buffers too.
-    pub batch_norm: BatchNormDescriptor,
-    /// γ of every channel at first; `None`: no gamma, which means 1 for good. PyTorch's `affine=False` is none of either.
-    /// Default: 1.
-    #[doc(alias = "affine")]
-    #[doc(alias = "weight")]
-    pub gamma: Option<f32>,
-    /// β of every channel at first; `None`: no beta, which means 0 for good. Default: 0.
-    #[doc(alias = "bias")]
-    pub beta: Option<f32>,
-    /// Whether there are running statistics: a mean of 0, a variance of 1 and 0 batches at first. Without them, inference takes
-    /// the statistics of the batch. Default: true.
-    #[doc(alias = "track_running_stats")]
-    pub track_running_statistics: bool,
-    /// Sets of running statistics, of C values each: as many as the shapes have segments where these have their own
-    /// ([`SegmentRunning::Separate`](crate::SegmentRunning::Separate)), otherwise 1. 0 counts as 1. Default: 1.
-    pub running_sets: u32,
-}
-
-impl Default for BatchNormLayerDescriptor {
-    fn default() -> Self {
-        Self {
-            batch_norm: BatchNormDescriptor::default(),
-            gamma: Some(1.0),
-            beta: Some(0.0),
-            track_running_statistics: true,
-            running_sets: 1,
-        }
-    }
-}
 
 /// A batch norm with parameters, gradients, running statistics and workspace of its own.
 ///
@@ -64,7 +19,7 @@ impl Default for BatchNormLayerDescriptor {
 /// };
 ///
 /// # fn demo(device: &wgpu::Device, queue: &wgpu::Queue, [x, y, dy, dx]: [&wgpu::Buffer; 4]) -> Result<(), Error> {
-/// let mut layer = BatchNormLayer::new(device, &BatchNormLayerDescriptor {
+/// let layer = BatchNormLayer::new(device, &BatchNormLayerDescriptor {
 ///     batch_norm: BatchNormDescriptor { channels: 64, ..Default::default() },
 ///     ..Default::default()
 /// })?;
@@ -101,25 +56,12 @@ impl Default for BatchNormLayerDescriptor {
 #[derive(Debug)]
 #[doc(alias = "BatchNorm2d")]
 pub struct BatchNormLayer {
-    batch_norm: BatchNorm,
+    pub(super) batch_norm: BatchNorm,
     gamma: Option<Parameter>,
     beta: Option<Parameter>,
-    running: Option<Running>,
-    workspace: wgpu::Buffer,
+    pub(super) running: Option<Running>,
+    workspace: Workspace,
     mode: Switch,
-}
-
-#[derive(Debug)]
-struct Parameter {
-    value: wgpu::Buffer,
-    gradient: wgpu::Buffer,
-}
-
-#[derive(Debug)]
-struct Running {
-    mean: wgpu::Buffer,
-    variance: wgpu::Buffer,
-    batches_tracked: wgpu::Buffer,
 }
 
 /// A parameter of a layer, for an optimiser.
@@ -132,12 +74,6 @@ pub struct LayerParameter<'a> {
     pub value: &'a wgpu::Buffer,
     /// C values of f32, as the last backward left them.
     pub gradient: &'a wgpu::Buffer,
-}
-
-/// A buffer that is part of a state.
-struct Part<'a> {
-    name: &'static str,
-    buffer: &'a wgpu::Buffer,
 }
 
 impl BatchNormLayer {
@@ -155,28 +91,15 @@ impl BatchNormLayer {
     /// As [`BatchNormLayer::new`].
     pub fn with_kernels(kernels: &Kernels, descriptor: &BatchNormLayerDescriptor) -> Result<Self, Error> {
         let batch_norm = BatchNorm::with_kernels(kernels, &descriptor.batch_norm)?;
-        let size = u64::from(batch_norm.descriptor().channels) * 4;
-        let running_size = size.saturating_mul(u64::from(descriptor.running_sets.max(1)));
-        let parameter = |name, gradient_name, value: Option<f32>| {
-            let make = |value| {
-                let value = filled(&batch_norm, name, size, value)?;
-                Ok::<_, Error>(Parameter { value, gradient: zeroed(&batch_norm, gradient_name, size)? })
-            };
-            value.map(make).transpose()
-        };
-        let running = || {
-            Ok::<_, Error>(Running {
-                mean: zeroed(&batch_norm, "running_mean", running_size)?,
-                variance: filled(&batch_norm, "running_variance", running_size, 1.0)?,
-                batches_tracked: zeroed(&batch_norm, "batches_tracked", 4)?,
-            })
-        };
+        let parameter =
+            |names, value: Option<f32>| value.map(|value| Parameter::new(&batch_norm, names, value)).transpose();
+        let running = || Running::new(&batch_norm, descriptor.running_sets);
         Ok(Self {
-            gamma: parameter("gamma", "gamma_gradient", descriptor.gamma)?,
-            beta: parameter("beta", "beta_gradient", descriptor.beta)?,
+            gamma: parameter(["gamma", "gamma_gradient"], descriptor.gamma)?,
+            beta: parameter(["beta", "beta_gradient"], descriptor.beta)?,
             running: descriptor.track_running_statistics.then(running).transpose()?,
             // Every plan needs more; until one is made there is nothing to bind.
-            workspace: zeroed(&batch_norm, "workspace", 4)?,
+            workspace: Workspace::new(&batch_norm, 4)?,
             mode: Switch::new(Some(LayerMode::Training)),
             batch_norm,
         })
@@ -211,9 +134,12 @@ impl BatchNormLayer {
 
     /// Plans a shape, and gets a larger workspace if this one is too small for it. Steps that are bound keep theirs.
     ///
+    /// Workspaces that were outgrown stay with the layer and are together smaller than the last one; a program that plans its largest
+    /// shape first has none.
+    ///
     /// # Errors
     /// As [`BatchNorm::plan`], and [`Error::Device`], [`Error::OutOfMemory`].
-    pub fn plan(&mut self, shape: &Shape) -> Result<Plan, Error> {
+    pub fn plan(&self, shape: &Shape) -> Result<Plan, Error> {
         let plan = self.batch_norm.plan(shape)?;
         self.reserve(&plan)?;
         Ok(plan)
@@ -224,11 +150,8 @@ impl BatchNormLayer {
     ///
     /// # Errors
     /// [`Error::Device`], [`Error::OutOfMemory`].
-    pub fn reserve(&mut self, plan: &Plan) -> Result<(), Error> {
-        if self.workspace.size() < plan.workspace_size() {
-            self.workspace = zeroed(&self.batch_norm, "workspace", plan.workspace_size())?;
-        }
-        Ok(())
+    pub fn reserve(&self, plan: &Plan) -> Result<(), Error> {
+        self.workspace.reserve(&self.batch_norm, plan.workspace_size())
     }
 
     /// What [`BatchNormLayer::bind_forward`] takes, with the layer's own buffers in their places. `saved` is left to it.
@@ -241,12 +164,8 @@ impl BatchNormLayer {
         TrainingBuffers {
             gamma: self.gamma().map(whole),
             beta: self.beta().map(whole),
-            running: self.running.as_ref().map(|running| RunningStatistics {
-                mean: whole(&running.mean),
-                variance: whole(&running.variance),
-                batches_tracked: Some(whole(&running.batches_tracked)),
-            }),
-            ..TrainingBuffers::new(input, output, whole(&self.workspace))
+            running: self.running.as_ref().map(Running::own),
+            ..TrainingBuffers::new(input, output, whole(self.workspace()))
         }
     }
 
@@ -258,16 +177,17 @@ impl BatchNormLayer {
         input: wgpu::BufferSlice<'a>,
         output: wgpu::BufferSlice<'a>,
     ) -> Option<InferenceBuffers<'a>> {
-        let running = self.running.as_ref()?;
+        let RunningStatistics { mean, variance, .. } = self.running.as_ref()?.own();
         Some(InferenceBuffers {
             gamma: self.gamma().map(whole),
             beta: self.beta().map(whole),
-            ..InferenceBuffers::new(input, output, whole(&running.mean), whole(&running.variance))
+            ..InferenceBuffers::new(input, output, mean, variance)
         })
     }
 
     /// What [`BatchNormLayer::bind_backward`] takes, with the layer's own buffers and what `forward` saves in their places. The
-    /// gradients of gamma and beta overwrite the layer's; that of the input is not asked for yet.
+    /// gradients of gamma and beta overwrite the layer's, or add to them by [`BackwardBuffers::accumulating_parameters`]; that of
+    /// the input is not asked for yet.
     #[must_use]
     pub fn backward_buffers<'a>(
         &'a self,
@@ -281,7 +201,45 @@ impl BatchNormLayer {
             saved: Some(forward.saved()),
             gamma_gradient: self.gamma_gradient().map(|buffer| Gradient::Overwrite(whole(buffer))),
             beta_gradient: self.beta_gradient().map(|buffer| Gradient::Overwrite(whole(buffer))),
-            ..BackwardBuffers::new(input, output_gradient, whole(&self.workspace))
+            ..BackwardBuffers::new(input, output_gradient, whole(self.workspace()))
+        }
+    }
+
+    /// What [`BatchNorm::bind_fold`] takes, with the layer's own buffers in their places, for a layer before this one without a
+    /// bias of its own; `None` without running statistics.
+    ///
+    /// ```no_run
+    /// # use wgpu_batch_norm::{BatchNormLayer, Error, FoldBuffers, Shape, wgpu};
+    /// # fn demo(layer: &BatchNormLayer, pass: &mut wgpu::ComputePass<'_>, [weight, bias, folded_weight, folded_bias]: [&wgpu::Buffer; 4])
+    /// # -> Result<(), Error> {
+    /// let plan = layer.batch_norm().plan(&Shape::flat(1, 64, 32 * 3 * 3))?; // a convolution's weights, [64, 32, 3, 3]
+    /// if let Some(own) = layer.fold_buffers(weight.slice(..), folded_weight.slice(..), folded_bias.slice(..)) {
+    ///     let buffers = FoldBuffers { bias: Some(bias.slice(..)), ..own };
+    ///     layer.batch_norm().bind_fold(&plan, &buffers)?.record(pass);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn fold_buffers<'a>(
+        &'a self,
+        weight: wgpu::BufferSlice<'a>,
+        folded_weight: wgpu::BufferSlice<'a>,
+        folded_bias: wgpu::BufferSlice<'a>,
+    ) -> Option<FoldBuffers<'a>> {
+        let RunningStatistics { mean, variance, .. } = self.running.as_ref()?.own();
+        Some(FoldBuffers {
+            gamma: self.gamma().map(whole),
+            beta: self.beta().map(whole),
+            ..FoldBuffers::new(weight, mean, variance, folded_weight, folded_bias)
+        })
+    }
+
+    /// Records setting the gradients of gamma and beta to 0, for backwards that all add to them
+    /// ([`BackwardBuffers::accumulating_parameters`]).
+    #[doc(alias = "zero_grad")]
+    pub fn clear_gradients(&self, encoder: &mut wgpu::CommandEncoder) {
+        for parameter in self.parameters() {
+            encoder.clear_buffer(parameter.gradient, 0, None);
         }
     }
 
@@ -302,9 +260,8 @@ impl BatchNormLayer {
         };
         let training =
             self.batch_norm.bind_training(plan, &TrainingBuffers { saved: Some(saved.slice()), ..*buffers })?;
-        let given = buffers.running.map(|running| [running.mean, running.variance]);
-        let own = || self.running.as_ref().map(|running| [whole(&running.mean), whole(&running.variance)]);
-        let recorded = given.or_else(own);
+        let running = buffers.running.or_else(|| self.running.as_ref().map(Running::own));
+        let recorded = running.map(|running| [running.mean, running.variance]);
         let inference = |[running_mean, running_variance]: [wgpu::BufferSlice<'_>; 2]| {
             let buffers = InferenceBuffers {
                 input: buffers.input,
@@ -368,7 +325,8 @@ impl BatchNormLayer {
 
 /// # Buffers
 ///
-/// All of them can be bound as storage and copied from and to. They have exactly the size of their role.
+/// All of them can be bound as storage and copied from and to. They have exactly the size of their role, but for several sets of running
+/// statistics, see [`BatchNormLayer::running_set`].
 impl BatchNormLayer {
     /// γ, C values; `None` if the layer has none.
     #[must_use]
@@ -400,7 +358,26 @@ impl BatchNormLayer {
         self.beta.as_ref().map(|parameter| &parameter.gradient)
     }
 
-    /// The running mean, C values a set; `None` if statistics are not tracked.
+    /// A set of running statistics, for the place of the layer's own in steps; `None` if there is none of that index.
+    ///
+    /// ```no_run
+    /// # use wgpu_batch_norm::{BatchNormLayer, Error, LayerForward, Plan, TrainingBuffers, wgpu};
+    /// # fn demo(layer: &BatchNormLayer, plan: &Plan, x: &wgpu::Buffer, y: &wgpu::Buffer) -> Result<LayerForward, Error> {
+    /// // Step 3 of a recurrent network, on a layer with a set a step.
+    /// let buffers = TrainingBuffers { running: layer.running_set(3), ..layer.training_buffers(x.slice(..), y.slice(..)) };
+    /// layer.bind_forward(plan, &buffers)
+    /// # }
+    /// ```
+    ///
+    /// Sets lie where a binding may start, but for those of segments, which stand one right after the other: of these, all but the
+    /// first can only be bound where C·4 bytes are a multiple of the device's storage offset alignment. The layer has one counter of batches, which goes with set 0; a
+    /// cumulative average of another set needs a counter of the caller's.
+    #[must_use]
+    pub fn running_set(&self, set: u32) -> Option<RunningStatistics<'_>> {
+        self.running.as_ref()?.set(set)
+    }
+
+    /// The running mean, C values a set, see [`BatchNormLayer::running_set`]; `None` if statistics are not tracked.
     #[must_use]
     pub fn running_mean(&self) -> Option<&wgpu::Buffer> {
         self.running.as_ref().map(|running| &running.mean)
@@ -424,8 +401,8 @@ impl BatchNormLayer {
     /// before or after may share it.
     #[must_use]
     #[doc(alias = "scratch")]
-    pub const fn workspace(&self) -> &wgpu::Buffer {
-        &self.workspace
+    pub fn workspace(&self) -> &wgpu::Buffer {
+        self.workspace.buffer()
     }
 
     /// What an optimiser updates: gamma and beta, as far as the layer has them.
@@ -434,198 +411,5 @@ impl BatchNormLayer {
             let Parameter { value, gradient } = parameter.as_ref()?;
             Some(LayerParameter { name, value, gradient })
         })
-    }
-}
-
-/// # State
-///
-/// A state goes to the layer through the caller's queue, and from it through a buffer of the caller's, which the caller maps:
-/// nothing here waits.
-///
-/// ```no_run
-/// # use wgpu_batch_norm::{BatchNormLayer, Error, LayerState, wgpu};
-/// fn load(layer: &BatchNormLayer, queue: &wgpu::Queue, state: &LayerState) -> Result<(), Error> {
-///     layer.load_state(queue, state) // takes effect before the next submission
-/// }
-///
-/// fn save(layer: &BatchNormLayer, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<LayerState, Error> {
-///     let staging = device.create_buffer(&wgpu::BufferDescriptor {
-///         label: Some("state"),
-///         size: layer.state_size(),
-///         usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-///         mapped_at_creation: false,
-///     });
-///     let mut encoder = device.create_command_encoder(&Default::default());
-///     layer.record_state_copy(&mut encoder, staging.slice(..))?;
-///     queue.submit([encoder.finish()]);
-///     staging.map_async(wgpu::MapMode::Read, .., |mapped| mapped.expect("the staging buffer is mapped"));
-///     device.poll(wgpu::PollType::wait_indefinitely()).expect("the device is there"); // or from the event loop
-///     let bytes = staging.get_mapped_range(..).expect("the staging buffer is mapped");
-///     layer.state_from_bytes(&bytes)
-/// }
-/// ```
-impl BatchNormLayer {
-    /// Writes a state to the layer's buffers. As with any [`wgpu::Queue::write_buffer`], whatever is submitted afterwards sees it,
-    /// and steps that are bound stay bound.
-    ///
-    /// The queue must be that of the layer's device: wgpu reports another one's to the handler of that device.
-    ///
-    /// # Errors
-    /// [`Error::MissingState`] and [`Error::UnexpectedState`] where layer and state do not have the same parts,
-    /// [`Error::WrongLength`], [`Error::Device`]. But for the last one, nothing is written then.
-    #[doc(alias = "load_state_dict")]
-    pub fn load_state(&self, queue: &wgpu::Queue, state: &LayerState) -> Result<(), Error> {
-        let LayerState { gamma, beta, running } = state;
-        let mut writes: Vec<(&wgpu::Buffer, &[u8])> = Vec::new();
-        for (part, buffer, values) in [("gamma", self.gamma(), gamma), ("beta", self.beta(), beta)] {
-            if let Some((buffer, values)) = both(part, buffer, values.as_ref())? {
-                writes.push((buffer, vector(part, buffer, values)?));
-            }
-        }
-        if let Some((own, state)) = both("running", self.running.as_ref(), running.as_ref())? {
-            writes.push((&own.mean, vector("running.mean", &own.mean, &state.mean)?));
-            writes.push((&own.variance, vector("running.variance", &own.variance, &state.variance)?));
-            writes.push((&own.batches_tracked, bytemuck::bytes_of(&state.batches_tracked)));
-        }
-        scoped(self.device(), "the state of a layer", || {
-            for (buffer, bytes) in writes {
-                queue.write_buffer(buffer, 0, bytes);
-            }
-            Ok(())
-        })
-    }
-
-    /// Bytes of the layer's state, a multiple of 4; 0 for a layer without parameters and running statistics.
-    #[must_use]
-    pub fn state_size(&self) -> u64 {
-        self.parts().map(|part| part.buffer.size()).sum()
-    }
-
-    /// Records copies of all that is the layer's state to a slice of [`BatchNormLayer::state_size`] bytes, for
-    /// [`BatchNormLayer::state_from_bytes`]. Slices for several layers may lie in one buffer, one after the other.
-    ///
-    /// # Errors
-    /// [`Error::WrongSize`], [`Error::MissingCopyUsage`], [`Error::MisalignedCopy`], and [`Error::OverlappingBuffers`] for a slice
-    /// of the layer's own buffers. Nothing is recorded then.
-    pub fn record_state_copy(
-        &self,
-        encoder: &mut wgpu::CommandEncoder,
-        staging: wgpu::BufferSlice<'_>,
-    ) -> Result<(), Error> {
-        let (expected, actual) = (self.state_size(), staging.size());
-        if actual != expected {
-            return Err(Error::WrongSize { binding: "staging", expected, actual });
-        }
-        if !staging.buffer().usage().contains(wgpu::BufferUsages::COPY_DST) {
-            return Err(Error::MissingCopyUsage { binding: "staging" });
-        }
-        if !staging.offset().is_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT) {
-            return Err(Error::MisalignedCopy { binding: "staging", offset: staging.offset() });
-        }
-        if let Some(part) = self.parts().find(|part| part.buffer == staging.buffer()) {
-            return Err(Error::OverlappingBuffers { first: part.name, second: "staging" });
-        }
-        let mut offset = staging.offset();
-        for Part { buffer, .. } in self.parts() {
-            encoder.copy_buffer_to_buffer(buffer, 0, staging.buffer(), offset, buffer.size());
-            offset += buffer.size();
-        }
-        Ok(())
-    }
-
-    /// The state in the bytes that [`BatchNormLayer::record_state_copy`] has filled, of this layer or of one described alike.
-    ///
-    /// # Errors
-    /// [`Error::WrongSize`].
-    pub fn state_from_bytes(&self, bytes: &[u8]) -> Result<LayerState, Error> {
-        let (expected, actual) = (self.state_size(), bytes.len() as u64);
-        if actual != expected {
-            return Err(Error::WrongSize { binding: "bytes", expected, actual });
-        }
-        let mut words = bytes.as_chunks().0.iter().map(|word| u32::from_ne_bytes(*word));
-        let mut vector = |buffer: &wgpu::Buffer| -> Vec<f32> {
-            words.by_ref().take(buffer.size() as usize / 4).map(f32::from_bits).collect()
-        };
-        let (gamma, beta) = (self.gamma().map(&mut vector), self.beta().map(&mut vector));
-        let vectors = self.running.as_ref().map(|running| (vector(&running.mean), vector(&running.variance)));
-        let running = vectors.map(|(mean, variance)| RunningState {
-            mean,
-            variance,
-            batches_tracked: words.next().unwrap_or_default(),
-        });
-        Ok(LayerState { gamma, beta, running })
-    }
-
-    /// What a state is made of, in the order that it is copied in.
-    fn parts(&self) -> impl Iterator<Item = Part<'_>> {
-        let parts = [
-            ("gamma", self.gamma()),
-            ("beta", self.beta()),
-            ("running.mean", self.running_mean()),
-            ("running.variance", self.running_variance()),
-            ("running.batches_tracked", self.batches_tracked()),
-        ];
-        parts.into_iter().filter_map(|(name, buffer)| Some(Part { name, buffer: buffer? }))
-    }
-
-    fn device(&self) -> &wgpu::Device {
-        self.batch_norm.kernels().device()
-    }
-}
-
-fn whole(buffer: &wgpu::Buffer) -> wgpu::BufferSlice<'_> {
-    buffer.slice(..)
-}
-
-fn label(batch_norm: &BatchNorm, name: &str) -> String {
-    match &batch_norm.descriptor().label {
-        Some(label) => format!("{label}: wgpu_batch_norm::{name}"),
-        None => format!("wgpu_batch_norm::{name}"),
-    }
-}
-
-fn describe<'a>(label: &'a str, size: u64, mapped_at_creation: bool) -> wgpu::BufferDescriptor<'a> {
-    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-    wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation }
-}
-
-/// A buffer of zeros, as wgpu makes them.
-fn zeroed(batch_norm: &BatchNorm, name: &str, size: u64) -> Result<wgpu::Buffer, Error> {
-    let device = batch_norm.kernels().device();
-    let label = label(batch_norm, name);
-    scoped(device, "a buffer of a layer", || Ok(device.create_buffer(&describe(&label, size, false))))
-}
-
-/// A buffer of one value, written without a queue.
-fn filled(batch_norm: &BatchNorm, name: &str, size: u64, value: f32) -> Result<wgpu::Buffer, Error> {
-    let device = batch_norm.kernels().device();
-    let label = label(batch_norm, name);
-    scoped(device, "a buffer of a layer", || {
-        let buffer = device.create_buffer(&describe(&label, size, true));
-        // Scopes catch whatever else could be wrong with the buffer.
-        let mut view = buffer.get_mapped_range_mut(..).map_err(|_| Error::DeviceLost)?;
-        view.copy_from_slice(&value.to_ne_bytes().repeat(size as usize / 4));
-        drop(view);
-        buffer.unmap();
-        Ok(buffer)
-    })
-}
-
-/// What layer and state both have.
-fn both<L, S>(part: &'static str, layer: Option<L>, state: Option<S>) -> Result<Option<(L, S)>, Error> {
-    match (layer, state) {
-        (Some(layer), Some(state)) => Ok(Some((layer, state))),
-        (None, None) => Ok(None),
-        (Some(_), None) => Err(Error::MissingState { part }),
-        (None, Some(_)) => Err(Error::UnexpectedState { part }),
-    }
-}
-
-fn vector<'a>(binding: &'static str, buffer: &wgpu::Buffer, values: &'a [f32]) -> Result<&'a [u8], Error> {
-    let (expected, actual) = (buffer.size() / 4, values.len() as u64);
-    if actual == expected {
-        Ok(bytemuck::cast_slice(values))
-    } else {
-        Err(Error::WrongLength { binding, expected, actual })
     }
 }

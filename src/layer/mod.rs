@@ -2,12 +2,16 @@
 //! nothing that it does is closed to a program that goes without it.
 
 mod batch_norm_layer;
+mod buffers;
+mod descriptor;
 #[cfg(feature = "safetensors")]
 mod file;
 mod state;
 mod step;
+mod transfer;
 
-pub use batch_norm_layer::{BatchNormLayer, BatchNormLayerDescriptor, LayerParameter};
+pub use batch_norm_layer::{BatchNormLayer, LayerParameter};
+pub use descriptor::BatchNormLayerDescriptor;
 #[cfg(feature = "safetensors")]
 pub use file::StateTensor;
 pub use state::{LayerState, RunningState};

@@ -19,7 +19,7 @@ pub use kernel::{
     Access, Elementwise, Family, Fusion, Kernel, Normalizer, Operation, Reduction, Role, Storage, Trips, Walk,
 };
 pub(crate) use operation::{
-    BackwardOptions, CompanionUse, Derivative, FoldOptions, GradientMode, InferenceOptions, TrainingOptions,
+    BackwardOptions, CompanionUse, Derivative, FoldOptions, GradientMode, InferenceOptions, Sequences, TrainingOptions,
 };
 pub(crate) use params::Params;
 pub use profile::{AdapterClass, DeviceProfile};
@@ -555,7 +555,7 @@ fn check_limits(tensor: Tensor, profile: &DeviceProfile) -> Result<(), Error> {
     let needs = [
         ("max_storage_buffer_binding_size", instances * 32, profile.max_storage_buffer_binding_size),
         ("max_storage_buffers_per_shader_stage", 8, u64::from(profile.max_storage_buffers_per_shader_stage)),
-        ("max_uniform_buffer_binding_size", size_of::<Params>() as u64, profile.max_uniform_buffer_binding_size),
+        ("max_uniform_buffer_binding_size", Params::BINDING_SIZE, profile.max_uniform_buffer_binding_size),
         ("max_compute_invocations_per_workgroup", 1, u64::from(profile.max_compute_invocations_per_workgroup)),
         ("max_compute_workgroup_size_x", 1, u64::from(profile.max_compute_workgroup_size_x)),
         (

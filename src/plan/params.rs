@@ -56,9 +56,12 @@ pub(crate) struct Params {
     pub mask_unit: u32,
     pub valid_unit: u32,
     pub parts: u32,
+    pub first_step: u32,
 }
 
 impl Params {
+    /// Bytes that are bound of a block: GLSL's std140 takes a struct for a multiple of 16.
+    pub(crate) const BINDING_SIZE: u64 = (size_of::<Self>() as u64).next_multiple_of(16);
     pub(crate) const HAS_GAMMA: u32 = 1;
     pub(crate) const HAS_BETA: u32 = 2;
     pub(crate) const SAVES_STATISTICS: u32 = 4;

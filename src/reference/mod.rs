@@ -130,10 +130,26 @@ impl BatchNorm {
     /// [`Error::InvalidAxis`], [`Error::PlanMismatch`], and [`Error::WrongLength`] unless there is a length for each
     /// sequence.
     pub fn valid_positions(&self, plan: &Plan, lengths: &[u32], axes: SequenceAxes) -> Result<Vec<bool>, Error> {
+        self.valid_positions_from(plan, lengths, axes, 0)
+    }
+
+    /// The same where the tensor's first step is the sequences' step `first_step`.
+    ///
+    /// # Errors
+    /// As [`BatchNorm::valid_positions`].
+    pub fn valid_positions_from(
+        &self,
+        plan: &Plan,
+        lengths: &[u32],
+        axes: SequenceAxes,
+        first_step: u32,
+    ) -> Result<Vec<bool>, Error> {
         self.check(plan)?;
         let [sequence, step] = plan.shape.sequence_axes(self.descriptor.layout, axes)?;
         check_length("lengths", lengths, plan.shape.dimensions()[axes.sequence] as u64)?;
-        let valid = |position| step.index_of(position) < u64::from(lengths[sequence.index_of(position) as usize]);
+        let valid = |position| {
+            u64::from(first_step) + step.index_of(position) < u64::from(lengths[sequence.index_of(position) as usize])
+        };
         Ok((0..plan.problem.count()).map(valid).collect())
     }
 

@@ -20,7 +20,7 @@ fn state(channels: usize) -> LayerState {
 
 /// A layer on the shape of all other tests, its plan and tensors.
 fn layer_on(noop: &Noop, descriptor: &BatchNormLayerDescriptor) -> (BatchNormLayer, Plan, Roles) {
-    let mut layer = BatchNormLayer::new(&noop.device, descriptor).unwrap();
+    let layer = BatchNormLayer::new(&noop.device, descriptor).unwrap();
     let plan = layer.plan(&Shape::new(&SHAPE).unwrap()).unwrap();
     let roles = Roles::new(noop, &plan);
     (layer, plan, roles)
@@ -131,7 +131,7 @@ fn what_is_fused_in_the_buffers_of_steps_is_fused_in_a_layer() {
 #[test]
 fn the_workspace_grows_with_shapes_and_bound_steps_keep_theirs() {
     let noop = Noop::new();
-    let mut layer = BatchNormLayer::new(&noop.device, &describe(64)).unwrap();
+    let layer = BatchNormLayer::new(&noop.device, &describe(64)).unwrap();
     let shapes = [[8, 64, 6], [64, 64, 100_000], [2, 64, 6]].map(|shape| Shape::new(&shape).unwrap());
     // Planned elsewhere.
     let plan = layer.batch_norm().plan(&shapes[0]).unwrap();
@@ -158,11 +158,131 @@ fn the_workspace_grows_with_shapes_and_bound_steps_keep_theirs() {
 }
 
 #[test]
+fn threads_plan_by_one_layer_and_all_find_room() {
+    let noop = Noop::new();
+    let layer = BatchNormLayer::new(&noop.device, &describe(64)).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let layer = &layer;
+            scope.spawn(move || {
+                for rows in (1 + thread..400).step_by(40) {
+                    let plan = layer.plan(&Shape::new(&[64, 64, 32 * rows]).unwrap()).unwrap();
+                    assert!(layer.workspace().size() >= plan.workspace_size(), "{rows} rows");
+                }
+            });
+        }
+    });
+    noop.assert_quiet();
+}
+
+#[test]
+fn a_workspace_that_is_outgrown_is_at_most_half_of_the_next() {
+    let noop = Noop::new();
+    let layer = BatchNormLayer::new(&noop.device, &describe(64)).unwrap();
+    let mut sizes = Vec::new();
+    for exponent in 0..17 {
+        layer.plan(&Shape::new(&[64, 64, 1 << exponent]).unwrap()).unwrap();
+        sizes.push(layer.workspace().size());
+    }
+    sizes.dedup();
+    assert!(sizes.len() > 1, "{sizes:?}");
+    assert!(sizes.windows(2).all(|pair| pair[1] >= 2 * pair[0]), "{sizes:?}");
+}
+
+#[test]
+fn sets_of_running_statistics_start_where_bindings_may() {
+    let noop = Noop::new();
+    let layer_of = |segment_running| {
+        let mut descriptor = BatchNormLayerDescriptor { running_sets: 3, ..describe(20) };
+        descriptor.batch_norm.layout = Layout::ChannelsLast;
+        descriptor.batch_norm.convention.segment_running = segment_running;
+        BatchNormLayer::new(&noop.device, &descriptor).unwrap()
+    };
+    let bind = |layer: &BatchNormLayer, shape: &Shape, running: Option<RunningStatistics<'_>>| {
+        let plan = layer.plan(shape).unwrap();
+        let [x, y] = [(); 2].map(|()| noop.storage(plan.tensor_size()));
+        let own = layer.training_buffers(x.slice(..), y.slice(..));
+        let forward = layer.bind_forward(&plan, &TrainingBuffers { running: running.or(own.running), ..own })?;
+        noop.run(|pass| {
+            for mode in [LayerMode::Training, LayerMode::Inference] {
+                forward.record_as(pass, mode);
+            }
+        });
+        Ok::<_, Error>(())
+    };
+    let step = Shape::new(&[5, 20]).unwrap();
+    let steps = Shape::new(&[3, 5, 20]).unwrap().with_segments_along(0).unwrap();
+
+    // Each by itself: 80 bytes at multiples of 256.
+    let apart = layer_of(SegmentRunning::InTurn);
+    for set in 0..3 {
+        let running = apart.running_set(set).unwrap();
+        for slice in [running.mean, running.variance] {
+            assert_eq!((slice.offset(), slice.size()), (256 * u64::from(set), 80));
+        }
+        assert_eq!(running.batches_tracked.is_some(), set == 0);
+        assert_eq!(bind(&apart, &step, Some(running)), Ok(()));
+    }
+    assert!(apart.running_set(3).is_none());
+    assert_eq!(bind(&apart, &step, None), Ok(()));
+    assert_eq!(bind(&apart, &steps, None), Ok(()), "segments share the first set");
+    // One after the other, as segments take them.
+    let joined = layer_of(SegmentRunning::Separate);
+    assert_eq!(joined.running_mean().unwrap().size(), 240);
+    assert_eq!(bind(&joined, &steps, None), Ok(()));
+    assert_eq!(bind(&joined, &step, joined.running_set(0)), Ok(()));
+    let misaligned = Error::MisalignedOffset { binding: "running.mean", offset: 80, alignment: 256 };
+    assert_eq!(bind(&joined, &step, joined.running_set(1)), Err(misaligned));
+
+    // A state has the sets one after the other, wherever they stand.
+    for layer in [apart, joined] {
+        assert_eq!(layer.state_size(), (20 + 20 + 60 + 60 + 1) * 4);
+        let running = RunningState { mean: vec![0.5; 60], variance: vec![2.0; 60], batches_tracked: 1 };
+        let state = LayerState { gamma: Some(vec![1.0; 20]), beta: Some(vec![0.0; 20]), running: Some(running) };
+        assert_eq!(layer.load_state(&noop.queue, &state), Ok(()));
+        let one_set = Error::WrongLength { binding: "running.mean", expected: 60, actual: 20 };
+        let running = RunningState { mean: vec![0.5; 20], ..state.running.clone().unwrap() };
+        let short = LayerState { running: Some(running), ..state.clone() };
+        assert_eq!(layer.load_state(&noop.queue, &short), Err(one_set));
+        let words: Vec<f32> = (0_u8..160).map(f32::from).chain([0.0]).collect();
+        let found = layer.state_from_bytes(bytemuck::cast_slice(&words)).unwrap().running.unwrap();
+        assert_eq!((found.mean, found.variance), (words[40..100].to_vec(), words[100..160].to_vec()));
+    }
+    let untracked = BatchNormLayerDescriptor { track_running_statistics: false, ..describe(20) };
+    assert!(BatchNormLayer::new(&noop.device, &untracked).unwrap().running_set(0).is_none());
+    noop.assert_quiet();
+}
+
+#[test]
+fn a_layer_fills_in_what_folding_takes() {
+    let noop = Noop::new();
+    let buffers = [4 * 64 * 9, 4 * 64 * 9, 256, 256].map(|size| noop.storage(size));
+    let [weight, folded_weight, bias, folded_bias] = buffers.each_ref().map(|buffer| buffer.slice(..));
+    for (gamma, beta) in [(Some(1.0), Some(0.0)), (None, Some(0.0)), (None, None)] {
+        let layer =
+            BatchNormLayer::new(&noop.device, &BatchNormLayerDescriptor { gamma, beta, ..describe(64) }).unwrap();
+        let plan = layer.batch_norm().plan(&Shape::flat(1, 64, 9)).unwrap();
+        let own = layer.fold_buffers(weight, folded_weight, folded_bias).unwrap();
+        assert_eq!((own.gamma.map(|own| own.buffer()), own.bias.is_none()), (layer.gamma(), true));
+        assert_eq!(own.beta.map(|own| own.buffer()), layer.beta());
+        assert_eq!(Some(own.running_mean.buffer()), layer.running_mean());
+        assert_eq!(Some(own.running_variance.buffer()), layer.running_variance());
+        for bias in [None, Some(bias)] {
+            let step = layer.batch_norm().bind_fold(&plan, &FoldBuffers { bias, ..own }).unwrap();
+            noop.run(|pass| step.record(pass));
+        }
+    }
+    let bare = BatchNormLayer::new(&noop.device, &bare(64)).unwrap();
+    assert!(bare.fold_buffers(weight, folded_weight, folded_bias).is_none());
+    noop.assert_quiet();
+}
+
+#[test]
 fn layers_share_kernels_and_plans() {
     let noop = Noop::new();
     let kernels = Kernels::new(&noop.device);
     assert_eq!(kernels.device(), &noop.device);
-    let mut layers = [(); 2].map(|()| BatchNormLayer::with_kernels(&kernels, &describe(64)).unwrap());
+    let layers = [(); 2].map(|()| BatchNormLayer::with_kernels(&kernels, &describe(64)).unwrap());
     let plan = layers[0].plan(&Shape::new(&SHAPE).unwrap()).unwrap();
     layers[1].reserve(&plan).unwrap();
     let roles = Roles::new(&noop, &plan);
@@ -179,7 +299,7 @@ fn layers_share_kernels_and_plans() {
 #[test]
 fn steps_of_a_layer_are_refused_as_those_of_its_batch_norm() {
     let noop = Noop::new();
-    let (mut layer, plan, roles) = layer_on(&noop, &describe(64));
+    let (layer, plan, roles) = layer_on(&noop, &describe(64));
     let [x, y, dy, dx, ..] = &roles.tensors;
     let foreign = Plan::new(
         &BatchNormDescriptor { channels: 64, convention: Convention::keras(), ..Default::default() },

@@ -102,7 +102,7 @@ proptest! {
 
     #[test]
     fn sequences_are_valid_up_to_their_lengths(
-        which in 0..4_usize, lengths in proptest::collection::vec(0..8_u32, 3),
+        which in 0..4_usize, lengths in proptest::collection::vec(0..8_u32, 3), first_step in 0..9_u32,
     ) {
         type Row = (&'static [usize], Layout, SequenceAxes, fn(usize) -> (usize, usize));
         // Three sequences of five steps; the position's sequence and step.
@@ -120,6 +120,11 @@ proptest! {
             let (sequence, step) = find(position);
             prop_assert_eq!(valid, (step as u32) < lengths[sequence]);
         }
+        for (position, valid) in bn.valid_positions_from(&plan, &lengths, axes, first_step).unwrap().into_iter().enumerate() {
+            let (sequence, step) = find(position);
+            prop_assert_eq!(valid, first_step + (step as u32) < lengths[sequence]);
+        }
+        prop_assert!(!bn.valid_positions_from(&plan, &lengths, axes, u32::MAX).unwrap().contains(&true));
     }
 }
 

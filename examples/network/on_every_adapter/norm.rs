@@ -68,7 +68,7 @@ fn batch_norm_with_residual_and_relu_has_its_gradients_in_both_modes() {
         let running = RunningState { mean: vec![0.25; CHANNELS], variance: vec![0.5; CHANNELS], batches_tracked: 1 };
         let state =
             LayerState { gamma: Some(vec![1.0; CHANNELS]), beta: Some(vec![0.0; CHANNELS]), running: Some(running) };
-        norm.layer.borrow().load_state(&context.gpu.queue, &state).unwrap();
+        norm.layer.load_state(&context.gpu.queue, &state).unwrap();
         check(context, &program, &all, &outputs, |v| {
             vec![relu_of_sum(&reference(&v[0], &v[2], &v[3], Some((mean, variance))), &v[1])]
         });

@@ -8,7 +8,7 @@ mod parts;
 mod statistics;
 
 pub(crate) use options::{
-    BackwardOptions, CompanionUse, Derivative, FoldOptions, GradientMode, InferenceOptions, TrainingOptions,
+    BackwardOptions, CompanionUse, Derivative, FoldOptions, GradientMode, InferenceOptions, Sequences, TrainingOptions,
 };
 
 use super::Plan;

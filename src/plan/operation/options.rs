@@ -3,6 +3,16 @@
 use crate::activation::{Activation, ActivationSource};
 use crate::plan::Params;
 use crate::plan::kernel::Fusion;
+use crate::problem::PositionAxis;
+
+/// How lengths of sequences say what is valid.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sequences {
+    /// Where sequence and step stand among positions.
+    pub axes: [PositionAxis; 2],
+    /// Steps of the sequences before the tensor's first.
+    pub first_step: u32,
+}
 
 /// Which optional parts training forward has.
 #[derive(Clone, Copy, Debug, Default)]

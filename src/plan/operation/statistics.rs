@@ -1,13 +1,12 @@
 //! Operations on statistics and on which elements count: moments of many batches, folding, valid elements.
 
-use super::options::{CompanionUse, FoldOptions, flag};
+use super::options::{CompanionUse, FoldOptions, Sequences, flag};
 use crate::Error;
 use crate::convention::RunningVariance;
 use crate::plan::geometry::{fold, narrow};
 use crate::plan::kernel::{Elementwise, Fusion, Kernel, Normalizer, Reduction};
 use crate::plan::window::Cell;
 use crate::plan::{Dispatch, Laid, Params, Plan};
-use crate::problem::PositionAxis;
 
 /// Positions that an invocation looks at to count the valid ones.
 const POSITIONS_PER_INVOCATION: u64 = 64;
@@ -59,12 +58,12 @@ impl Plan {
 
     /// pack → mark → count, for the segments of training, and for those of running statistics if they are others. `axes` are
     /// those of sequence and step, where lengths are given; else there is a flag for every position.
-    pub(crate) fn valid(&self, axes: Option<[PositionAxis; 2]>) -> Result<Vec<Dispatch>, Error> {
+    pub(crate) fn valid(&self, sequences: Option<Sequences>) -> Result<Vec<Dispatch>, Error> {
         if self.problem.count() == 0 {
             return Ok(Vec::new());
         }
         self.check_valid()?;
-        let required = axes.map_or_else(|| self.positions_size(), |[sequence, _]| 4 * sequence.length);
+        let required = sequences.map_or_else(|| self.positions_size(), |sequences| 4 * sequences.axes[0].length);
         let available = self.profile.max_storage_buffer_binding_size;
         if required > available {
             return Err(Error::LimitExceeded { limit: "max_storage_buffer_binding_size", required, available });
@@ -75,12 +74,13 @@ impl Plan {
             outer_elements: narrow(self.problem.inner * u64::from(self.problem.channels)),
             ..self.batch.params(self)
         };
-        if let Some([sequence, step]) = axes {
+        if let Some(Sequences { axes: [sequence, step], first_step }) = sequences {
             params.flags |= Params::FROM_LENGTHS;
             params.sequence_stride = narrow(sequence.stride);
             params.sequence_length = narrow(sequence.length);
             params.step_stride = narrow(step.stride);
             params.step_length = narrow(step.length);
+            params.first_step = first_step;
         }
         let words = self.problem.count().div_ceil(32).max(4 * self.valid_records());
         let mut dispatches = vec![

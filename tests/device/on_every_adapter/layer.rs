@@ -45,7 +45,7 @@ fn read_state(target: &Target, layer: &BatchNormLayer) -> LayerState {
 
 /// Inference and backward through frozen statistics, then training and its backward, all by one layer with one forward and one
 /// backward.
-fn run(target: &Target, case: &Case, layer: &mut BatchNormLayer) -> Results {
+fn run(target: &Target, case: &Case, layer: &BatchNormLayer) -> Results {
     let gpu = &target.gpu;
     let plan = layer.plan(&case.shape()).unwrap();
     let elements = case.input.len();
@@ -134,7 +134,7 @@ fn cases() -> Vec<Case> {
 fn both_modes_meet_the_reference() {
     on_every_target(|target| {
         for case in cases() {
-            let got = run(target, &case, &mut layer_with(target, &case, &describe(&case)));
+            let got = run(target, &case, &layer_with(target, &case, &describe(&case)));
             let worst = compare(&case, &got, &case.run_reference().unwrap());
             assert!(worst.ratio <= 1.0, "{target}: {:?} {:?}: {worst:?}", case.shape, case.layout);
         }
@@ -172,9 +172,9 @@ fn a_state_of_pytorch_computes_what_pytorch_computes() {
             }
             let tracks = state.running.is_some();
             let descriptor = BatchNormLayerDescriptor { track_running_statistics: tracks, ..describe(&case) };
-            let mut layer = BatchNormLayer::with_kernels(&target.kernels, &descriptor).unwrap();
+            let layer = BatchNormLayer::with_kernels(&target.kernels, &descriptor).unwrap();
             layer.load_state(&target.gpu.queue, &state).unwrap();
-            let mut got = run(target, &case, &mut layer);
+            let mut got = run(target, &case, &layer);
             let of = |mode: &str, result: &str| values(&format!("{prefix}.{mode}.{result}"));
             // Without beta, its gradient is not asked for and not compared.
             let vector = |mode, result| of(mode, result).unwrap_or_else(|| vec![0.0; 5]);
@@ -258,7 +258,7 @@ fn backward_goes_the_way_that_its_forward_went() {
         let gpu = &target.gpu;
         let case = Case::random(&[5, 6, 7], ChannelsFirst, 8);
         let truth = case.run_reference().unwrap();
-        let mut layer = layer_with(target, &case, &describe(&case));
+        let layer = layer_with(target, &case, &describe(&case));
         let plan = layer.plan(&case.shape()).unwrap();
         let (x, dy) = (gpu.upload("x", &case.input), gpu.upload("dy", &case.output_gradient));
         let [y, dx] = ["y", "dx"].map(|label| gpu.zeroed(label, plan.tensor_size()));
@@ -317,8 +317,8 @@ fn a_layer_used_twice_has_two_backwards() {
         let first = Case::random(&[5, 6, 7], ChannelsFirst, 9);
         let mut second = Case::random(&[32, 6, 4096], ChannelsFirst, 10);
         (second.gamma, second.beta) = (first.gamma.clone(), first.beta.clone());
-        let mut layer = layer_with(target, &first, &describe(&first));
-        let bind = |layer: &mut BatchNormLayer, case: &Case| {
+        let layer = layer_with(target, &first, &describe(&first));
+        let bind = |layer: &BatchNormLayer, case: &Case| {
             let plan = layer.plan(&Shape::new(&case.shape).unwrap()).unwrap();
             let (x, dy) = (gpu.upload("x", &case.input), gpu.upload("dy", &case.output_gradient));
             let [y, dx] = ["y", "dx"].map(|label| gpu.zeroed(label, plan.tensor_size()));
@@ -334,9 +334,9 @@ fn a_layer_used_twice_has_two_backwards() {
             (forward, backward, [y, dx, gamma, beta])
         };
         let before = layer.workspace().size();
-        let (forward, backward, results) = bind(&mut layer, &first);
+        let (forward, backward, results) = bind(&layer, &first);
         let between = layer.workspace().size();
-        let (other_forward, other_backward, other_results) = bind(&mut layer, &second);
+        let (other_forward, other_backward, other_results) = bind(&layer, &second);
         assert!(before < between && between < layer.workspace().size(), "{target}: the workspace grew");
         gpu.submit(|pass| {
             forward.record_without_running_update(pass);
@@ -356,6 +356,89 @@ fn a_layer_used_twice_has_two_backwards() {
             };
             let worst = compare(case, &got, &truth);
             assert!(worst.ratio <= 1.0, "{target}: {:?}: {worst:?}", case.shape);
+        }
+    });
+}
+
+/// Micro-batches: the gradients of two batches add up, whether the first one overwrites or all are added to zeros.
+#[test]
+fn gradients_of_parameters_add_up_over_micro_batches() {
+    on_every_target(|target| {
+        let gpu = &target.gpu;
+        let [first, second] = [11, 12].map(|seed| Case::random(&[5, 6, 7], ChannelsFirst, seed));
+        let layer = layer_with(target, &first, &describe(&first));
+        let plan = layer.plan(&first.shape()).unwrap();
+        let y = gpu.zeroed("y", plan.tensor_size());
+        let gradients = || -> Vec<f32> {
+            let both = [layer.gamma_gradient(), layer.beta_gradient()];
+            both.into_iter().flat_map(|buffer| gpu.read::<f32>(buffer.unwrap(), 6)).collect()
+        };
+        let bound = [first, second].map(|case| {
+            let (x, dy) = (gpu.upload("x", &case.input), gpu.upload("dy", &case.output_gradient));
+            let forward = layer.bind_forward(&plan, &layer.training_buffers(x.slice(..), y.slice(..))).unwrap();
+            let buffers = layer.backward_buffers(&forward, x.slice(..), dy.slice(..));
+            let backward = layer.bind_backward(&forward, &buffers).unwrap();
+            let adding = layer.bind_backward(&forward, &buffers.accumulating_parameters()).unwrap();
+            (forward, backward, adding)
+        });
+        let [one, two] = bound.each_ref().map(|(forward, backward, _)| {
+            gpu.submit(|pass| {
+                forward.record(pass);
+                backward.record(pass);
+            });
+            gradients()
+        });
+        let sum: Vec<f32> = one.iter().zip(&two).map(|(one, two)| one + two).collect();
+        assert!(one.iter().chain(&two).all(|&value| value != 0.0), "{target}: {one:?} {two:?}");
+
+        gpu.submit(|pass| {
+            bound[0].1.record(pass);
+            bound[1].2.record(pass);
+        });
+        assert_eq!(gradients(), sum, "{target}");
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        layer.clear_gradients(&mut encoder);
+        gpu.queue.submit([encoder.finish()]);
+        assert_eq!(gradients(), [0.0; 12], "{target}");
+        gpu.submit(|pass| bound.iter().for_each(|(.., adding)| adding.record(pass)));
+        assert_eq!(gradients(), sum, "{target}");
+    });
+}
+
+/// The steps of a recurrent network: one gamma and beta, statistics of their own, channels of no multiple of anything.
+#[test]
+fn each_set_of_running_statistics_is_updated_by_itself() {
+    on_every_target(|target| {
+        let gpu = &target.gpu;
+        let cases = [21, 22, 23].map(|seed| Case::random(&[5, 7], ChannelsLast, seed));
+        let descriptor = BatchNormLayerDescriptor { running_sets: 3, ..describe(&cases[0]) };
+        let layer = BatchNormLayer::with_kernels(&target.kernels, &descriptor).unwrap();
+        let all = |part: fn(&Case) -> &Vec<f32>| cases.iter().flat_map(part).copied().collect::<Vec<_>>();
+        let (mean, variance) = (all(|case| &case.running_mean), all(|case| &case.running_variance));
+        let running = RunningState { mean, variance, batches_tracked: 0 };
+        let state = LayerState { running: Some(running), ..state_of(&cases[0]) };
+        layer.load_state(&gpu.queue, &state).unwrap();
+        assert_eq!(read_state(target, &layer), state, "{target}");
+
+        let plan = layer.plan(&cases[0].shape()).unwrap();
+        let y = gpu.zeroed("y", plan.tensor_size());
+        for (set, case) in (0..).zip(&cases) {
+            let x = gpu.upload("x", &case.input);
+            let own = layer.training_buffers(x.slice(..), y.slice(..plan.tensor_size()));
+            let buffers = TrainingBuffers { running: layer.running_set(set), ..own };
+            let forward = layer.bind_forward(&plan, &buffers).unwrap();
+            gpu.submit(|pass| forward.record(pass));
+        }
+        let got = read_state(target, &layer).running.unwrap();
+        assert_eq!(got.batches_tracked, 1, "{target}: counted with the first set");
+        for (set, case) in cases.iter().enumerate() {
+            let truth = case.run_reference().unwrap();
+            let pairs = [(&got.mean, &truth.running_mean), (&got.variance, &truth.running_variance)];
+            for (got, truth) in pairs {
+                let close = |(got, truth): (&f32, &f32)| (got - truth).abs() <= 1e-5 * truth.abs().max(1.0);
+                let got = &got[7 * set..7 * (set + 1)];
+                assert!(got.iter().zip(truth).all(close), "{target}, set {set}: {got:?} {truth:?}");
+            }
         }
     });
 }

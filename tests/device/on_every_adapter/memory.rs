@@ -92,7 +92,7 @@ fn in_a_process_without_memory() {
         ..Default::default()
     };
     // Vectors of 4 MiB, a workspace of 96 MiB; and a layer with vectors of 128 MiB.
-    let mut layer = BatchNormLayer::with_kernels(&kernels, &of(1 << 20)).unwrap();
+    let layer = BatchNormLayer::with_kernels(&kernels, &of(1 << 20)).unwrap();
     let wide = Shape::new(&[2, 1 << 20, 2]).unwrap();
     assert!(layer.batch_norm().plan(&wide).unwrap().workspace_size() > SPARE, "the workspace is large");
     let large = of(1 << 25);

@@ -7,7 +7,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use wgpu_batch_norm::Layout::{ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::SegmentRunning::Separate;
-use wgpu_batch_norm::{Activation, ActivationSource, Convention, ElementType, Layout, OneSamplePolicy, SequenceAxes};
+use wgpu_batch_norm::{
+    Activation, ActivationSource, BatchNorm, Convention, ElementType, Layout, OneSamplePolicy, SequenceAxes, Shape,
+    ValidBuffers, ValidSource, reference,
+};
 
 /// Sequences in every layout, and positions of images and samples; aligned, unaligned and odd.
 const SHAPES: [(&[usize], Layout, Option<SequenceAxes>); 11] = [
@@ -165,5 +168,45 @@ fn without_padding_flags_change_no_more_than_the_order_of_additions() {
         case.padding = Some(Padding::Flags(vec![true; 42]));
         let worst = compare(&plain, &case.run_device(target).unwrap(), &truth);
         assert!(worst.ratio <= 1.0, "{target}: {worst:?}");
+    });
+}
+
+/// A chunk of longer sequences, marked by their whole lengths, to the bit as by flags.
+#[test]
+fn a_run_of_steps_is_marked_by_the_lengths_of_whole_sequences() {
+    on_every_target(|target| {
+        let gpu = &target.gpu;
+        for (seed, (dims, layout, axes)) in (0..).zip(SHAPES) {
+            let Some(axes) = axes else { continue };
+            let descriptor = Case::random(dims, layout, seed).descriptor();
+            let bn = BatchNorm::with_kernels(&target.kernels, &descriptor).unwrap();
+            let reference = reference::BatchNorm::new(&descriptor).unwrap();
+            let shape = Shape::new(dims).unwrap();
+            let plan = bn.plan(&shape).unwrap();
+            let mut rng = StdRng::seed_from_u64(seed);
+            let longest = 3 * dims[axes.step] as u32;
+            let mut lengths: Vec<u32> = (0..dims[axes.sequence]).map(|_| rng.random_range(0..=longest)).collect();
+            lengths[0] = u32::MAX;
+            let source = gpu.upload("lengths", &lengths);
+            let size = 4 * lengths.len() as u64;
+            for first_step in [0, 1, dims[axes.step] as u32, u32::MAX - 1, u32::MAX] {
+                let flags =
+                    reference.valid_positions_from(&reference.plan(&shape).unwrap(), &lengths, axes, first_step);
+                let flags: Vec<u32> = flags.unwrap().into_iter().map(u32::from).collect();
+                let flags = gpu.upload("flags", &flags);
+                let sources = [
+                    ValidSource::LengthsFrom { lengths: source.slice(..size), axes, first_step },
+                    ValidSource::Flags(flags.slice(..plan.positions_size())),
+                ];
+                let [by_lengths, by_flags] = sources.map(|source| {
+                    let valid = gpu.upload("valid", &vec![0xAAAA_AAAA_u32; plan.valid_size() as usize / 4]);
+                    let buffers = ValidBuffers { source, valid: valid.slice(..plan.valid_size()) };
+                    let step = bn.bind_valid(&plan, &buffers).unwrap();
+                    gpu.submit(|pass| step.record(pass));
+                    gpu.read::<u32>(&valid, plan.valid_size() as usize / 4)
+                });
+                assert_eq!(by_lengths, by_flags, "{target}: {dims:?} {axes:?} from {first_step}");
+            }
+        }
     });
 }
