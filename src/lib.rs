@@ -122,6 +122,7 @@ mod problem;
 pub mod reference;
 pub mod shader;
 mod statistics;
+mod trace;
 
 pub use activation::{Activation, ActivationCost, ActivationSource};
 pub use convention::{

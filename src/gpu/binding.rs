@@ -7,7 +7,7 @@ use super::scope::scoped;
 use super::step::BoundDispatch;
 use crate::plan::{Dispatch, Params, Plan, Region, Role, Storage};
 use crate::shader::{Constants, Variant};
-use crate::{ElementType, Error};
+use crate::{ElementType, Error, trace};
 
 /// Whether a slice is written by any dispatch of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,6 +228,7 @@ impl<'a> Bindings<'a> {
                 distinct.push(*dispatch);
             }
         }
+        let _span = trace::binding(label, self.plan, distinct.len());
         if distinct.is_empty() {
             return Ok(lists.map(|_| Vec::new()));
         }

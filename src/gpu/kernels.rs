@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::module;
 use super::scope::scoped;
-use crate::Error;
 use crate::plan::{AdapterClass, DeviceProfile, Params, Role};
 use crate::shader::{Constants, Variant};
+use crate::{Error, trace};
 
 /// The compiled kernels of one device.
 ///
@@ -150,6 +150,7 @@ impl Kernels {
         if let Some(pipeline) = store.pipelines.get(&(variant, constants)) {
             return Ok(pipeline.clone());
         }
+        let _span = trace::creating_pipeline(variant);
         let pipeline = scoped(&self.shared.device, "a pipeline", || Ok(self.compile(variant, constants)))?;
         store.pipelines.insert((variant, constants), pipeline.clone());
         Ok(pipeline)

@@ -1,5 +1,7 @@
 //! Steps: plans bound to buffers, recorded any number of times.
 
+use crate::trace;
+
 /// One dispatch with everything that recording needs.
 #[derive(Clone, Debug)]
 pub(super) struct BoundDispatch {
@@ -8,7 +10,8 @@ pub(super) struct BoundDispatch {
     pub workgroups: [u32; 3],
 }
 
-fn record(dispatches: &[BoundDispatch], pass: &mut wgpu::ComputePass<'_>) {
+fn record(dispatches: &[BoundDispatch], label: &str, pass: &mut wgpu::ComputePass<'_>) {
+    let _span = trace::recording(label, dispatches.len());
     for dispatch in dispatches {
         let [x, y, z] = dispatch.workgroups;
         pass.set_pipeline(&dispatch.pipeline);
@@ -19,7 +22,7 @@ fn record(dispatches: &[BoundDispatch], pass: &mut wgpu::ComputePass<'_>) {
 
 fn record_into(dispatches: &[BoundDispatch], label: &str, encoder: &mut wgpu::CommandEncoder) {
     let descriptor = wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None };
-    record(dispatches, &mut encoder.begin_compute_pass(&descriptor));
+    record(dispatches, label, &mut encoder.begin_compute_pass(&descriptor));
 }
 
 /// Inference or backward, bound to buffers.
@@ -35,7 +38,7 @@ pub struct Step {
 impl Step {
     /// Records the step into the caller's pass.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        record(&self.dispatches, pass);
+        record(&self.dispatches, &self.label, pass);
     }
 
     /// Records the step into a pass of its own.
@@ -64,14 +67,14 @@ pub struct TrainingStep {
 impl TrainingStep {
     /// Records the step into the caller's pass, running statistics and batch counter included.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        record(&self.updating, pass);
+        record(&self.updating, &self.label, pass);
     }
 
     /// Records the step but leaves running statistics and batch counter as they are.
     ///
     /// For the second forward of activation checkpointing, which must not count the batch twice.
     pub fn record_without_running_update(&self, pass: &mut wgpu::ComputePass<'_>) {
-        record(&self.without_update, pass);
+        record(&self.without_update, &self.label, pass);
     }
 
     /// Records the step, running statistics included, into a pass of its own.

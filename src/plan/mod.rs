@@ -33,7 +33,7 @@ use crate::convention::SegmentRunning;
 use crate::problem::PositionAxis;
 use crate::{
     Activation, ActivationCost, ActivationSource, BatchNormDescriptor, Error, Problem, Segmentation, SequenceAxes,
-    Shape,
+    Shape, trace,
 };
 use geometry::{Geometry, Tensor};
 use strategy::Choice;
@@ -158,6 +158,18 @@ impl Plan {
     /// As [`Plan::new`], and [`Error::StrategyNotServed`] where a strategy cannot serve the shape within the limits;
     /// [`Plan::strategies`] lists those that can.
     pub fn with_strategies(
+        descriptor: &BatchNormDescriptor,
+        shape: &Shape,
+        profile: &DeviceProfile,
+        strategies: Strategies,
+    ) -> Result<Self, Error> {
+        let span = trace::planning(descriptor, shape);
+        let plan = Self::without_span(descriptor, shape, profile, strategies);
+        span.planned(&plan);
+        plan
+    }
+
+    fn without_span(
         descriptor: &BatchNormDescriptor,
         shape: &Shape,
         profile: &DeviceProfile,
@@ -407,6 +419,11 @@ impl Plan {
             Work::Whole(_) => 1,
             Work::Windows(windows) => windows.windows.len(),
         }
+    }
+
+    #[cfg(feature = "tracing")]
+    pub(crate) fn dimensions(&self) -> &[usize] {
+        self.shape.dimensions()
     }
 
     pub(crate) const fn descriptor(&self) -> &BatchNormDescriptor {

@@ -191,6 +191,9 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
         Step::new("doctests", "test --release --locked --doc -p wgpu-batch-norm")
             .format(Format::Libtest)
             .harness(harness),
+        Step::new("tracing", "test --release --locked --features tracing --test tracing")
+            .format(Format::Libtest)
+            .harness(harness),
         Step::new("spirv-val", "test --release --locked --test shaders")
             .format(Format::Libtest)
             .harness(&ignored_but("tint"))
@@ -505,6 +508,7 @@ mod tests {
                 "doc",
                 "tests",
                 "doctests",
+                "tracing",
                 "spirv-val",
                 "Tint",
                 "bench",
