@@ -1,95 +1,76 @@
 //! Batch normalization for GPU training code: WGSL compute kernels that record into your own wgpu pass.
 //!
-//! The crate gives training forward (per-channel mean and variance, normalise, scale-shift, running statistics, and a residual
-//! and an activation if you like),
-//! inference from running statistics, and backward through training or frozen statistics, for fully connected,
-//! convolutional and recurrent layers. You keep the device, the queue, the memory and the submission: nothing here
-//! submits, polls, reads back or allocates while recording.
+//! Training forward, inference and backward, with running statistics and with a residual and an activation fused if you like,
+//! for fully connected, convolutional and recurrent layers. You keep the device, the queue, the memory and the submission:
+//! nothing here submits, polls, reads back or allocates while recording. Every operation is verified against an f64
+//! [`reference`](mod@reference).
+#![doc = include_str!("../docs/pictures/problem.svg")]
 //!
-//! # The way through
-//!
-//! [`BatchNormDescriptor`] → [`BatchNorm`] → [`Plan`] (per [`Shape`]) → a bound step (per set of buffers) → record.
+//! # A training step
 //!
 //! ```no_run
-//! use wgpu_batch_norm::{BatchNorm, BatchNormDescriptor, Shape, TrainingBuffers, wgpu};
+//! use wgpu_batch_norm::{
+//!     BackwardBuffers, BatchNormDescriptor, BatchNormLayer, BatchNormLayerDescriptor, Error, Gradient, Shape, wgpu,
+//! };
 //!
-//! # fn demo(device: &wgpu::Device, queue: &wgpu::Queue, x: &wgpu::Buffer, y: &wgpu::Buffer) -> Result<(), wgpu_batch_norm::Error> {
-//! let bn = BatchNorm::new(device, &BatchNormDescriptor { channels: 64, ..Default::default() })?;
-//! let plan = bn.plan(&Shape::new(&[32, 64, 56, 56])?)?;
-//! let workspace = device.create_buffer(&wgpu::BufferDescriptor {
-//!     label: None,
-//!     size: plan.workspace_size(),
-//!     usage: wgpu::BufferUsages::STORAGE,
-//!     mapped_at_creation: false,
-//! });
-//! let step = bn.bind_training(&plan, &TrainingBuffers::new(x.slice(..), y.slice(..), workspace.slice(..)))?;
-//! let mut encoder = device.create_command_encoder(&Default::default());
-//! step.record(&mut encoder.begin_compute_pass(&Default::default())); // every training step: nothing is allocated here
-//! queue.submit([encoder.finish()]);
+//! # fn demo(device: &wgpu::Device, pass: &mut wgpu::ComputePass<'_>, [x, y, dy, dx]: [&wgpu::Buffer; 4]) -> Result<(), Error> {
+//! let batch_norm = BatchNormDescriptor { channels: 64, ..Default::default() };
+//! let layer = BatchNormLayer::new(device, &BatchNormLayerDescriptor { batch_norm, ..Default::default() })?;
+//! let plan = layer.plan(&Shape::new(&[32, 64, 56, 56])?)?; // tells the size of every tensor
+//! let forward = layer.bind_forward(&plan, &layer.training_buffers(x.slice(..), y.slice(..)))?;
+//! let backward = layer.bind_backward(&forward, &BackwardBuffers {
+//!     input_gradient: Some(Gradient::Overwrite(dx.slice(..))),
+//!     ..layer.backward_buffers(&forward, x.slice(..), dy.slice(..))
+//! })?;
+//!
+//! forward.record(pass); // every training step: nothing is allocated here
+//! backward.record(pass);
 //! # Ok(()) }
 //! ```
 //!
-//! # What is where
+//! The layer owns gamma, beta, their gradients, running statistics and scratch. Without it, the same steps take buffers of yours:
+//! [`BatchNormDescriptor`] → [`BatchNorm`] → [`Plan`] (per [`Shape`]) → a bound step (per set of buffers) → record. The planner
+//! takes one of three strategies by shape and class of machine: one dispatch that reads the tensor once, one that reads it twice, or
+//! two that share every channel among workgroups.
 //!
-//! * Layouts, shapes and the problem they come down to: [`Layout`], [`Shape`], [`Problem`].
-//! * Statistics for parts of a batch (ghost batch norm, instance norm, time steps): [`Shape::with_sub_batches`],
-//!   [`Shape::with_segments_along`], [`Segmentation`], [`SegmentRunning`].
-//! * Sequences of unequal length and other padding: [`BatchNorm::bind_valid`].
-//! * One batch over several buffers, devices or processes: [`BatchNorm::bind_part_moments`] and what follows it; how its records
-//!   get from one device or process to the other: [`exchange`].
-//! * What frameworks disagree about: [`Convention`], with constructors for PyTorch, ONNX, Keras, Flax and Burn.
-//! * A layer that owns its parameters, statistics and workspace, with PyTorch's names for its state: [`BatchNormLayer`],
-//!   [`LayerState`].
-//! * Every operation in f64 on the CPU, the specification of the kernels: [`mod@reference`].
-//! * Which kernels run, for whom it concerns: [`plan`] and [`shader`].
+//! [`guide::first_steps`] is a whole program with numbers to compare with.
 //!
-//! # Memory
+//! # What it does to training
 //!
-//! Tensors are row-major and of the descriptor's [`ElementType`]; vectors have one `f32` a channel; saved statistics are one [`ChannelStatistics`] a
-//! channel. [`Plan`] tells every size in bytes, the workspace's included. Slices may lie in pooled buffers: they must
-//! start at the device's storage offset alignment, and nothing written may overlap anything else, unless it takes exactly the
-//! place of the tensor that it replaces (y of x, dx of dy).
+//! <style>.figure svg { width: 100%; height: auto }</style>
+//! <div class="figure">
+#![doc = include_str!("../docs/gallery/train_digits.svg")]
+//! </div>
 //!
-//! Tensors may be larger than a storage binding of the device: they are worked on in windows, exactly. No dispatch goes over
-//! more bytes of a tensor than [`KernelsDescriptor::max_window_size`], so that no desktop's watchdog fires.
+//! Figure 1 of the [paper](https://arxiv.org/abs/1502.03167) on handwritten digits, by `cargo run --release --example train_digits`:
+//! test accuracy with and without batch norm, and where the inputs of the last hidden sigmoid lie over training.
 //!
-//! # What cannot be combined
+//! # Where to read on
 //!
-//! | | with | |
-//! |---|---|---|
-//! | [`ActivationState::Output`] or `Mask` | `Silu`, `Gelu`, `GeluTanh` | [`Error::ActivationSourceNotServed`]: recompute |
-//! | `activation_mask` in forward | `Silu`, `Gelu`, `GeluTanh` | [`Error::UselessActivationMask`] |
-//! | `residual_gradient` | an activation recomputed without the residual | [`Error::MissingResidual`] |
-//! | `input` left out of a backward through frozen statistics | `gamma_gradient`, or a recomputed activation | [`Error::MissingInput`] |
-//! | [`BatchNorm::bind_backward_from_output`] | ReLU, leaky ReLU with a slope of 0, `Silu`, `Gelu`, `GeluTanh` | [`Error::NotInvertible`]: keep x |
-//! | the same | a residual, or statistics that were not saved | not in the type |
-//! | the same | a gamma of 0 | the reference: [`Error::ZeroGamma`]; a device, which cannot be asked: that channel's dγ is 0 |
-//! | dx in the place of dy | accumulation | [`Error::InPlaceAccumulation`] |
-//! | y in the place of z, dz in the place of dy | | [`Error::OverlappingBuffers`] |
-//! | a pinned strategy of one dispatch | a residual or its gradient, a mask, or a derivative from the output | [`Error::StrategyNotServed`] |
-//! | the same | padding, batch renormalization, or a tensor in windows | [`Error::StrategyNotServed`] |
-//! | the same, in a backward through frozen statistics | a recomputed activation, on a device with 8 storage buffers | [`Error::StrategyNotServed`] |
-//! | a pinned map by rows | 16-bit tensors whose rows are no multiple of four elements | [`Error::StrategyNotServed`] |
-//! | a pinned walk by columns | segments of no multiple of four elements | [`Error::StrategyNotServed`] |
-//! | different pins of forward and backward | a tensor in windows | [`Error::StrategyNotServed`] |
-//! | 16-bit tensors whose rows share words | windows smaller than four outer steps | [`Error::LimitExceeded`] |
-//! | padding | bits of elements that do not fit a binding, or 2^32 of them | [`Error::LimitExceeded`] |
-//! | accumulating moments | 2^32 elements a channel in one batch | [`Error::TooManyForMoments`] |
-//! | a cumulative average | no `batches_tracked` | [`Error::MissingBatchesTracked`] |
-//! | batch renormalization | no running statistics | [`Error::MissingRunningStatistics`] |
-//! | the same | inference, backward through frozen statistics, backward from the output | not in the type |
-//! | [`BatchNormLayer::bind_forward`], which binds both modes | what either of them refuses | its error: bind the other alone |
-//! | `activation_mask` of inference | padding | [`Error::PaddedActivationMask`] |
-//! | segments of 16-bit elements | segments and rows that are no multiple of four elements | [`Error::SharedWords`] |
-//! | segments along a dimension | neither the first one nor beside the channels | [`Error::SegmentsNotServed`] |
-//! | sub-batches | a number of samples that they do not divide | [`Error::UnevenSegments`] |
-//! | more than 60,000 segments | shared running statistics | [`Error::TooManySegments`] |
-//! | backward of a part of a batch | statistics that were not saved | [`Error::MissingSavedStatistics`] |
-//! | more than 2,048 parts of a batch | merged at once | [`Error::TooManyParts`]: merge groups first |
-//! | folding | segments with running statistics of their own | [`Error::SegmentedFold`] |
-//! | one valid element in an instance, which a device cannot refuse | | running statistics are left as they are, unless `one_sample` says otherwise |
+//! | | |
+//! |---|---|
+//! | in a training loop: evaluation, micro-batches, recurrent networks | [`guide::training_loop`] |
+//! | shapes, [`Layout`], element types, statistics for parts of a batch | [`guide::layouts`] |
+//! | coming from PyTorch, ONNX, Keras, Flax or Burn: names, defaults, state files | [`guide::porting`], [`Convention`] |
+//! | sizes of buffers, in place, keeping less, tensors beyond a binding | [`guide::memory`] |
+//! | errors, symptoms, timing, spans | [`guide::debugging`], [`Error`] |
+//! | bits that repeat | [`guide::determinism`] |
+//! | what is not built, what cannot be combined | [`guide::limits`] |
+//! | the formulas | [`guide::derivation`] |
+//! | one batch over several devices | [`guide::synchronised`], [`exchange`] |
+//! | sequences of unequal length and other padding | [`BatchNorm::bind_valid`] |
+//! | which kernels run, for whom it concerns | [`plan`] and [`shader`] |
 //!
-//! Everything else can: every layout, element type, activation, optional part and mode with every other.
+//! # Features
+//!
+//! | | |
+//! |---|---|
+//! | `safetensors` | states of layers in files, under PyTorch's names: [`LayerState`] |
+//! | `half` | `half::f16` and `half::bf16` as elements of the reference |
+//! | `mpi` | exchanges between the ranks of an MPI job |
+//! | `tracing` | spans of planning, binding, pipelines and recording: [`guide::debugging`] |
+//!
+//! None is on by default. Which of wgpu's backends there are, the linking program chooses; the library enables `wgsl` alone.
 //!
 //! # Errors
 //!
@@ -116,6 +97,8 @@ mod element;
 mod error;
 pub mod exchange;
 mod gpu;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod layer;
 pub mod plan;
 mod problem;
@@ -154,11 +137,6 @@ pub use safetensors;
 pub use statistics::{ChannelGradientSums, ChannelHealth, ChannelMoments, ChannelRenormalization, ChannelStatistics};
 /// The wgpu that this crate is built with, so that a program need not match versions.
 pub use wgpu;
-
-/// The examples of `docs/synchronised.md`, compiled as doctests.
-#[cfg(doctest)]
-#[doc = include_str!("../docs/synchronised.md")]
-struct SynchronisedDoctests;
 
 /// The README's example, compiled as a doctest.
 #[cfg(doctest)]

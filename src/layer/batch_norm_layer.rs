@@ -80,7 +80,7 @@ impl BatchNormLayer {
     /// A layer with kernels of its own, in training mode.
     ///
     /// # Errors
-    /// As [`BatchNormDescriptor::validate`], and [`Error::Device`], [`Error::OutOfMemory`], [`Error::DeviceLost`].
+    /// As [`BatchNormDescriptor::validate`](crate::BatchNormDescriptor::validate), and [`Error::Device`], [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn new(device: &wgpu::Device, descriptor: &BatchNormLayerDescriptor) -> Result<Self, Error> {
         Self::with_kernels(&Kernels::new(device), descriptor)
     }
