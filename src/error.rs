@@ -286,7 +286,7 @@ pub enum Error {
         "the device's `{limit}` is {available}, this needs {required}: request the adapter's limits or use a smaller tensor"
     )]
     LimitExceeded {
-        /// The limit, by its name in `wgpu::Limits`; or `max_window_size`, of [`DeviceProfile`](crate::DeviceProfile).
+        /// The limit, by its name in `wgpu::Limits`.
         limit: &'static str,
         /// What the operation needs.
         required: u64,

@@ -37,7 +37,7 @@ use crate::{
 };
 use geometry::{Geometry, Tensor};
 use strategy::Choice;
-use window::{Windows, capacity};
+use window::{Windows, capacity, yielding};
 
 /// What the kernels' 32-bit element indices serve in one dispatch, with room for the last, overhanging loop trip.
 const MAX_ELEMENTS: u64 = 1 << 31;
@@ -91,9 +91,11 @@ enum Work {
 
 impl Laid {
     fn new(tensor: Tensor, profile: &DeviceProfile, strategies: Strategies) -> Result<Self, Error> {
+        let fits = |profile| tensor.element.tensor_size(tensor.elements()) <= capacity(tensor, profile);
+        let profile = &if fits(profile) { *profile } else { yielding(tensor, profile) };
         let work = if tensor.elements() == 0 {
             Work::Nothing
-        } else if tensor.element.tensor_size(tensor.elements()) <= capacity(tensor, profile) {
+        } else if fits(profile) {
             Work::Whole(Box::new(Geometries::new(tensor, profile, strategies)?))
         } else {
             Work::Windows(Arc::new(Windows::new(tensor, profile, strategies)?))

@@ -37,7 +37,9 @@ pub struct DeviceProfile {
     /// Workgroups along each dimension of a dispatch.
     pub max_compute_workgroups_per_dimension: u32,
     /// Bytes of each tensor that one dispatch goes over at most, so that no dispatch runs into a desktop's watchdog; larger
-    /// tensors are worked on in windows. Not a limit of wgpu's: see [`KernelsDescriptor`](crate::KernelsDescriptor).
+    /// tensors are worked on in windows. A tensor that cannot be cut so fine (16-bit rows that share words, whose smallest window is
+    /// four outer steps) is gone over in windows as small as can be, within the limits. Not a limit of wgpu's: see
+    /// [`KernelsDescriptor`](crate::KernelsDescriptor).
     pub max_window_size: u64,
     /// Alignment of storage binding offsets in bytes.
     pub min_storage_buffer_offset_alignment: u32,

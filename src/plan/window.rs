@@ -111,6 +111,13 @@ pub(super) fn capacity(tensor: Tensor, profile: &DeviceProfile) -> u64 {
     profile.max_storage_buffer_binding_size.min(window).min(MAX_ELEMENTS * tensor.element.size())
 }
 
+/// The profile for a tensor that is to be cut: where the smallest piece that can be cut off is larger than a dispatch should go over,
+/// the caller's wish gives way, as far as it must. Limits do not.
+pub(super) fn yielding(tensor: Tensor, profile: &DeviceProfile) -> DeviceProfile {
+    let least = Cut::new(tensor, profile).err().map_or(0, |elements| elements.saturating_mul(tensor.element.size()));
+    DeviceProfile { max_window_size: profile.max_window_size.max(least), ..*profile }
+}
+
 /// How large windows are.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
@@ -170,15 +177,14 @@ impl Cut {
 }
 
 impl Windows {
-    /// Cuts a tensor that is larger than [`capacity`].
+    /// Cuts a tensor that is larger than [`capacity`], by a profile that is [`yielding`].
     pub(super) fn new(tensor: Tensor, profile: &DeviceProfile, strategies: Strategies) -> Result<Self, Error> {
         let (part, parts) = (tensor.part(), tensor.segmentation.parts);
         let channels = u64::from(part.channels);
-        let cut = Cut::new(tensor, profile).map_err(|elements| {
-            let available = capacity(tensor, profile);
-            let by_window = available < profile.max_storage_buffer_binding_size;
-            let limit = if by_window { "max_window_size" } else { "max_storage_buffer_binding_size" };
-            Error::LimitExceeded { limit, required: elements.saturating_mul(tensor.element.size()), available }
+        let cut = Cut::new(tensor, profile).map_err(|elements| Error::LimitExceeded {
+            limit: "max_storage_buffer_binding_size",
+            required: elements.saturating_mul(tensor.element.size()),
+            available: capacity(tensor, profile),
         })?;
         let cells = part.outer.div_ceil(cut.outer) * part.inner.div_ceil(cut.inner);
         let count = cells.saturating_mul(parts.div_ceil(cut.parts)).saturating_mul(channels.div_ceil(cut.channels));

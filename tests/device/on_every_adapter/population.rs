@@ -200,8 +200,6 @@ fn populations_are_those_of_all_values_whatever_batches_segments_and_padding() {
                 }
             }
             let cut = (seed % 3 == 0).then(|| accumulate(&target.in_windows(1 << 10), &batches));
-            // Not everything can be cut as finely.
-            let cut = cut.filter(|cut| !matches!(cut, Err(Error::LimitExceeded { .. })));
             let windows = cut.is_some();
             let got = match cut.unwrap_or_else(|| accumulate(target, &batches)) {
                 Err(Error::SharedWords { .. }) => continue,
