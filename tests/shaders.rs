@@ -2,6 +2,9 @@
 //!
 //! naga's validator is what wgpu runs; SPIR-V, MSL and HLSL are what Vulkan, Metal and DX12 are given.
 
+#[path = "shaders/budget.rs"]
+mod budget;
+
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -132,6 +132,53 @@ fn shapes_epsilon_and_momentum_need_no_pipelines_of_their_own() {
     noop.assert_quiet();
 }
 
+/// Pipelines are most of what a program's start costs, so an operation may not need many: a split's two, one more where it has three
+/// dispatches, and one for each small dispatch beside.
+#[test]
+fn operations_need_few_pipelines_in_every_layout() {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::NOOP,
+        backend_options: wgpu::BackendOptions { noop: wgpu::NoopBackendOptions::enabled(), ..Default::default() },
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    let noop = Noop::of(now(instance.request_adapter(&wgpu::RequestAdapterOptions::default())).unwrap());
+    let compiled = || instance.generate_report().unwrap().hub.compute_pipelines.num_allocated;
+    for class in [AdapterClass::Cpu, AdapterClass::Integrated, AdapterClass::Discrete] {
+        for (shape, layout) in [
+            (&[1024, 512][..], Layout::ChannelsFirst),
+            (&[8, 64, 14, 14], Layout::ChannelsFirst),
+            (&[8, 7, 7, 64], Layout::ChannelsLast),
+            (&[2, 3, 112, 112], Layout::ChannelsFirst),
+            (&[20, 6, 4097], Layout::ChannelsFirst),
+        ] {
+            // Kernels of their own for each operation, so that all it needs is compiled for it.
+            let count = |bind: &dyn Fn(&BatchNorm, &Plan, &Roles)| {
+                let descriptor = KernelsDescriptor { class: Some(class), ..Default::default() };
+                let kernels = Kernels::with_descriptor(&noop.device, &descriptor);
+                let channels = shape[layout.channel_axis(shape.len())] as u32;
+                let descriptor = BatchNormDescriptor { channels, layout, ..Default::default() };
+                let bn = BatchNorm::with_kernels(&kernels, &descriptor).unwrap();
+                let plan = bn.plan(&Shape::new(shape).unwrap()).unwrap();
+                let roles = Roles::new(&noop, &plan);
+                let before = compiled();
+                bind(&bn, &plan, &roles);
+                compiled() - before
+            };
+            let counts = [
+                count(&|bn, plan, roles| drop(bn.bind_training(plan, &roles.training()).unwrap())),
+                count(&|bn, plan, roles| drop(bn.bind_inference(plan, &roles.inference()).unwrap())),
+                count(&|bn, plan, roles| drop(bn.bind_backward(plan, &roles.backward()).unwrap())),
+                count(&|bn, plan, roles| drop(bn.bind_backward_frozen(plan, &roles.frozen()).unwrap())),
+            ];
+            for (count, most) in counts.into_iter().zip([4, 1, 4, 3]) {
+                assert!((1..=most).contains(&count), "{class:?} {shape:?} {layout:?}: {counts:?} pipelines");
+            }
+            println!("{class:?} {shape:?} {layout:?}: {counts:?} pipelines");
+        }
+    }
+    noop.assert_quiet();
+}
+
 #[test]
 fn shaders_use_nothing_that_differs_between_runs_or_is_not_everywhere() {
     let mut seen = 0;
