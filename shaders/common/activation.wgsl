@@ -24,13 +24,13 @@ fn activated(t: vec4<f32>) -> vec4<f32> {
         return select(t, params.slope * t, t <= vec4<f32>());
     }
     if ACTIVATION == SILU {
-        return weighted(t, logistic(t));
+        return weighted(t, logistic_shares(t).share);
     }
     if ACTIVATION == GELU {
-        return weighted(t, normal_distribution(t));
+        return weighted(t, normal_distribution(t, bell(t)));
     }
     if ACTIVATION == GELU_TANH {
-        return weighted(t, logistic(gelu_argument(t)));
+        return weighted(t, logistic_shares(gelu_argument(t)).share);
     }
     return t;
 }
@@ -51,18 +51,19 @@ fn through_activation(g: vec4<f32>, t: vec4<f32>) -> vec4<f32> {
 /// f'(t) of a t that is a number. Where t is clamped, f' is 0 or 1 to the last digit.
 fn smooth_derivative(t: vec4<f32>) -> vec4<f32> {
     if ACTIVATION == SILU {
-        let s = logistic(t);
+        let shares = logistic_shares(t);
         let c = clamp(t, vec4<f32>(-100.0), vec4<f32>(100.0));
-        return s * (1.0 + c * (1.0 - s));
+        return shares.share * (1.0 + c * shares.rest);
     }
     if ACTIVATION == GELU {
         let c = clamp(t, vec4<f32>(-NORMAL_TAIL), vec4<f32>(NORMAL_TAIL));
-        return normal_distribution(t) + c * (INVERSE_SQRT_2_PI * exp(-0.5 * c * c));
+        let density = bell(t);
+        return normal_distribution(t, density) + c * (INVERSE_SQRT_2_PI * density);
     }
-    let s = logistic(gelu_argument(t));
+    let shares = logistic_shares(gelu_argument(t));
     let c = clamp(t, vec4<f32>(-30.0), vec4<f32>(30.0));
     let slope = 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044715 * c * c);
-    return s + c * (slope * (s * (1.0 - s)));
+    return shares.share + c * (slope * (shares.share * shares.rest));
 }
 
 /// The value, or t where that is a NaN, by bits: `clamp` may turn one into a number.
@@ -90,15 +91,31 @@ fn inverse_activation(y: vec4<f32>) -> vec4<f32> {
     return y;
 }
 
-/// 1/(1 + exp(−t)), within what exp has a value for; 0 below.
-fn logistic(t: vec4<f32>) -> vec4<f32> {
-    let value = 1.0 / (1.0 + exp(-clamp(t, vec4<f32>(-87.0), vec4<f32>(87.0))));
-    return select(value, vec4<f32>(), t < vec4<f32>(-87.0));
+/// 1/(1 + exp(−t)) and 1/(1 + exp(t)), neither by subtraction from 1.
+struct Shares {
+    share: vec4<f32>,
+    rest: vec4<f32>,
 }
 
-/// The distribution function of the standard normal, through the scaled complementary error function of |t|/√2: a
+fn logistic_shares(t: vec4<f32>) -> Shares {
+    // Beyond, exp has no value; 0 stands for it.
+    let beyond = abs(t) > vec4<f32>(87.0);
+    let decayed = select(exponential(-min(abs(t), vec4<f32>(87.0))), vec4<f32>(), beyond);
+    let larger = 1.0 / (1.0 + decayed);
+    let smaller = decayed * larger;
+    let positive = t > vec4<f32>();
+    return Shares(select(smaller, larger, positive), select(larger, smaller, positive));
+}
+
+/// exp(−t²/2), and 0 in the tail.
+fn bell(t: vec4<f32>) -> vec4<f32> {
+    let c = clamp(t, vec4<f32>(-NORMAL_TAIL), vec4<f32>(NORMAL_TAIL));
+    return select(exponential(-0.5 * c * c), vec4<f32>(), abs(t) > vec4<f32>(NORMAL_TAIL));
+}
+
+/// The distribution function of the standard normal, given exp(−t²/2): by the scaled complementary error function of |t|/√2, a
 /// polynomial in 1/(1 + 0.4·|t|/√2), fitted by Chebyshev interpolation to 3e-8.
-fn normal_distribution(t: vec4<f32>) -> vec4<f32> {
+fn normal_distribution(t: vec4<f32>, density: vec4<f32>) -> vec4<f32> {
     let z = min(abs(t), vec4<f32>(NORMAL_TAIL)) * SQRT_HALF;
     let w = 1.0 / (1.0 + 0.4 * z);
     var scaled = vec4<f32>(0.0812508204);
@@ -110,7 +127,7 @@ fn normal_distribution(t: vec4<f32>) -> vec4<f32> {
     scaled = scaled * w + 0.247173963;
     scaled = scaled * w + 0.223200345;
     scaled = scaled * w + 0.000121888836;
-    let tail = select(0.5 * scaled * exp(-z * z), vec4<f32>(), abs(t) > vec4<f32>(NORMAL_TAIL));
+    let tail = 0.5 * scaled * density;
     return select(tail, 1.0 - tail, t > vec4<f32>());
 }
 

@@ -584,7 +584,7 @@ impl Files {
                     (_, true) => vec![wgsl!("result/output.wgsl"), wgsl!("result/store_output_whole.wgsl")],
                     (_, false) => vec![wgsl!("result/output.wgsl"), wgsl!("result/store_output_shared.wgsl")],
                 };
-                [vec![output, wgsl!("common/activation.wgsl"), residual], results].concat()
+                [vec![output], ACTIVATION.to_vec(), vec![residual], results].concat()
             }
             (Operation::Backward | Operation::FrozenBackward, true) => {
                 let store = if whole {
@@ -664,6 +664,7 @@ impl Files {
     }
 }
 
+const ACTIVATION: [&str; 2] = [wgsl!("common/exponential.wgsl"), wgsl!("common/activation.wgsl")];
 const EACH_CHANNEL: &str = wgsl!("entry/each_channel.wgsl");
 const FINALIZE: &str = wgsl!("entry/finalize.wgsl");
 
@@ -803,7 +804,7 @@ fn known(source: Normalizer, fusion: Fusion) -> Vec<&'static str> {
 fn derivative(fusion: Fusion, input: bool) -> Vec<&'static str> {
     let mut files = vec![wgsl!("gradient/basis.wgsl")];
     if fusion != Fusion::None {
-        files.push(wgsl!("common/activation.wgsl"));
+        files.extend(ACTIVATION);
     }
     files.push(match fusion {
         Fusion::None => wgsl!("gradient/plain.wgsl"),

@@ -25,6 +25,12 @@ const LARGEST_DERIVATIVE: f64 = 1.13;
 /// Of an activation with exp in it, relative to the pre-activation.
 const EVALUATION: f64 = 16.0 * U;
 
+/// Of an activation with exp in it, relative to an exact t.
+pub const ACTIVATION_EVALUATION: f64 = 3.5 * U;
+
+/// Of its derivative.
+pub const DERIVATIVE_EVALUATION: f64 = 5.0 * U;
+
 /// The largest error of a comparison, as a multiple of its tolerance, with where it stands.
 #[derive(Clone, Debug, Default)]
 pub struct Worst {
@@ -51,7 +57,7 @@ impl Worst {
         self.see(name, index, got[index], truth[index], tolerance + rounding);
     }
 
-    fn see(&mut self, name: &str, index: usize, got: f32, truth: f32, tolerance: f64) {
+    pub fn see(&mut self, name: &str, index: usize, got: f32, truth: f32, tolerance: f64) {
         let error = (f64::from(got) - f64::from(truth)).abs();
         // The truth is rounded to f32 itself.
         let allowed = tolerance + 0.5 * U * f64::from(truth).abs() + f64::from(f32::MIN_POSITIVE);

@@ -1,6 +1,7 @@
 //! Devices against the reference: every operation, on every adapter of the machine.
 
 mod activation_mask;
+mod activations;
 mod determinism;
 mod element_types;
 mod error_study;
