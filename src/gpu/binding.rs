@@ -1,5 +1,6 @@
 //! Checking the caller's slices and turning dispatches into bind groups.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use super::kernels::{Kernels, PLACEHOLDER_SIZE, Placeholders};
@@ -216,18 +217,25 @@ impl<'a> Bindings<'a> {
 
     /// Bind groups and pipelines for lists of dispatches that share one uniform buffer. A dispatch that is the same in
     /// several lists is bound once.
-    pub(super) fn bind<const LISTS: usize>(
+    pub(super) fn bind<'d, const LISTS: usize>(
         &self,
         kernels: &Kernels,
         label: &str,
-        lists: [&[Dispatch]; LISTS],
+        lists: [&'d [Dispatch]; LISTS],
     ) -> Result<[Vec<BoundDispatch>; LISTS], Error> {
         let mut distinct: Vec<Dispatch> = Vec::new();
-        for dispatch in lists.into_iter().flatten() {
-            if !distinct.contains(dispatch) {
+        // Windows are many and differ in what these tell.
+        let mut alike: HashMap<(Option<u64>, &[u8]), Vec<usize>> = HashMap::new();
+        let mut index_of = |dispatch: &'d Dispatch| {
+            let key = (dispatch.region.map(|region| region.first_element), bytemuck::bytes_of(&dispatch.params));
+            let found = alike.entry(key).or_default();
+            found.iter().copied().find(|index| distinct[*index] == *dispatch).unwrap_or_else(|| {
                 distinct.push(*dispatch);
-            }
-        }
+                found.push(distinct.len() - 1);
+                distinct.len() - 1
+            })
+        };
+        let indices = lists.map(|list| list.iter().map(&mut index_of).collect::<Vec<_>>());
         let _span = trace::binding(label, self.plan, distinct.len());
         if distinct.is_empty() {
             return Ok(lists.map(|_| Vec::new()));
@@ -239,10 +247,7 @@ impl<'a> Bindings<'a> {
             .enumerate()
             .map(|(index, dispatch)| self.bind_one(kernels, label, &placeholders, &uniforms, index, dispatch))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(lists.map(|list| {
-            let find = |dispatch| distinct.iter().position(|other| other == dispatch);
-            list.iter().filter_map(find).map(|index| bound[index].clone()).collect()
-        }))
+        Ok(indices.map(|list| list.into_iter().map(|index| bound[index].clone()).collect()))
     }
 
     fn bind_one(

@@ -2,6 +2,8 @@
 
 mod activation_mask;
 mod activations;
+#[cfg(target_os = "linux")]
+mod compiler;
 mod determinism;
 mod element_types;
 mod error_study;
