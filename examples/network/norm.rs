@@ -151,13 +151,14 @@ impl Tape<'_> {
         });
         Ok(result)
     }
+
     /// The batch norm with statistics of the batch, which then stand in the place of the running ones. With all data as the batch,
     /// inference gets exact statistics (Wu and Johnson, arXiv 2105.07576, section 3). Has no backward.
     ///
     /// # Errors
     /// As [`Tape::batch_norm`].
     pub fn batch_norm_recorded_anew(&mut self, norm: &Norm, input: &Tensor) -> Result<Tensor, Error> {
-        let mut layer = norm.layer.borrow_mut();
+        let layer = &norm.layer;
         let mut descriptor = layer.batch_norm().descriptor().clone();
         descriptor.convention.momentum = Momentum::WeightOfNew(1.0);
         let batch_norm = BatchNorm::with_kernels(&self.context.kernels, &descriptor)?;
