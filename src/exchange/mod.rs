@@ -57,7 +57,7 @@ mod mpi;
 mod tests;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::hash::{BuildHasher, RandomState};
 
 pub use collective::{Collective, GatherWith, ThreadCollective, gather_with, threads};
 pub use error::{BoxError, ExchangeError};
@@ -127,7 +127,7 @@ pub struct Exchange {
     fetch: Fetch,
     /// What was fetched is of a step that was given up.
     stale: bool,
-    /// Of the exchanges of this process, by which ranks tell them apart.
+    /// By which ranks tell the exchanges of this process apart.
     number: u32,
     /// Exchanges that were finished, well or not.
     step: u32,
@@ -142,9 +142,6 @@ impl fmt::Debug for Exchange {
         f.debug_struct("Exchange").field("layout", &self.layout).field("step", &self.step).finish_non_exhaustive()
     }
 }
-
-/// The next exchange's.
-static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl Exchange {
     /// # Errors
@@ -194,7 +191,8 @@ impl Exchange {
             staging,
             fetch: Fetch::default(),
             stale: false,
-            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            // At random, which takes no state that exchanges share.
+            number: RandomState::new().hash_one(0_u32) as u32,
             step: 0,
             agreed: false,
             messages,
