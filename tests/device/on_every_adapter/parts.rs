@@ -94,6 +94,33 @@ fn parts_go_with_every_element_fusion_and_mode() {
 }
 
 #[test]
+fn every_fusion_goes_in_parts_of_any_size() {
+    let slope = Activation::LeakyRelu { slope: 0.1 };
+    let all = [Activation::Identity, Activation::Relu, slope, Activation::Silu, Activation::Gelu];
+    let kept = [ActivationSource::Output, ActivationSource::Mask];
+    let recomputed = all.map(|activation| (activation, ActivationSource::Recompute));
+    let of_output = kept.map(|source| [(Activation::Relu, source), (slope, source)]);
+    // All of them with all elements take a minute of a software driver; in turn, each meets one.
+    let elements = [ElementType::Bf16, ElementType::F32, ElementType::F16].into_iter().cycle();
+    let cases: Vec<_> = recomputed.into_iter().chain(of_output.concat()).zip(elements).collect();
+    on_every_target(|target| {
+        for (seed, &((activation, source), element)) in (0..).zip(&cases) {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let (layout, residual) = (if rng.random() { ChannelsFirst } else { ChannelsLast }, rng.random());
+            let (total, mut samples) = (rng.random_range(2..=20), Vec::new());
+            while samples.iter().sum::<usize>() < total {
+                samples.push(rng.random_range(0..=total - samples.iter().sum::<usize>()));
+            }
+            let shape: &[usize] = if layout == ChannelsFirst { &[total, 6, 4, 3] } else { &[total, 4, 3, 6] };
+            let case = Case::random(shape, layout, seed).stored_as(element);
+            let mut case = case.fused(activation, residual, source);
+            case.returns_residual_gradient = residual;
+            assert_parts_meet_the_whole(&case, &samples, &[target], &format!("{activation:?} {source:?} {element:?}"));
+        }
+    });
+}
+
+#[test]
 fn a_large_mean_costs_no_digits_over_parts() {
     on_every_target(|target| {
         for (seed, (shape, layout, samples)) in (0..).zip(CUTS) {
