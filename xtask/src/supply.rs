@@ -146,7 +146,7 @@ fn library_alone(manifest: &str) -> String {
     let mut keeps = true;
     for line in manifest.lines() {
         if line.starts_with('[') {
-            let left_out = ["[dev-dependencies]", "[[bench]]", "[[example]]", "[profile."];
+            let left_out = ["[dev-dependencies]", "[[bench]]", "[[example]]", "[[test]]", "[profile."];
             keeps = !left_out.iter().any(|section| line.starts_with(section));
         }
         if keeps && !line.starts_with("members") {
@@ -240,6 +240,9 @@ rand = \"0.9\"
 [[bench]]
 name = \"b\"
 
+[[test]]
+name = \"t\"
+
 [lints]
 workspace = true
 ";
@@ -273,7 +276,7 @@ workspace = true
     fn the_library_stands_without_its_tests() {
         let alone = library_alone(MANIFEST);
         assert!(alone.contains("[dependencies]") && alone.contains("[lints]\nworkspace = true"));
-        for gone in ["members", "dev-dependencies", "rand", "[[bench]]", "name = \"b\""] {
+        for gone in ["members", "dev-dependencies", "rand", "[[bench]]", "name = \"b\"", "[[test]]", "name = \"t\""] {
             assert!(!alone.contains(gone), "{gone}");
         }
     }
