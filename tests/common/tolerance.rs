@@ -6,8 +6,8 @@
 //! a result below the smallest normal f32 may be flushed, so that much is always allowed. A tensor of a 16-bit type is
 //! rounded to it once more.
 //!
-//! An activation passes an error of its argument on with its largest derivative, and has one of its own, since WGSL grants
-//! exp 3 + 2|x| units in the last place.
+//! An activation passes an error of its argument on with its largest derivative, and has one of its own, of exp in WGSL and of a
+//! division, which WGSL grants 2.5 units in the last place.
 
 use wgpu_batch_norm::{
     Activation, ChannelMoments, Convention, ElementType, Momentum, SegmentRunning, Segmentation, Shape,
@@ -25,10 +25,12 @@ const LARGEST_DERIVATIVE: f64 = 1.13;
 /// Of an activation with exp in it, relative to the pre-activation.
 const EVALUATION: f64 = 16.0 * U;
 
-/// Of an activation with exp in it, relative to an exact t.
+/// Of an activation with exp in it, relative to an exact t. exp is off by 1.5 roundings, 1 + exp and the quotient by 0.5 each (2.5
+/// units in the last place by WGSL, of which no driver here takes more than half a one), the product with t by 0.5; where t is near 0
+/// the factor is a half.
 pub const ACTIVATION_EVALUATION: f64 = 3.5 * U;
 
-/// Of its derivative.
+/// Of its derivative, in absolute terms: those of the factor, one for each of the two products and 1 for a sum in [1, 2).
 pub const DERIVATIVE_EVALUATION: f64 = 5.0 * U;
 
 /// The largest error of a comparison, as a multiple of its tolerance, with where it stands.
