@@ -1,6 +1,6 @@
 //! A driver's compiler that refuses a shader. Mesa's OpenGL driver takes other sources in the place of those it is given, from a folder
-//! that a variable of the environment names: so one of the library's own shaders is given to its compiler cut off in the middle. No
-//! Vulkan driver has such a way; wgpu validates what they are given, so that they have no reason to refuse.
+//! that a variable of the environment names: so one of the library's own shaders is given to its compiler cut off in the middle. For
+//! Vulkan drivers no such way was found; wgpu validates what they are given, so that they have little reason to refuse.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
