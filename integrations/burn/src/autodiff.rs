@@ -87,7 +87,7 @@ fn forward<B: BatchNormOps, C: CheckpointStrategy, Extra, const N: usize>(
             let input = prep.checkpoint(&inputs.input);
             let gamma = prep.checkpoint(&inputs.gamma);
             let beta = prep.checkpoint(&inputs.beta);
-            let (output, statistics, extra) = run(inner(inputs), settings);
+            let (output, statistics, extra) = run(inner(inputs), settings.clone());
             let kept = settings.activation.follows_from_output().then(|| output.clone());
             let state = State { input, residual, gamma, beta, statistics, output: kept, settings };
             (prep.finish(state, output), extra)
@@ -134,11 +134,16 @@ impl<B: BatchNormOps, C: CheckpointStrategy> BatchNormOps for Autodiff<B, C> {
         let run: Run<B, [FloatTensor<B>; 3]> = |inputs, settings| {
             let trained = B::wgpu_batch_norm_training(inputs, settings);
             let extra = [trained.running_mean, trained.running_variance, trained.saved.clone()];
-            (trained.output, Statistics::Batch(trained.saved), extra)
+            let statistics = match trained.moments {
+                Optional::Present(moments) => Statistics::Ranks { saved: trained.saved, moments },
+                Optional::Absent => Statistics::Batch(trained.saved),
+            };
+            (trained.output, statistics, extra)
         };
         let (output, extra) = with_parents(inputs, settings, run);
         let [running_mean, running_variance, saved] = extra.map(FloatTensor::<Self>::new);
-        Trained { output, running_mean, running_variance, saved }
+        // The moments are backward's alone.
+        Trained { output, running_mean, running_variance, saved, moments: Optional::Absent }
     }
 
     fn wgpu_batch_norm_inference(inputs: Inputs<Self>, settings: Settings) -> FloatTensor<Self> {

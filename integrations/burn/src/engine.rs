@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
+use wgpu_batch_norm::exchange::Fetch;
 use wgpu_batch_norm::{BatchNorm, BatchNormDescriptor, ElementType, Kernels, Plan, Shape, wgpu};
 
 use crate::Unserved;
@@ -13,6 +15,8 @@ use crate::settings::Settings;
 
 /// The most plans that are kept. A program that meets more shapes plans them anew, which takes microseconds.
 const MAX_PLANS: usize = 256;
+/// How long the device may take for the moments of a batch before it counts as lost.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// A device's kernels and what they share.
 pub(crate) struct Engine {
@@ -141,10 +145,34 @@ impl Engine {
     }
 
     /// Submits one step. What Burn submits later comes after it.
-    pub(crate) fn submit(&self, record: impl FnOnce(&mut wgpu::CommandEncoder)) {
+    pub(crate) fn submit(&self, record: impl FnOnce(&mut wgpu::CommandEncoder)) -> wgpu::SubmissionIndex {
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("burn") });
         record(&mut encoder);
-        self.queue.submit([encoder.finish()]);
+        self.queue.submit([encoder.finish()])
+    }
+
+    /// Waits until the device has carried out a submission and its records are on the host.
+    pub(crate) fn wait(&self, submission: wgpu::SubmissionIndex, fetch: Fetch) -> Result<(), Unserved> {
+        let waited =
+            self.device.poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(LONGEST) });
+        waited.map_err(|error| Unserved::Runtime { reason: error.to_string() })?;
+        // Another thread that polls the device may have taken the answer over, and be about to give it.
+        burn::tensor::read_sync(fetch).map_err(|error| Unserved::Exchange { reason: error.to_string() })
+    }
+
+    /// A buffer for records that are exchanged.
+    pub(crate) fn records(&self, label: &str, size: u64) -> wgpu::Buffer {
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
+        self.device.create_buffer(&descriptor)
+    }
+
+    pub(crate) fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    pub(crate) fn queue(&self) -> &wgpu::Queue {
+        &self.queue
     }
 }
 

@@ -35,6 +35,10 @@ pub enum Error {
     /// ([`RunningVariance::Unbiased`](crate::RunningVariance::Unbiased)).
     #[error("training on one value a channel: its unbiased variance is undefined")]
     OneSample,
+    /// A batch without elements, of a rank whose batch norm others wait for
+    /// ([`BatchNorm::with_ranks`](crate::BatchNorm::with_ranks)).
+    #[error("a rank's share of a synchronised batch must have an element")]
+    EmptyShare,
     /// Only from [`BatchNorm::try_forward`](crate::BatchNorm::try_forward), which does not go on with Burn's operations.
     #[error(transparent)]
     Unserved(#[from] Unserved),
@@ -67,6 +71,13 @@ pub enum Unserved {
     #[error("Burn's wgpu runtime: {reason}")]
     Runtime {
         /// What the runtime says.
+        reason: String,
+    },
+    /// The ranks of a batch norm could not exchange what each knows of the batch
+    /// ([`BatchNorm::with_ranks`](crate::BatchNorm::with_ranks)).
+    #[error("the exchange with the other ranks: {reason}")]
+    Exchange {
+        /// What went wrong, and at which rank where that is known.
         reason: String,
     },
     /// The planner or the device refuses.

@@ -2,8 +2,8 @@
 //! and buffers, without copies, with autodiff.
 //!
 //! [`BatchNorm`] is a module like Burn's own: the same fields, records, modes and results, and beyond that a choice of
-//! the running variance ([`RunningVariance`]) and a fused activation and residual ([`Activation`],
-//! [`BatchNorm::forward_residual`]).
+//! the running variance ([`RunningVariance`]), a fused activation and residual ([`Activation`],
+//! [`BatchNorm::forward_residual`]), and one batch over several devices ([`BatchNorm::with_ranks`]).
 //!
 //! ```no_run
 //! use burn::tensor::{Distribution, Tensor};
@@ -30,7 +30,8 @@
 //!   With fusion it is a step of its own between fused kernels.
 //! * Burn submits what it recorded for the tensors, the kernels are submitted to the same queue, and what Burn submits later
 //!   comes after them. So a forward or a backward costs one more submission than Burn's operations, and ends the pass that Burn
-//!   is recording; the device is never waited for. Burn's runtime has no way to record foreign commands among its own.
+//!   is recording; the device is never waited for, but by batch norms over ranks ([`BatchNorm::with_ranks`]). Burn's runtime has
+//!   no way to record foreign commands among its own.
 //! * Tensors are bound where they lie, slices of pooled buffers and views with channels last (as Burn's convolutions return
 //!   them) included; results have the order of x. Views with gaps or other orders are copied first, by Burn, and so is a gradient
 //!   that has not the order of x. Where nobody else holds x (inference) or dL/dy (backward), the result takes its place.
@@ -61,9 +62,11 @@ mod error;
 mod memory;
 mod module;
 mod ops;
+mod ranks;
 mod settings;
 
 pub use connection::{InitError, connect, disconnect, init};
 pub use error::{Error, Unserved};
 pub use module::{BatchNorm, BatchNormConfig};
+pub use ranks::Ranks;
 pub use settings::{Activation, RunningVariance};

@@ -111,6 +111,16 @@ impl Held {
         }
     }
 
+    /// Has the first `size` bytes copied from a buffer.
+    pub(crate) fn copy_from(
+        &self,
+        buffer: &wgpu_batch_norm::wgpu::Buffer,
+        size: u64,
+        encoder: &mut wgpu_batch_norm::wgpu::CommandEncoder,
+    ) {
+        encoder.copy_buffer_to_buffer(buffer, 0, &self.buffer, self.offset, size);
+    }
+
     /// The first `size` bytes. Allocations are multiples of the alignment, so what a size is rounded up by is theirs.
     pub(crate) fn slice(&self, size: u64) -> wgpu_batch_norm::wgpu::BufferSlice<'_> {
         self.buffer.slice(self.offset..self.offset + size)

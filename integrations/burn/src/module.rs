@@ -10,8 +10,9 @@ use burn::tensor::{DType, Device, Tensor, activation};
 use crate::connection;
 use crate::memory::Order;
 use crate::ops::{BatchNormOps, Inputs, Optional};
+use crate::ranks::Synchronised;
 use crate::settings::Settings;
-use crate::{Activation, Error, RunningVariance, Unserved};
+use crate::{Activation, Error, Ranks, RunningVariance, Unserved};
 
 /// Configures a [`BatchNorm`]: what Burn's `BatchNormConfig` has, and what it has not.
 ///
@@ -97,6 +98,9 @@ pub struct BatchNorm {
     /// What follows.
     #[module(skip)]
     pub activation: Activation,
+    /// The ranks that have the rest of every batch.
+    #[module(skip)]
+    synchronised: Option<Synchronised>,
 }
 
 impl BatchNorm {
@@ -113,11 +117,41 @@ impl BatchNorm {
             epsilon: module.epsilon,
             running_variance: RunningVariance::Population,
             activation: Activation::Identity,
+            synchronised: None,
         }
     }
 
-    /// Burn's module with the same parameters, statistics and mode. It has no activation, and puts the population variance
-    /// into the running variance.
+    /// Trains on one batch over the ranks of a job, each of which has a share of it: statistics and dL/dx are those of the whole
+    /// batch, exact as `wgpu-batch-norm` has it. Gradients of parameters, γ and β among them, are those of this rank's
+    /// share, to be summed over ranks as a data-parallel program sums them all. Inference is as ever.
+    ///
+    /// All ranks must call the same forwards and backwards in the same order; what they disagree on is an error on all of them.
+    /// Each forward in training and each backward waits for the device and for the other ranks, on the thread of Burn's runtime,
+    /// so ranks in one process need devices of their own.
+    ///
+    /// ```no_run
+    /// # use wgpu_batch_norm::exchange::{Collective, gather_with};
+    /// # fn collective() -> impl Collective + Send + 'static { gather_with(0, 1, |_: &mut [f32]| Ok(())) }
+    /// use burn_wgpu_batch_norm::{BatchNormConfig, Ranks, init};
+    /// let device = init()?.autodiff();
+    /// let ranks = Ranks::new(collective()); // `wgpu_batch_norm::exchange::MpiCollective`, say
+    /// let norm = BatchNormConfig::new(64).init(&device).with_ranks(&ranks);
+    /// # Ok::<(), burn_wgpu_batch_norm::InitError>(())
+    /// ```
+    ///
+    /// # Panics
+    /// Forward and backward in training panic where the exchange fails, since Burn's operations have no way to return that; with
+    /// fusion, where a result is read, if not by `try_into_data`. Running statistics of the module are lost then, and layers before
+    /// it have updated theirs: load a record. They also panic where the kernels do not serve the tensor, for Burn's own
+    /// operations know nothing of other ranks, and on a share without elements ([`Error::EmptyShare`]); the other ranks are not told
+    /// then, and learn it from their collective's timeout.
+    #[must_use]
+    pub fn with_ranks(self, ranks: &Ranks) -> Self {
+        Self { synchronised: Some(Synchronised::new(ranks)), ..self }
+    }
+
+    /// Burn's module with the same parameters, statistics and mode. It has no activation and no ranks, and puts the population
+    /// variance into the running variance.
     #[must_use]
     pub fn into_burn(self) -> burn::nn::BatchNorm {
         burn::nn::BatchNorm {
@@ -162,7 +196,7 @@ impl BatchNorm {
     ) -> Result<Tensor<D>, Error> {
         let trains = self.check(&input, residual.as_ref())?;
         if input.shape().num_elements() == 0 {
-            return Ok(input);
+            return if trains && self.synchronised.is_some() { Err(Error::EmptyShare) } else { Ok(input) };
         }
         self.served(&input)?;
         Ok(self.kernels(input, residual, trains))
@@ -188,6 +222,9 @@ impl BatchNorm {
             Ok(trains) => trains,
             Err(error) => panic!("{error}"),
         };
+        if trains && self.synchronised.is_some() {
+            return self.try_forward(input, residual).unwrap_or_else(|error| panic!("{error}"));
+        }
         if input.shape().num_elements() == 0 {
             return input;
         }
@@ -206,6 +243,7 @@ impl BatchNorm {
             momentum: self.momentum,
             running_variance: self.running_variance,
             activation: self.activation,
+            synchronised: self.synchronised.clone(),
         }
     }
 
@@ -233,7 +271,7 @@ impl BatchNorm {
         }
         let trains = device.is_autodiff() && self.training.is_enabled();
         let one = dims.iter().product::<usize>() == channels;
-        if trains && one && self.running_variance == RunningVariance::Unbiased {
+        if trains && one && self.synchronised.is_none() && self.running_variance == RunningVariance::Unbiased {
             return Err(Error::OneSample);
         }
         Ok(trains)

@@ -48,6 +48,9 @@ pub(crate) struct Trained<B: Backend> {
     pub(crate) running_variance: FloatTensor<B>,
     /// `[C, 4]`, as [`wgpu_batch_norm::ChannelStatistics`].
     pub(crate) saved: FloatTensor<B>,
+    /// Of a batch over ranks, `[C, 4]`, as [`wgpu_batch_norm::ChannelMoments`] of all of it.
+    #[extension_type]
+    pub(crate) moments: Optional<B>,
 }
 
 /// What forward normalised with.
@@ -56,6 +59,13 @@ pub(crate) struct Trained<B: Backend> {
 pub(crate) enum Statistics<B: Backend> {
     /// The batch's, as training saved them.
     Batch(FloatTensor<B>),
+    /// Those of a batch over ranks.
+    Ranks {
+        /// As training saved them.
+        saved: FloatTensor<B>,
+        /// The moments of the whole batch.
+        moments: FloatTensor<B>,
+    },
     /// Running ones, constants to backward.
     Running {
         /// `[C]`.
@@ -121,13 +131,18 @@ pub(crate) trait BatchNormOps: Backend {
 }
 
 #[cfg(feature = "fusion")]
-fn trained_metadata(inputs: &InputsMetadata, _settings: &Settings) -> TrainedMetadata {
+fn trained_metadata(inputs: &InputsMetadata, settings: &Settings) -> TrainedMetadata {
     let channels = inputs.gamma.shape[0];
+    let records = || TensorSpec::new([channels, 4].into(), inputs.gamma.dtype);
     TrainedMetadata {
         output: inputs.input.clone(),
         running_mean: inputs.running_mean.clone(),
         running_variance: inputs.running_variance.clone(),
-        saved: TensorSpec::new([channels, 4].into(), inputs.gamma.dtype),
+        saved: records(),
+        moments: match settings.synchronised {
+            Some(_) => OptionalMetadata::Present(records()),
+            None => OptionalMetadata::Absent,
+        },
     }
 }
 

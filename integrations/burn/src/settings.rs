@@ -2,6 +2,8 @@
 
 use burn::config::Config;
 
+use crate::ranks::Synchronised;
+
 /// Which batch variance the running variance takes. Training itself always normalises with the population variance.
 #[derive(Config, Debug, Copy, PartialEq, Eq, Hash)]
 pub enum RunningVariance {
@@ -48,7 +50,7 @@ impl Activation {
 }
 
 /// What an operation needs to know besides its tensors.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Settings {
     /// Added to the variance inside the square root.
     pub(crate) epsilon: f64,
@@ -58,6 +60,8 @@ pub(crate) struct Settings {
     pub(crate) running_variance: RunningVariance,
     /// What follows.
     pub(crate) activation: Activation,
+    /// The ranks that have the rest of the batch.
+    pub(crate) synchronised: Option<Synchronised>,
 }
 
 impl Settings {
