@@ -27,7 +27,8 @@
 //! ```
 //!
 //! Nothing here submits, polls or waits, but for the collective's own call. In an async program, await the [`Fetch`] that
-//! [`Exchange::record`] returns. A program that drives several devices from one thread, or an engine that works in the
+//! [`Exchange::record`] returns; await it as well where another thread polls the device, since what makes the records ready may then be
+//! running on that thread when a poll on this one returns. A program that drives several devices from one thread, or an engine that works in the
 //! background, takes the message with [`Exchange::take`] and gives all of them to [`Exchange::deliver`].
 //!
 //! # What is exact
