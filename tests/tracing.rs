@@ -5,7 +5,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fmt::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry;
@@ -35,6 +35,15 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
+
+/// Held by each test for as long as it runs.
+///
+/// `tracing` keeps for a whole process who cares for a span. With one subscriber alive, whichever thread meets a span first
+/// decides, by what that thread has subscribed: a test without a subscriber would silence the span for the test beside it.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static RUNNING: Mutex<()> = Mutex::new(());
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Every span as a line: level, name, fields, and those that are recorded later.
 #[derive(Clone, Default)]
@@ -112,6 +121,7 @@ fn bind(bn: &BatchNorm, device: &wgpu::Device) -> wgpu_batch_norm::TrainingStep 
 
 #[test]
 fn spans_say_what_is_planned_bound_compiled_and_recorded() {
+    let _alone = one_at_a_time();
     let lines = Lines::default();
     let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines.clone()));
     let (device, queue) = noop();
@@ -158,6 +168,7 @@ fn spans_say_what_is_planned_bound_compiled_and_recorded() {
 
 #[test]
 fn a_refused_plan_says_why() {
+    let _alone = one_at_a_time();
     let lines = Lines::default();
     let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines.clone()));
     let (device, _queue) = noop();
@@ -170,6 +181,7 @@ fn a_refused_plan_says_why() {
 
 #[test]
 fn spans_of_recording_allocate_nothing() {
+    let _alone = one_at_a_time();
     let (device, queue) = noop();
     let step = bind(&batch_norm(&device), &device);
     let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
