@@ -15,7 +15,7 @@ const USAGE: &str = "\
 Set-up and tests of wgpu-batch-norm.
 
 Usage: cargo xtask setup
-       cargo xtask test [--no-setup] [--every-driver] [-- ARGS]
+       cargo xtask test [--no-setup] [--every-driver] [--fail-fast] [-- ARGS]
        cargo xtask features | minimal-versions | deny | semver REVISION | burn
        cargo xtask help
 
@@ -28,10 +28,11 @@ setup   Makes sure that a Vulkan loader and driver are there. On a Debian or Ubu
 test    Runs setup, then formatting, lints, documentation, tests, doctests, spirv-val on every shader, one iteration of
         the benchmark and the test vectors, then the device tests and the test vectors on SwiftShader, with the
         validation layer under the tests, and through OpenGL, the jobs of several processes under Open MPI, on one host and,
-        where network namespaces can be made, on several, and the packaging. It stops at the first step that fails.
-        Steps whose cargo component is not installed are named and left out.
+        where network namespaces can be made, on several, and the packaging. A step that fails does not keep the others from running;
+        what failed is said again at the end. Steps whose cargo component is not installed are named and left out.
         --no-setup      download and install nothing; what is there already is used
         --every-driver  fail where a driver or validator is missing; without it, what needs them is reported as NOT RUN
+        --fail-fast     end with the first step that fails
         -- ARGS         for the test harness, in tests and doctests: a name to filter by, --nocapture, ...
         The last line, 'N passed, N failed, N skipped', is the sum over the tests, on each driver, and doctests; tests that are ignored
         or filtered out count as skipped. The test vectors are cases, not tests, and have their own row in the table.
@@ -138,6 +139,7 @@ fn parse_test(arguments: &[String]) -> Result<Command, String> {
         match argument.as_str() {
             "--no-setup" => options.no_setup = true,
             "--every-driver" => options.every_driver = true,
+            "--fail-fast" => options.fail_fast = true,
             "--help" | "-h" => return Ok(Command::Help),
             "--" => {
                 options.harness = arguments[index + 1..].to_vec();
@@ -175,12 +177,14 @@ mod tests {
     fn harness_arguments_follow_the_dashes() {
         let expected = test::Options {
             no_setup: true,
-            every_driver: false,
             harness: vec!["--no-setup".into(), "--".into(), "x".into()],
+            ..test::Options::default()
         };
         assert_eq!(parsed("test --no-setup -- --no-setup -- x"), Ok(Command::Test(expected)));
         let every = test::Options { every_driver: true, ..test::Options::default() };
         assert_eq!(parsed("test --every-driver"), Ok(Command::Test(every)));
+        let fast = test::Options { fail_fast: true, ..test::Options::default() };
+        assert_eq!(parsed("test --fail-fast"), Ok(Command::Test(fast)));
         let only_dashes = test::Options::default();
         assert_eq!(parsed("test --"), Ok(Command::Test(only_dashes)));
     }

@@ -1,4 +1,5 @@
-//! Runs the checks and tests one after the other, those that use one core side by side, and stops at the first that fails.
+//! Runs the checks and tests one after the other, those that use one core side by side. A step that fails does not hide what the
+//! others say.
 //!
 //! All of them use the release profile, so that clippy and rustdoc share one set of dependency metadata and the tests,
 //! the benchmark and the examples share one set of compiled dependencies. `cargo package` knows no profile and builds
@@ -36,6 +37,8 @@ pub struct Options {
     pub no_setup: bool,
     /// A driver or validator that is missing is a failure.
     pub every_driver: bool,
+    /// Ends with the first step that fails.
+    pub fail_fast: bool,
     /// Arguments for the test harness.
     pub harness: Vec<String>,
 }
@@ -236,23 +239,24 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
 /// Runs everything and reports. The last line of the output is the sum of the test results.
 pub fn run(options: &Options) -> ExitCode {
     let mut rows = Vec::new();
-    let failure = run_steps(options, &mut rows).err().or_else(|| {
-        (summary::sum(&rows).ran() == 0).then(|| String::from("no test ran, which does not count as passed"))
-    });
+    let mut failures = run_steps(options, &mut rows);
+    if failures.is_empty() && summary::sum(&rows).ran() == 0 {
+        failures.push("no test ran, which does not count as passed".into());
+    }
 
     println!("\n{}", summary::table(&rows));
     if skip_gpu() {
         println!("{SKIP_GPU}=1: nothing was tested on a device");
     }
-    if let Some(message) = &failure {
+    for message in &failures {
         eprintln!("xtask: {message}");
     }
     println!("{}", summary::sum(&rows));
-    if failure.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Adds a row for each step that was begun. The error is a message for the user.
-fn run_steps(options: &Options, rows: &mut Vec<Row>) -> Result<(), String> {
+/// Adds a row for each step that was begun, and gives a message for the user for each that failed.
+fn run_steps(options: &Options, rows: &mut Vec<Row>) -> Vec<String> {
     let root = root();
     let mut setup_row = Row::new("setup", Format::None);
     if options.no_setup {
@@ -268,14 +272,16 @@ fn run_steps(options: &Options, rows: &mut Vec<Row>) -> Result<(), String> {
             setup_row.outcome = Outcome::Failed;
         }
         rows.push(setup_row);
-        result?;
+        if let Err(message) = result {
+            return vec![message];
+        }
     }
     // Without device tests, nothing is downloaded for them.
     let drivers = drivers::prepare(!options.no_setup && !skip_gpu());
     let missing = drivers.missing();
     if options.every_driver && !missing.is_empty() {
         let missing: Vec<_> = missing.iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
-        return Err(format!("--every-driver, but not all are there\n{}", missing.join("\n")));
+        return vec![format!("--every-driver, but not all are there\n{}", missing.join("\n"))];
     }
     if let (false, Err(reason)) = (skip_gpu(), &drivers.layers) {
         let mut row = Row::new("validation layer", Format::None);
@@ -283,15 +289,17 @@ fn run_steps(options: &Options, rows: &mut Vec<Row>) -> Result<(), String> {
         rows.push(row);
     }
     let steps = steps(facts(&root), &drivers, &options.harness);
+    let mut failures = Vec::new();
     for group in steps.chunk_by(|one, next| one.side_by_side && next.side_by_side) {
-        let mut failure = Ok(());
         for (row, result) in run_group(group, &drivers, &root) {
             rows.push(row);
-            failure = failure.and(result);
+            failures.extend(result.err());
         }
-        failure?;
+        if options.fail_fast && !failures.is_empty() {
+            break;
+        }
     }
-    Ok(())
+    failures
 }
 
 /// Runs steps side by side, as many at once as there are cores, and gives their outcomes in their own order.
