@@ -1,10 +1,11 @@
 //! The layer: its buffers, and binding them.
 
-use super::buffers::{Parameter, Running, Workspace, label, whole, zeroed};
+use super::buffers::{Parameter, Running, Workspace, filled, label, whole, zeroed};
 use super::descriptor::BatchNormLayerDescriptor;
 use super::step::{Kept, LayerBackward, LayerForward, LayerMode, Switch};
 use crate::{
-    BackwardBuffers, BatchNorm, Error, FoldBuffers, FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels, Plan,
+    AccumulateBuffers, Activation, ActivationState, BackwardBuffers, BatchNorm, Error, FoldBuffers,
+    FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels, Plan, PopulationBuffers, Renormalization,
     RunningStatistics, Shape, TrainingBuffers,
 };
 
@@ -48,9 +49,9 @@ use crate::{
 ///
 /// The buffers that [`BatchNormLayer::training_buffers`] and [`BatchNormLayer::backward_buffers`] fill in are those of every
 /// other step, so whatever can be given there is given here in the same way: a residual, an activation mask, padding,
-/// gradients that accumulate, or a parameter from an arena of the caller's in the place of the layer's own. For other
-/// operations (folding, statistics of a data set, a batch in parts, backward from the output) take
-/// [`BatchNormLayer::batch_norm`] and the layer's buffers.
+/// gradients that accumulate, or a parameter from an arena of the caller's in the place of the layer's own. For inference by
+/// itself, folding and statistics of a data set the layer fills in its buffers likewise; for a batch in parts and backward
+/// from the output take [`BatchNormLayer::batch_norm`] and the layer's buffers.
 ///
 /// Programs with several layers share the pipelines: [`BatchNormLayer::with_kernels`].
 #[derive(Debug)]
@@ -60,11 +61,25 @@ pub struct BatchNormLayer {
     gamma: Option<Parameter>,
     beta: Option<Parameter>,
     pub(super) running: Option<Running>,
+    pub(super) initial: [Option<f32>; 2],
     workspace: Workspace,
     mode: Switch,
 }
 
-/// A parameter of a layer, for an optimiser.
+/// A parameter of a layer, for an optimiser, on the device or on the host.
+///
+/// On the host: read `gradient`, and write what follows from it to `value`. Steps that are bound see what is submitted after that.
+///
+/// ```no_run
+/// # use wgpu_batch_norm::{BatchNormLayer, wgpu};
+/// // Values on the host, and the gradients that were read from `parameter.gradient`: gamma, then beta.
+/// fn descend(layer: &BatchNormLayer, queue: &wgpu::Queue, values: &mut [Vec<f32>], gradients: &[Vec<f32>], rate: f32) {
+///     for ((parameter, values), gradients) in layer.parameters().zip(values).zip(gradients) {
+///         values.iter_mut().zip(gradients).for_each(|(value, gradient)| *value -= rate * gradient);
+///         queue.write_buffer(parameter.value, 0, bytemuck::cast_slice(values));
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct LayerParameter<'a> {
@@ -98,6 +113,7 @@ impl BatchNormLayer {
             gamma: parameter(["gamma", "gamma_gradient"], descriptor.gamma)?,
             beta: parameter(["beta", "beta_gradient"], descriptor.beta)?,
             running: descriptor.track_running_statistics.then(running).transpose()?,
+            initial: [descriptor.gamma, descriptor.beta],
             // Every plan needs more; until one is made there is nothing to bind.
             workspace: Workspace::new(&batch_norm, 4)?,
             mode: Switch::new(Some(LayerMode::Training)),
@@ -185,9 +201,9 @@ impl BatchNormLayer {
         })
     }
 
-    /// What [`BatchNormLayer::bind_backward`] takes, with the layer's own buffers and what `forward` saves in their places. The
-    /// gradients of gamma and beta overwrite the layer's, or add to them by [`BackwardBuffers::accumulating_parameters`]; that of
-    /// the input is not asked for yet.
+    /// What [`BatchNormLayer::bind_backward`] takes, with the layer's own buffers in their places, what `forward` saves, and what
+    /// it was bound to: `valid`, and the residual of an activation that is recomputed. The gradients of gamma and beta overwrite
+    /// the layer's, or add to them by [`BackwardBuffers::accumulating_parameters`]; that of the input is not asked for yet.
     #[must_use]
     pub fn backward_buffers<'a>(
         &'a self,
@@ -198,7 +214,10 @@ impl BatchNormLayer {
         BackwardBuffers {
             gamma: self.gamma().map(whole),
             beta: self.beta().map(whole),
+            activation: ActivationState::Recompute { residual: forward.residual.as_ref().map(Kept::slice) },
             saved: Some(forward.saved()),
+            valid: forward.valid.as_ref().map(Kept::slice),
+            renormalization: forward.renormalization(),
             gamma_gradient: self.gamma_gradient().map(|buffer| Gradient::Overwrite(whole(buffer))),
             beta_gradient: self.beta_gradient().map(|buffer| Gradient::Overwrite(whole(buffer))),
             ..BackwardBuffers::new(input, output_gradient, whole(self.workspace()))
@@ -234,6 +253,46 @@ impl BatchNormLayer {
         })
     }
 
+    /// What [`BatchNorm::bind_accumulate`] takes, with the layer's workspace in its place.
+    ///
+    /// With [`BatchNormLayer::population_buffers`]: exact running statistics of a whole data set, in the place of an average over
+    /// the last batches. Each batch goes through the network with statistics of its own, as in training, and is added up.
+    ///
+    /// ```no_run
+    /// # use wgpu_batch_norm::{BatchNormLayer, Error, LayerForward, wgpu};
+    /// # fn demo(layer: &BatchNormLayer, forward: &LayerForward, [x, moments]: [&wgpu::Buffer; 2], pass: &mut wgpu::ComputePass<'_>)
+    /// # -> Result<(), Error> {
+    /// // `moments`: `plan.moments_size()` bytes, zero at first.
+    /// let plan = forward.plan();
+    /// let add = layer.batch_norm().bind_accumulate(plan, &layer.accumulate_buffers(x.slice(..), moments.slice(..)))?;
+    /// let buffers = layer.population_buffers(moments.slice(..)).expect("the layer tracks statistics");
+    /// let conclude = layer.batch_norm().bind_population(plan, &buffers)?;
+    ///
+    /// for _batch in 0..100 {
+    ///     // … the next batch, and the layers before …
+    ///     add.record(pass);
+    ///     forward.record_without_running_update(pass); // in training mode
+    /// }
+    /// conclude.record(pass); // once
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn accumulate_buffers<'a>(
+        &'a self,
+        input: wgpu::BufferSlice<'a>,
+        moments: wgpu::BufferSlice<'a>,
+    ) -> AccumulateBuffers<'a> {
+        AccumulateBuffers { input, moments, valid: None, workspace: whole(self.workspace()) }
+    }
+
+    /// What [`BatchNorm::bind_population`] takes, with the layer's running statistics in their places; `None` without any. The
+    /// counter of batches stays as it is.
+    #[must_use]
+    pub fn population_buffers<'a>(&'a self, moments: wgpu::BufferSlice<'a>) -> Option<PopulationBuffers<'a>> {
+        let RunningStatistics { mean, variance, .. } = self.running.as_ref()?.own();
+        Some(PopulationBuffers { moments, running_mean: mean, running_variance: variance })
+    }
+
     /// Records setting the gradients of gamma and beta to 0, for backwards that all add to them
     /// ([`BackwardBuffers::accumulating_parameters`]).
     #[doc(alias = "zero_grad")]
@@ -246,8 +305,9 @@ impl BatchNormLayer {
     /// Binds forward in both modes, as [`BatchNorm::bind_training`] and [`BatchNorm::bind_inference`]; which of them is
     /// recorded is up to the layer's mode at that time.
     ///
-    /// The statistics for backward are saved in a buffer that is created here, unless `saved` is given. Inference reads the
-    /// running statistics that training updates, or else the layer's; without any it takes those of the batch.
+    /// The statistics for backward are saved in a buffer that is created here, unless `saved` is given. It holds NaN until forward
+    /// has run, so that gradients show a backward without its forward. Inference reads the running statistics that training
+    /// updates, or else the layer's; without any it takes those of the batch.
     ///
     /// # Errors
     /// As [`BatchNorm::bind_training`] and [`BatchNorm::bind_inference`]. What only one of them refuses is refused all the same:
@@ -256,7 +316,7 @@ impl BatchNormLayer {
     pub fn bind_forward(&self, plan: &Plan, buffers: &TrainingBuffers<'_>) -> Result<LayerForward, Error> {
         let saved = match buffers.saved {
             Some(slice) => Kept::new(slice),
-            None => Kept::new(whole(&zeroed(&self.batch_norm, "saved", plan.saved_size())?)),
+            None => Kept::new(whole(&filled(&self.batch_norm, "saved", plan.saved_size(), f32::NAN)?)),
         };
         let training =
             self.batch_norm.bind_training(plan, &TrainingBuffers { saved: Some(saved.slice()), ..*buffers })?;
@@ -276,16 +336,38 @@ impl BatchNormLayer {
             };
             self.batch_norm.bind_inference(plan, &buffers)
         };
+        let recomputed = self.batch_norm.descriptor().activation != Activation::Identity;
         Ok(LayerForward {
             label: label(&self.batch_norm, "layer_forward"),
             training,
             inference: recorded.map(inference).transpose()?,
             saved,
+            renormalization: buffers.renormalization.map(|renormalization| Kept::new(renormalization.saved)),
+            valid: buffers.valid.map(Kept::new),
+            residual: buffers.residual.filter(|_| recomputed).map(Kept::new),
             recorded: recorded.map(|slices| slices.map(Kept::new)),
             plan: plan.clone(),
             mode: self.mode.clone(),
             went: Switch::new(None),
         })
+    }
+
+    /// As [`BatchNormLayer::bind_forward`], with batch renormalization ([`Renormalization`]) in training. R and D are kept for
+    /// backward in a buffer that is created here; inference has neither.
+    ///
+    /// `limits` are `r_max` and `d_max`, two values, which the program may change between steps.
+    ///
+    /// # Errors
+    /// As [`BatchNormLayer::bind_forward`], and [`Error::MissingRunningStatistics`].
+    pub fn bind_renormalized_forward(
+        &self,
+        plan: &Plan,
+        buffers: &TrainingBuffers<'_>,
+        limits: wgpu::BufferSlice<'_>,
+    ) -> Result<LayerForward, Error> {
+        let saved = zeroed(&self.batch_norm, "renormalization", plan.renormalization_size())?;
+        let renormalization = Some(Renormalization { limits, saved: whole(&saved) });
+        self.bind_forward(plan, &TrainingBuffers { renormalization, ..*buffers })
     }
 
     /// Binds the backward of `forward` in both modes, as [`BatchNorm::bind_backward`] and

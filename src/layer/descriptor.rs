@@ -18,8 +18,9 @@ use crate::BatchNormDescriptor;
 pub struct BatchNormLayerDescriptor {
     /// What is computed. Its label names the buffers too.
     pub batch_norm: BatchNormDescriptor,
-    /// γ of every channel at first; `None`: no gamma, which means 1 for good. PyTorch's `affine=False` is none of either.
-    /// Default: 1.
+    /// γ of every channel at first; `None`: no gamma, which means 1 for good. PyTorch's `affine=False` is none of either. Values
+    /// of their own for the channels are written to [`BatchNormLayer::gamma`](crate::BatchNormLayer::gamma) by
+    /// `Queue::write_buffer`, or loaded with a state. Default: 1.
     #[doc(alias = "affine")]
     #[doc(alias = "weight")]
     pub gamma: Option<f32>,

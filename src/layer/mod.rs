@@ -6,6 +6,7 @@ mod buffers;
 mod descriptor;
 #[cfg(feature = "safetensors")]
 mod file;
+mod reset;
 mod state;
 mod step;
 mod transfer;

@@ -77,6 +77,12 @@ pub struct LayerForward {
     /// Absent without running statistics.
     pub(super) inference: Option<Step>,
     pub(super) saved: Kept,
+    /// What batch renormalization saves.
+    pub(super) renormalization: Option<Kept>,
+    /// What it was bound to that backward needs as well.
+    pub(super) valid: Option<Kept>,
+    /// Likewise, where an activation may be recomputed.
+    pub(super) residual: Option<Kept>,
     /// What inference reads, for a backward through the same.
     pub(super) recorded: Option<[Kept; 2]>,
     pub(super) plan: crate::Plan,
@@ -126,6 +132,13 @@ impl LayerForward {
         self.saved.slice()
     }
 
+    /// What batch renormalization writes in training and backward reads, one
+    /// [`ChannelRenormalization`](crate::ChannelRenormalization) a channel (with segments: an instance); `None` without it.
+    #[must_use]
+    pub fn renormalization(&self) -> Option<wgpu::BufferSlice<'_>> {
+        self.renormalization.as_ref().map(Kept::slice)
+    }
+
     /// The plan that it is bound by.
     #[must_use]
     pub const fn plan(&self) -> &crate::Plan {
@@ -136,6 +149,9 @@ impl LayerForward {
 /// A layer's backward, bound to buffers in both modes: through the statistics of the batch, and through frozen ones.
 ///
 /// Recording allocates nothing and can be repeated.
+///
+/// It goes through what the last forward saved. Recording cannot tell whether one ran: without any, in training mode, the gradients are NaN (0
+/// to a `saved` of the caller's that holds zeros); with an old one, they are those of its batch.
 #[derive(Clone, Debug)]
 pub struct LayerBackward {
     pub(super) label: String,

@@ -128,6 +128,86 @@ fn what_is_fused_in_the_buffers_of_steps_is_fused_in_a_layer() {
     noop.assert_quiet();
 }
 
+/// What backward would be silently wrong without.
+#[test]
+fn backward_is_given_what_forward_was_bound_to() {
+    let noop = Noop::new();
+    let mut descriptor = describe(64);
+    for activation in [Activation::Identity, Activation::Silu] {
+        descriptor.batch_norm.activation = activation;
+        let (layer, plan, roles) = layer_on(&noop, &descriptor);
+        let [x, y, dy, z, ..] = &roles.tensors;
+        let own = layer.training_buffers(x.slice(..), y.slice(..));
+        let plain = layer.bind_forward(&plan, &own).unwrap();
+        let buffers = layer.backward_buffers(&plain, x.slice(..), dy.slice(..));
+        assert!(buffers.valid.is_none() && buffers.renormalization.is_none());
+        assert!(matches!(buffers.activation, ActivationState::Recompute { residual: None }));
+
+        let limits = noop.storage(8);
+        let given = TrainingBuffers { residual: Some(z.slice(..)), valid: Some(roles.valid.slice(..)), ..own };
+        let forward = layer.bind_renormalized_forward(&plan, &given, limits.slice(..)).unwrap();
+        assert_eq!(forward.renormalization().unwrap().size(), plan.renormalization_size());
+        let buffers = layer.backward_buffers(&forward, x.slice(..), dy.slice(..));
+        assert_eq!(buffers.valid, given.valid);
+        assert_eq!(buffers.renormalization, forward.renormalization());
+        let ActivationState::Recompute { residual } = buffers.activation else { panic!("{buffers:?}") };
+        assert_eq!(residual, given.residual.filter(|_| activation != Activation::Identity));
+        let backward = layer.bind_backward(&forward, &buffers).unwrap();
+        noop.run(|pass| {
+            for mode in [LayerMode::Training, LayerMode::Inference] {
+                forward.record_as(pass, mode);
+                backward.record(pass);
+            }
+        });
+        let short = layer.bind_renormalized_forward(&plan, &given, limits.slice(..4)).map(drop);
+        assert_eq!(short, Err(Error::WrongSize { binding: "renormalization.limits", expected: 8, actual: 4 }));
+    }
+    let (bare, plan, roles) = layer_on(&noop, &bare(64));
+    let [x, y, ..] = &roles.tensors;
+    let buffers = bare.training_buffers(x.slice(..), y.slice(..));
+    let limits = noop.storage(8);
+    let refused = bare.bind_renormalized_forward(&plan, &buffers, limits.slice(..)).map(drop);
+    assert_eq!(refused, Err(Error::MissingRunningStatistics));
+    noop.assert_quiet();
+}
+
+#[test]
+fn a_layer_fills_in_what_statistics_of_a_data_set_take() {
+    let noop = Noop::new();
+    let (layer, plan, roles) = layer_on(&noop, &describe(64));
+    let moments = noop.storage(plan.moments_size());
+    let accumulate = layer.accumulate_buffers(roles.tensors[0].slice(..), moments.slice(..));
+    let accumulate = layer.batch_norm().bind_accumulate(&plan, &accumulate).unwrap();
+    let population = layer.population_buffers(moments.slice(..)).unwrap();
+    assert_eq!(Some(population.running_mean.buffer()), layer.running_mean());
+    assert_eq!(Some(population.running_variance.buffer()), layer.running_variance());
+    let population = layer.batch_norm().bind_population(&plan, &population).unwrap();
+    noop.run(|pass| {
+        accumulate.record(pass);
+        population.record(pass);
+    });
+    let (bare, ..) = layer_on(&noop, &bare(64));
+    assert!(bare.population_buffers(moments.slice(..)).is_none());
+    noop.assert_quiet();
+}
+
+#[test]
+fn resets_of_destroyed_buffers_are_errors() {
+    let noop = Noop::new();
+    let (layer, ..) = layer_on(&noop, &describe(64));
+    assert_eq!(layer.reset_parameters(&noop.queue), Ok(()));
+    assert_eq!(layer.reset_running_statistics(&noop.queue), Ok(()));
+    layer.beta().unwrap().destroy();
+    layer.running_variance().unwrap().destroy();
+    for refused in [layer.reset_parameters(&noop.queue), layer.reset_running_statistics(&noop.queue)] {
+        assert!(matches!(refused, Err(Error::Device { object: "the state of a layer", .. })), "{refused:?}");
+    }
+    let (bare, ..) = layer_on(&noop, &bare(64));
+    assert_eq!(bare.reset_parameters(&noop.queue), Ok(()));
+    assert_eq!(bare.reset_running_statistics(&noop.queue), Ok(()));
+    noop.assert_quiet();
+}
+
 #[test]
 fn the_workspace_grows_with_shapes_and_bound_steps_keep_theirs() {
     let noop = Noop::new();

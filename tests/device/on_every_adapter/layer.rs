@@ -9,8 +9,8 @@ use wgpu_batch_norm::Layout::{ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::safetensors::SafeTensors;
 use wgpu_batch_norm::{
     Activation, ActivationSource, ActivationState, BackwardBuffers, BatchNormDescriptor, BatchNormLayer,
-    BatchNormLayerDescriptor, ElementType, Gradient, LayerMode, LayerState, Momentum, RunningState, SegmentRunning,
-    Shape, TrainingBuffers,
+    BatchNormLayerDescriptor, ElementType, Gradient, LayerMode, LayerState, Momentum, Renormalization, RunningState,
+    SegmentRunning, SequenceAxes, Shape, TrainingBuffers, ValidBuffers, ValidSource,
 };
 
 /// What a case starts from.
@@ -249,6 +249,171 @@ fn a_new_layer_starts_as_described_and_a_state_comes_back_to_the_bit() {
             (vectors.map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>()), running.batches_tracked)
         };
         assert_eq!(bits(&read_state(target, &layer)), bits(&state), "{target}");
+    });
+}
+
+#[test]
+fn resets_bring_back_what_was_described_in_all_sets() {
+    on_every_target(|target| {
+        let case = Case::random(&[5, 7], ChannelsLast, 24);
+        let of = |values: [f32; 4], batches_tracked| {
+            let [gamma, beta, mean, variance] = values;
+            let running = RunningState { mean: vec![mean; 21], variance: vec![variance; 21], batches_tracked };
+            LayerState { gamma: Some(vec![gamma; 7]), beta: Some(vec![beta; 7]), running: Some(running) }
+        };
+        let described =
+            BatchNormLayerDescriptor { gamma: Some(0.5), beta: Some(-2.0), running_sets: 3, ..describe(&case) };
+        for segment_running in [SegmentRunning::InTurn, SegmentRunning::Separate] {
+            let mut descriptor = described.clone();
+            descriptor.batch_norm.convention.segment_running = segment_running;
+            let layer = BatchNormLayer::with_kernels(&target.kernels, &descriptor).unwrap();
+            let queue = &target.gpu.queue;
+            layer.load_state(queue, &of([3.0; 4], 9)).unwrap();
+            layer.reset_running_statistics(queue).unwrap();
+            assert_eq!(read_state(target, &layer), of([3.0, 3.0, 0.0, 1.0], 0), "{target}");
+            layer.load_state(queue, &of([3.0; 4], 9)).unwrap();
+            layer.reset_parameters(queue).unwrap();
+            assert_eq!(read_state(target, &layer), of([0.5, -2.0, 3.0, 3.0], 9), "{target}");
+        }
+    });
+}
+
+/// A pass that was not submitted, or a step that was forgotten, must not look like a gradient of 0.
+#[test]
+fn a_backward_without_its_forward_shows() {
+    on_every_target(|target| {
+        let gpu = &target.gpu;
+        let case = Case::random(&[5, 6, 7], ChannelsFirst, 25);
+        let layer = layer_with(target, &case, &describe(&case));
+        let plan = layer.plan(&case.shape()).unwrap();
+        let (x, dy) = (gpu.upload("x", &case.input), gpu.upload("dy", &case.output_gradient));
+        let [y, dx] = ["y", "dx"].map(|label| gpu.zeroed(label, plan.tensor_size()));
+        let forward = layer.bind_forward(&plan, &layer.training_buffers(x.slice(..), y.slice(..))).unwrap();
+        let buffers = BackwardBuffers {
+            input_gradient: Some(Gradient::Overwrite(dx.slice(..))),
+            ..layer.backward_buffers(&forward, x.slice(..), dy.slice(..))
+        };
+        let backward = layer.bind_backward(&forward, &buffers).unwrap();
+        let gradients = || (gpu.read::<f32>(&dx, case.input.len()), gpu.read(layer.gamma_gradient().unwrap(), 6));
+        gpu.submit(|pass| backward.record(pass));
+        let (input, gamma) = gradients();
+        assert!(input.iter().chain(&gamma).all(|value| value.is_nan()), "{target}: {input:?} {gamma:?}");
+        gpu.submit(|pass| {
+            forward.record(pass);
+            backward.record(pass);
+        });
+        let (input, gamma) = gradients();
+        assert!(input.iter().chain(&gamma).all(|value| value.is_finite()), "{target}: {input:?} {gamma:?}");
+    });
+}
+
+/// Padding and batch renormalization reach backward by way of the forward that was bound to them.
+#[test]
+fn a_layer_keeps_for_backward_what_its_batch_norm_is_told_twice() {
+    on_every_target(|target| {
+        let gpu = &target.gpu;
+        let case = Case::random(&[4, 9, 6], ChannelsLast, 26);
+        let layer = layer_with(target, &case, &describe(&case));
+        let bn = layer.batch_norm();
+        let plan = layer.plan(&case.shape()).unwrap();
+        let (x, dy) = (gpu.upload("x", &case.input), gpu.upload("dy", &case.output_gradient));
+        let limits = gpu.upload("limits", &[1.5_f32, 0.5]);
+        let limits = limits.slice(..8);
+        let lengths = gpu.upload("lengths", &[9_u32, 4, 1, 6]);
+        let [valid, corrections, saved] =
+            [("valid", plan.valid_size()), ("corrections", plan.renormalization_size()), ("saved", plan.saved_size())]
+                .map(|(label, size)| (gpu.zeroed(label, size), size));
+        let valid = valid.0.slice(..valid.1);
+        let axes = SequenceAxes { sequence: 0, step: 1 };
+        let source = ValidSource::Lengths { lengths: lengths.slice(..16), axes };
+        let mark = bn.bind_valid(&plan, &ValidBuffers { source, valid }).unwrap();
+        let [y, dx, other_y, other_dx] =
+            ["y", "dx", "other y", "other dx"].map(|label| gpu.zeroed(label, plan.tensor_size()));
+        let buffers = TrainingBuffers { valid: Some(valid), ..layer.training_buffers(x.slice(..), y.slice(..)) };
+        let forward = layer.bind_renormalized_forward(&plan, &buffers, limits).unwrap();
+        let backward = BackwardBuffers {
+            input_gradient: Some(Gradient::Overwrite(dx.slice(..))),
+            ..layer.backward_buffers(&forward, x.slice(..), dy.slice(..))
+        };
+        let backward = layer.bind_backward(&forward, &backward).unwrap();
+
+        // The same by the batch norm, with everything said.
+        let corrections = corrections.0.slice(..corrections.1);
+        let saved = saved.0.slice(..saved.1);
+        let other_forward = TrainingBuffers {
+            output: other_y.slice(..),
+            saved: Some(saved),
+            renormalization: Some(Renormalization { limits, saved: corrections }),
+            ..buffers
+        };
+        let other_forward = bn.bind_training(&plan, &other_forward).unwrap();
+        let other_backward = BackwardBuffers {
+            gamma: buffers.gamma,
+            beta: buffers.beta,
+            saved: Some(saved),
+            valid: Some(valid),
+            renormalization: Some(corrections),
+            input_gradient: Some(Gradient::Overwrite(other_dx.slice(..))),
+            ..BackwardBuffers::new(x.slice(..), dy.slice(..), buffers.workspace)
+        };
+        let other_backward = bn.bind_backward(&plan, &other_backward).unwrap();
+        gpu.submit(|pass| {
+            mark.record(pass);
+            forward.record_without_running_update(pass);
+            backward.record(pass);
+            other_forward.record_without_running_update(pass);
+            other_backward.record(pass);
+        });
+        let read = |buffer| gpu.read::<u32>(buffer, case.input.len());
+        assert_eq!((read(&y), read(&dx)), (read(&other_y), read(&other_dx)), "{target}");
+        let dx: Vec<f32> = gpu.read(&dx, case.input.len());
+        let padding = 6 * (9 + 1)..6 * (9 + 9);
+        assert!(dx[6 * (9 + 4)..padding.end].iter().all(|&value| value == 0.0), "{target}: {dx:?}");
+        assert!(dx.iter().all(|value| value.is_finite()) && dx[0] != 0.0, "{target}: {dx:?}");
+    });
+}
+
+/// Two batches of unequal size, through one layer: the running statistics become those of all their values.
+#[test]
+fn a_layer_takes_the_statistics_of_a_data_set() {
+    on_every_target(|target| {
+        let gpu = &target.gpu;
+        let [first, second] = [(5, 27), (3, 28)].map(|(rows, seed)| Case::random(&[rows, 6, 7], ChannelsFirst, seed));
+        let layer = layer_with(target, &first, &describe(&first));
+        let bn = layer.batch_norm();
+        let moments = gpu.zeroed("moments", layer.plan(&first.shape()).unwrap().moments_size());
+        let moments = moments.slice(..6 * 16);
+        for case in [&first, &second] {
+            let plan = layer.plan(&case.shape()).unwrap();
+            let x = gpu.upload("x", &case.input);
+            let y = gpu.zeroed("y", plan.tensor_size());
+            let forward = layer.bind_forward(&plan, &layer.training_buffers(x.slice(..), y.slice(..))).unwrap();
+            let add = bn.bind_accumulate(&plan, &layer.accumulate_buffers(x.slice(..), moments)).unwrap();
+            let conclude = bn.bind_population(&plan, &layer.population_buffers(moments).unwrap()).unwrap();
+            gpu.submit(|pass| {
+                add.record(pass);
+                forward.record_without_running_update(pass);
+                conclude.record(pass);
+            });
+        }
+        let found = read_state(target, &layer).running.unwrap();
+        assert_eq!(Some(found.batches_tracked), first.batches_tracked.or(Some(0)), "{target}");
+        for channel in 0..6 {
+            let of = |case: &Case| -> Vec<f64> {
+                let rows = case.input.chunks(7).skip(channel).step_by(6);
+                rows.flatten().map(|&value| f64::from(value)).collect()
+            };
+            let values = [of(&first), of(&second)].concat();
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            let sum: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+            let variance = sum / (values.len() - 1) as f64;
+            let got = [found.mean[channel], found.variance[channel]].map(f64::from);
+            // As in `population`.
+            let mean_error = f64::from(f32::EPSILON) * (mean.abs() + 4.0 * variance.sqrt());
+            assert!((got[0] - mean).abs() <= mean_error, "{target}: {got:?} {mean}");
+            let error = (got[1] - variance).abs() / variance;
+            assert!(error <= 24.0 * f64::from(f32::EPSILON), "{target}: {got:?} {variance}");
+        }
     });
 }
 
