@@ -217,7 +217,7 @@ pub enum Error {
     )]
     PlanMismatch,
     /// A buffer slice has not exactly the bytes that its role needs.
-    #[error("`{binding}` is {actual} bytes long, it must be {expected}")]
+    #[error("`{binding}` is {actual} bytes long, it must be {expected}{}", told_by(binding))]
     WrongSize {
         /// The field that the slice was given in.
         binding: &'static str,
@@ -237,7 +237,7 @@ pub enum Error {
         actual: u64,
     },
     /// A slice is too short for a role that accepts longer ones.
-    #[error("`{binding}` is {actual} bytes long, it must be at least {required}")]
+    #[error("`{binding}` is {actual} bytes long, it must be at least {required}{}", told_by(binding))]
     TooSmall {
         /// The field that the slice was given in.
         binding: &'static str,
@@ -389,4 +389,35 @@ pub enum Error {
         /// wgpu's own message.
         message: String,
     },
+}
+
+/// Where a program finds the size of a slice, for messages.
+fn told_by(binding: &str) -> &'static str {
+    match binding {
+        "input"
+        | "output"
+        | "residual"
+        | "activation.residual"
+        | "activation.output"
+        | "weight"
+        | "folded_weight"
+        | "output_gradient"
+        | "input_gradient"
+        | "residual_gradient" => " (`Plan::tensor_size`)",
+        "gamma" | "beta" | "gamma_gradient" | "beta_gradient" | "bias" | "folded_bias" => " (`Plan::vector_size`)",
+        "running.mean" | "running.variance" | "running_mean" | "running_variance" => " (`Plan::running_size`)",
+        "activation_mask" | "activation.mask" => " (`Plan::mask_size`)",
+        "saved" => " (`Plan::saved_size`)",
+        "health" => " (`Plan::health_size`)",
+        "valid" => " (`Plan::valid_size`)",
+        "source.lengths" => " (4 a sequence)",
+        "source.flags" => " (`Plan::positions_size`)",
+        "renormalization" | "renormalization.saved" => " (`Plan::renormalization_size`)",
+        "moments" => " (`Plan::moments_size`, of parts of a batch `Plan::part_moments_size`)",
+        "parts" | "merged" => " (`Plan::part_moments_size` a part)",
+        "sums" => " (`Plan::gradient_sums_size` a part)",
+        "workspace" => " (`Plan::workspace_size`; a layer sees to it in `BatchNormLayer::plan`)",
+        "staging" | "bytes" => " (`BatchNormLayer::state_size`)",
+        _ => "",
+    }
 }
