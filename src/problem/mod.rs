@@ -2,10 +2,12 @@
 //!
 //! Knows nothing of wgpu.
 
+// First, so that what makes a shape stands first in its documentation.
+mod shape;
+
 mod layout;
 mod segmentation;
 mod sequence;
-mod shape;
 
 pub use layout::Layout;
 pub use segmentation::Segmentation;

@@ -116,9 +116,21 @@ impl Segmentation {
     }
 }
 
+/// # Segments
 impl Shape {
-    /// Cuts the batch into `count` equal sub-batches, consecutive samples each, with statistics of their own (ghost or virtual
-    /// batch norm: Hoffer, Hubara and Soudry, arXiv 1705.08741). As many as there are samples makes instance norm. Sub-batches of
+    /// Cuts the batch into this many equal sub-batches, with statistics of their own. It is how many there are, not how large they
+    /// are: a ghost or virtual batch size of m is `with_sub_batches(samples / m)`.
+    ///
+    /// ```
+    /// # use wgpu_batch_norm::{Layout, Shape};
+    /// // 32 samples in 4 sub-batches of 8: the samples 0 to 7, 8 to 15, …
+    /// let shape = Shape::new(&[32, 64])?.with_sub_batches(4)?;
+    /// let segmentation = shape.segmentation(Layout::ChannelsLast)?;
+    /// assert_eq!((segmentation.segments(), segmentation.count()), (4, 8));
+    /// # Ok::<(), wgpu_batch_norm::Error>(())
+    /// ```
+    ///
+    /// That is ghost batch norm (Hoffer, Hubara and Soudry, arXiv 1705.08741). As many as there are samples make instance norm. Sub-batches of
     /// one domain each, with [`SegmentRunning::Separate`](crate::SegmentRunning::Separate), make domain-specific batch norm;
     /// where the whole batch is of one domain, bind the running statistics of that domain instead.
     ///
@@ -126,13 +138,15 @@ impl Shape {
     /// [`segment_running`](crate::Convention::segment_running). A shape is cut in one way only, the last that was said.
     ///
     /// # Errors
-    /// [`Error::UnevenSegments`] where the first dimension is no multiple of `count`.
-    pub fn with_sub_batches(mut self, count: usize) -> Result<Self, Error> {
+    /// [`Error::UnevenSegments`] where the first dimension is no multiple of `sub_batches`.
+    #[doc(alias = "ghost_batch_size")]
+    #[doc(alias = "virtual_batch_size")]
+    pub fn with_sub_batches(mut self, sub_batches: usize) -> Result<Self, Error> {
         let length = self.dimensions()[0];
-        if count == 0 || !length.is_multiple_of(count) {
-            return Err(Error::UnevenSegments { length, segments: count });
+        if sub_batches == 0 || !length.is_multiple_of(sub_batches) {
+            return Err(Error::UnevenSegments { length, segments: sub_batches });
         }
-        self.segments = Segments::SubBatches(count);
+        self.segments = Segments::SubBatches(sub_batches);
         Ok(self)
     }
 
