@@ -69,7 +69,7 @@ impl Block {
         let outputs = self.convolution.outputs;
         let plan = layer.batch_norm().plan(&Shape::flat(1, outputs, weight.len / outputs))?;
         let buffers = layer.fold_buffers(weight.slice(), folded.slice(), bias.slice());
-        let step = layer.batch_norm().bind_fold(&plan, &buffers.ok_or(Error::MissingRunningStatistics)?)?;
+        let step = layer.batch_norm().bind_fold(&plan, &buffers.expect("the layer tracks statistics"))?;
         context.gpu.submit(|pass| step.record(pass));
         Ok([folded, bias])
     }
