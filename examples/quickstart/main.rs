@@ -9,13 +9,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use wgpu_batch_norm::{
-    BackwardBuffers, BatchNorm, BatchNormDescriptor, Error, Gradient, RunningStatistics, Shape, TrainingBuffers,
+    BackwardBuffers, BatchNormDescriptor, BatchNormLayer, BatchNormLayerDescriptor, Error, Gradient, Shape,
 };
 
 use support::Gpu;
 
 const SAMPLES: usize = 32;
-const CHANNELS: usize = 4;
+/// The library counts channels in `u32`, as the device does; dimensions of shapes are `usize`.
+const CHANNELS: u32 = 4;
 /// Height times width.
 const PIXELS: usize = 8 * 8;
 
@@ -49,38 +50,17 @@ fn train_once(gpu: &Gpu) -> Result<(), Error> {
     let dy = values(2, |_, noise| noise);
     let (x_buffer, dy_buffer) = (gpu.upload("x", &x), gpu.upload("dy", &dy));
 
-    // Describe, plan, make the buffers, bind: once.
-    let bn = BatchNorm::new(&gpu.device, &BatchNormDescriptor { channels: CHANNELS as u32, ..Default::default() })?;
-    let plan = bn.plan(&Shape::new(&[SAMPLES, CHANNELS, 8, 8])?)?;
-    let y = gpu.zeroed("y", plan.tensor_size());
-    let gamma = gpu.upload("gamma", &[1.0_f32; CHANNELS]);
-    let beta = gpu.upload("beta", &[0.0_f32; CHANNELS]);
-    let running_mean = gpu.upload("running mean", &[0.0_f32; CHANNELS]);
-    let running_variance = gpu.upload("running variance", &[1.0_f32; CHANNELS]);
-    let saved = gpu.zeroed("saved", plan.saved_size());
-    let workspace = gpu.zeroed("workspace", plan.workspace_size());
-    let dx = gpu.zeroed("dx", plan.tensor_size());
-    let dgamma = gpu.zeroed("dgamma", plan.vector_size());
-    let running =
-        RunningStatistics { mean: running_mean.slice(..), variance: running_variance.slice(..), batches_tracked: None };
-    let forward = bn.bind_training(
-        &plan,
-        &TrainingBuffers {
-            gamma: Some(gamma.slice(..)),
-            beta: Some(beta.slice(..)),
-            running: Some(running),
-            saved: Some(saved.slice(..)),
-            ..TrainingBuffers::new(x_buffer.slice(..), y.slice(..), workspace.slice(..))
-        },
-    )?;
-    let backward = bn.bind_backward(
-        &plan,
+    // Describe, plan, bind: once. The layer owns gamma, beta, their gradients and running statistics.
+    let batch_norm = BatchNormDescriptor { channels: CHANNELS, ..Default::default() };
+    let layer = BatchNormLayer::new(&gpu.device, &BatchNormLayerDescriptor { batch_norm, ..Default::default() })?;
+    let plan = layer.plan(&Shape::new(&[SAMPLES, CHANNELS as usize, 8, 8])?)?;
+    let [y, dx] = ["y", "dx"].map(|label| gpu.zeroed(label, plan.tensor_size()));
+    let forward = layer.bind_forward(&plan, &layer.training_buffers(x_buffer.slice(..), y.slice(..)))?;
+    let backward = layer.bind_backward(
+        &forward,
         &BackwardBuffers {
-            gamma: Some(gamma.slice(..)),
-            saved: Some(saved.slice(..)),
             input_gradient: Some(Gradient::Overwrite(dx.slice(..))),
-            gamma_gradient: Some(Gradient::Overwrite(dgamma.slice(..))),
-            ..BackwardBuffers::new(x_buffer.slice(..), dy_buffer.slice(..), workspace.slice(..))
+            ..layer.backward_buffers(&forward, x_buffer.slice(..), dy_buffer.slice(..))
         },
     )?;
 
@@ -96,9 +76,10 @@ fn train_once(gpu: &Gpu) -> Result<(), Error> {
     let before = x.as_slice();
     let after: Vec<f32> = gpu.read(&y, x.len());
     let [running_mean, running_variance, dgamma] =
-        [&running_mean, &running_variance, &dgamma].map(|buffer| gpu.read::<f32>(buffer, CHANNELS));
+        [layer.running_mean(), layer.running_variance(), layer.gamma_gradient()]
+            .map(|buffer| gpu.read::<f32>(buffer.expect("a layer has them by default"), CHANNELS as usize));
     println!("channel | x: mean  deviation | y: mean  deviation | running: mean  variance |   dgamma");
-    for channel in 0..CHANNELS {
+    for channel in 0..CHANNELS as usize {
         let [(mean, deviation), (mean_after, deviation_after)] =
             [before, &after].map(|tensor| mean_and_deviation(tensor, channel));
         println!(
@@ -117,11 +98,12 @@ fn values(seed: u32, value: impl Fn(f32, f32) -> f32) -> Vec<f32> {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state as f32 / u32::MAX as f32 - 0.5) * 12.0_f32.sqrt()
     };
-    (0..SAMPLES * CHANNELS * PIXELS).map(|index| value((index / PIXELS % CHANNELS) as f32, noise())).collect()
+    let channels = CHANNELS as usize;
+    (0..SAMPLES * channels * PIXELS).map(|index| value((index / PIXELS % channels) as f32, noise())).collect()
 }
 
 fn mean_and_deviation(tensor: &[f32], channel: usize) -> (f64, f64) {
-    let planes = tensor.chunks(PIXELS).skip(channel).step_by(CHANNELS);
+    let planes = tensor.chunks(PIXELS).skip(channel).step_by(CHANNELS as usize);
     let values: Vec<f64> = planes.flatten().copied().map(f64::from).collect();
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64;
