@@ -1,7 +1,9 @@
-//! What every example is told on the command line, and the adapter that it runs on.
+//! What every example is told on the command line, and what it does before and after its own.
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::Parser;
 
@@ -17,12 +19,36 @@ pub struct Common {
     /// Seed of initial weights and of the order of batches; further runs take those after it
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Runs of everything, with seeds from --seed on
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub seeds: u32,
     /// The adapter whose name, backend or driver contains this (any case) [default: the best one]
     #[arg(long, value_name = "SUBSTRING")]
     pub adapter: Option<String>,
     /// The folder for plots (SVG) and their data (CSV)
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
+}
+
+/// The `main` of an example: reads the command line, opens the adapter, runs, and says where the results are or what went wrong.
+pub fn main<A: Parser>(
+    [steps, out]: [&'static str; 2],
+    common: fn(&A) -> &Common,
+    run: impl FnOnce(&A, &Context) -> Result<(), Box<dyn Error>>,
+) -> ExitCode {
+    let arguments: A = parse(steps, out);
+    let (common, start) = (common(&arguments), Instant::now());
+    let context = match common.open() {
+        Ok(context) => context,
+        Err(code) => return code,
+    };
+    if let Err(error) = run(&arguments, &context) {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
+    println!("plots and their data: {}", common.out.display());
+    println!("{:.1} s on {}", start.elapsed().as_secs_f64(), context.gpu.info.name);
+    ExitCode::SUCCESS
 }
 
 /// The command line, with an example's defaults of `--steps` and `--out`.
@@ -40,6 +66,11 @@ pub fn command<A: Parser>(steps: &'static str, out: &'static str) -> clap::Comma
 }
 
 impl Common {
+    /// The seeds of the runs.
+    pub fn seeds(&self) -> impl Iterator<Item = u64> + use<> {
+        (self.seed..).take(self.seeds as usize)
+    }
+
     /// Opens the adapter and says which; says what there is instead, and how to exit, if there is none.
     ///
     /// # Errors

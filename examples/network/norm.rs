@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use wgpu_batch_norm::{
     Activation, ActivationState, BackwardBuffers, BatchNorm, BatchNormLayer, BatchNormLayerDescriptor, Error,
-    LayerState, Momentum, Renormalization, Shape, TrainingBuffers,
+    LayerState, Momentum, Shape, TrainingBuffers,
 };
 
 use super::context::Context;
@@ -72,6 +72,15 @@ impl Norm {
         self.layer.load_state(&context.gpu.queue, state)
     }
 
+    /// Back to what it was at first, running statistics included.
+    ///
+    /// # Errors
+    /// As [`BatchNormLayer::reset_parameters`].
+    pub fn reset(&self, context: &Context) -> Result<(), Error> {
+        self.layer.reset_parameters(&context.gpu.queue)?;
+        self.layer.reset_running_statistics(&context.gpu.queue)
+    }
+
     /// Gamma and beta, as far as it has them.
     pub fn parameters(&self) -> Vec<Parameter> {
         self.layer.parameters().map(Parameter::from).collect()
@@ -98,29 +107,20 @@ impl Tape<'_> {
         let output = self.tensor("normalised", &input.shape);
         let layer = &norm.layer;
         let own = layer.training_buffers(input.values.slice(), output.values.slice());
-        // R and D of every instance, from forward to backward.
-        let corrections = options.renormalization.map(|limits| {
-            (
-                limits.clone(),
-                self.context.zeros("renormalization", plan.renormalization_size() as usize / size_of::<f32>()),
-            )
-        });
-        let forward = layer.bind_forward(
-            &plan,
-            &TrainingBuffers {
-                residual: options.residual.map(|residual| residual.values.slice()),
-                valid: options.valid.map(View::slice),
-                running: if options.running_set == 0 { own.running } else { layer.running_set(options.running_set) },
-                renormalization: corrections
-                    .as_ref()
-                    .map(|(limits, saved)| Renormalization { limits: limits.slice(), saved: saved.slice() }),
-                ..own
-            },
-        )?;
+        let buffers = TrainingBuffers {
+            residual: options.residual.map(|residual| residual.values.slice()),
+            valid: options.valid.map(View::slice),
+            running: if options.running_set == 0 { own.running } else { layer.running_set(options.running_set) },
+            ..own
+        };
+        let forward = match options.renormalization {
+            Some(limits) => layer.bind_renormalized_forward(&plan, &buffers, limits.slice())?,
+            None => layer.bind_forward(&plan, &buffers)?,
+        };
         self.push(Operation::Forward(Box::new(forward.clone())));
 
         let (norm, input, result) = (norm.clone(), input.clone(), output.clone());
-        let (residual, valid) = (options.residual.cloned(), options.valid.cloned());
+        let residual = options.residual.cloned();
         self.push_backward(move |gradients| {
             let Some(gradient) = &output.gradient else { return Ok(Vec::new()) };
             let layer = &norm.layer;
@@ -138,8 +138,6 @@ impl Tape<'_> {
                 &forward,
                 &BackwardBuffers {
                     activation,
-                    valid: valid.as_ref().map(View::slice),
-                    renormalization: corrections.as_ref().map(|(_, saved)| saved.slice()),
                     input_gradient: input.gradient.as_ref().map(|view| gradients.target(view)),
                     residual_gradient: residual.map(|view| gradients.target(view)),
                     gamma_gradient: gamma.map(|parameter| gradients.target(&parameter.gradient)),

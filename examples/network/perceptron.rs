@@ -1,8 +1,6 @@
 //! A stack of fully connected layers, each but the last with an activation, and a batch norm before it or none.
 
-use wgpu_batch_norm::{
-    Activation as Fused, BatchNormDescriptor, BatchNormLayerDescriptor, Convention, Error, LayerState, RunningState,
-};
+use wgpu_batch_norm::{Activation as Fused, BatchNormDescriptor, BatchNormLayerDescriptor, Convention, Error};
 
 use super::activation::Activation;
 use super::context::Context;
@@ -70,18 +68,16 @@ impl Perceptron {
     /// 0, gammas 1, running statistics 0 and 1. A seed gives the same weights with and without batch norm.
     ///
     /// # Errors
-    /// As [`Norm::load`].
+    /// As [`Norm::reset`].
     pub fn reset(&self, context: &Context, seed: u64, deviation: impl Fn(usize) -> f32) -> Result<(), Error> {
         let mut initial = Initial::new(seed);
         for Layer { dense, norm } in &self.layers {
             initial.normal(context, &dense.weight, deviation(dense.inputs));
-            let of = |value: f32| vec![value; dense.outputs];
             if let Some(bias) = &dense.bias {
-                context.write(&bias.values, &of(0.0));
+                context.write(&bias.values, &vec![0.0_f32; dense.outputs]);
             }
             if let Some(norm) = norm {
-                let running = RunningState { mean: of(0.0), variance: of(1.0), batches_tracked: 0 };
-                norm.load(context, &LayerState { gamma: Some(of(1.0)), beta: Some(of(0.0)), running: Some(running) })?;
+                norm.reset(context)?;
             }
         }
         Ok(())

@@ -3,14 +3,14 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::network::digits::{PIXELS, Split};
+use super::digits::{PIXELS, Split};
 
 /// Rows of an image, and so steps of the longest sequence.
 pub const STEPS: usize = 8;
 /// Pixels of a row.
 pub const WIDTH: usize = PIXELS / STEPS;
 /// Rows that every image keeps.
-const SHORTEST: u32 = 4;
+pub const SHORTEST: u32 = 4;
 
 /// Sequences, padded with zeros to `STEPS`.
 #[derive(Clone, Debug)]
@@ -40,33 +40,5 @@ impl Sequences {
             self.rows[(rest / WIDTH * STEPS + step) * WIDTH + rest % WIDTH]
         };
         (0..self.rows.len()).map(value).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::network::digits::Digits;
-
-    #[test]
-    fn sequences_end_where_their_length_says() {
-        let test = Digits::load().test;
-        let sequences = Sequences::cut(&test, 3);
-        let by_step = sequences.by_step();
-        assert!((SHORTEST..=STEPS as u32).all(|length| sequences.lengths.contains(&length)));
-        let mut kept = 0;
-        for (sequence, &length) in sequences.lengths.iter().enumerate() {
-            for step in 0..STEPS {
-                let row = &by_step[(step * test.len() + sequence) * WIDTH..][..WIDTH];
-                let pixels = &test.images[sequence * PIXELS + step * WIDTH..][..WIDTH];
-                if step < length as usize {
-                    assert_eq!(row, pixels, "{sequence}, {step}");
-                    kept += 1;
-                } else {
-                    assert_eq!(row, [0.0; WIDTH], "{sequence}, {step}");
-                }
-            }
-        }
-        assert!(kept > test.len() * SHORTEST as usize && kept < test.len() * STEPS);
     }
 }

@@ -8,6 +8,7 @@ mod network;
 
 use network::digits::{Batches, CLASSES, Digits, PIXELS};
 use network::plot::{Heat, Lines, Panel, Series, Spread};
+use network::sequences::{SHORTEST, STEPS, Sequences, WIDTH};
 
 mod on_every_adapter;
 
@@ -34,6 +35,28 @@ fn an_epoch_takes_no_sample_twice_and_a_seed_gives_one_order() {
     let next = batches.take(3);
     assert_ne!(epoch, next);
     assert_eq!(Batches::new(100, 30, 7).take(6), [epoch, next].concat());
+}
+
+#[test]
+fn sequences_end_where_their_length_says() {
+    let test = Digits::load().test;
+    let sequences = Sequences::cut(&test, 3);
+    let by_step = sequences.by_step();
+    assert!((SHORTEST..=STEPS as u32).all(|length| sequences.lengths.contains(&length)));
+    let mut kept = 0;
+    for (sequence, &length) in sequences.lengths.iter().enumerate() {
+        for step in 0..STEPS {
+            let row = &by_step[(step * test.len() + sequence) * WIDTH..][..WIDTH];
+            let pixels = &test.images[sequence * PIXELS + step * WIDTH..][..WIDTH];
+            if step < length as usize {
+                assert_eq!(row, pixels, "{sequence}, {step}");
+                kept += 1;
+            } else {
+                assert_eq!(row, [0.0; WIDTH], "{sequence}, {step}");
+            }
+        }
+    }
+    assert!(kept > test.len() * SHORTEST as usize && kept < test.len() * STEPS);
 }
 
 #[test]
@@ -97,7 +120,10 @@ fn every_example_has_its_own_defaults() {
         <Arguments as clap::FromArgMatches>::from_arg_matches(&matches).unwrap().common
     };
     let defaults = parsed(&["example"]);
-    assert_eq!((defaults.steps, defaults.seed, defaults.out), (70, 1, "target/there".into()));
-    let given = parsed(&["example", "--steps", "3", "--seed", "9", "--out", "here", "--adapter", "x"]);
-    assert_eq!((given.steps, given.seed, given.out, given.adapter), (3, 9, "here".into(), Some("x".into())));
+    assert_eq!(defaults.seeds().collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!((defaults.steps, defaults.out), (70, "target/there".into()));
+    let line = ["example", "--steps", "3", "--seed", "9", "--seeds", "2", "--out", "here", "--adapter", "x"];
+    let given = parsed(&line);
+    assert_eq!(given.seeds().collect::<Vec<_>>(), [9, 10]);
+    assert_eq!((given.steps, given.out, given.adapter), (3, "here".into(), Some("x".into())));
 }

@@ -6,7 +6,7 @@ use super::feed::Feed;
 use super::loss::{Metrics, Scores};
 use super::norm::Norm;
 use super::optimizer::Optimizer;
-use super::plot::{Series, Spread};
+use super::plot::{Legend, Lines, Panel, Series, Spread};
 use super::progress::Progress;
 use super::tape::Program;
 
@@ -89,8 +89,37 @@ impl Trainer<'_> {
     }
 }
 
+/// Runs of a network over several seeds.
+pub type Runs = Vec<Vec<Look>>;
+
+/// The test accuracy of several networks over their steps.
+pub fn accuracy_panel(title: &str, y: &str, networks: &[(&str, &Runs)]) -> Panel {
+    let accuracy = |look: &Look| Some(100.0 * look.test.accuracy);
+    Panel::Lines(Lines {
+        title: title.to_owned(),
+        x: "training steps".to_owned(),
+        y: y.to_owned(),
+        series: networks.iter().map(|(name, runs)| curve(name, runs, accuracy)).collect(),
+        ..Default::default()
+    })
+}
+
+/// The training loss of several networks over their steps.
+pub fn loss_panel(legend: Legend, networks: &[(&str, &Runs)]) -> Panel {
+    let loss = |look: &Look| look.training.map(|training| training.loss);
+    Panel::Lines(Lines {
+        title: "Loss".to_owned(),
+        x: "training steps".to_owned(),
+        y: "training loss".to_owned(),
+        log_y: true,
+        legend,
+        series: networks.iter().map(|(name, runs)| curve(name, runs, loss)).collect(),
+        ..Default::default()
+    })
+}
+
 /// A figure of several runs over their steps, where they have it.
-pub fn curve(name: &str, runs: &[Vec<Look>], value: impl Fn(&Look) -> Option<f64>) -> Series {
+fn curve(name: &str, runs: &[Vec<Look>], value: impl Fn(&Look) -> Option<f64>) -> Series {
     let points = |looks: &Vec<Look>| -> (Vec<f64>, Vec<f64>) {
         looks.iter().filter_map(|look| Some((look.step as f64, value(look)?))).unzip()
     };

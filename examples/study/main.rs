@@ -36,9 +36,6 @@ use network::progress::Progress;
 struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// Runs of everything, with seeds from --seed on
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    seeds: u32,
     /// What to measure, one or several [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]
     part: Vec<Part>,
@@ -60,7 +57,7 @@ enum Part {
 
 impl Part {
     /// Training steps of all its runs.
-    const fn steps(self, study: &Study<'_>) -> usize {
+    fn steps(self, study: &Study<'_>) -> usize {
         let runs = match self {
             Self::Sweep => sweep::RUNS,
             Self::Depth => depth::RUNS,
@@ -68,7 +65,7 @@ impl Part {
             Self::Landscape => landscape::RUNS,
             Self::Batches => batches::RUNS,
         };
-        runs * study.seeds * study.steps
+        runs * study.seeds.len() * study.steps
     }
 
     fn run(self, study: &Study<'_>) -> Result<(), Box<dyn Error>> {
@@ -87,15 +84,14 @@ struct Study<'c> {
     context: &'c Context,
     digits: Digits,
     steps: usize,
-    first_seed: u64,
-    seeds: usize,
+    seeds: Vec<u64>,
     out: PathBuf,
     progress: Progress,
 }
 
 impl Study<'_> {
     fn seeds(&self) -> impl Iterator<Item = u64> {
-        (self.first_seed..).take(self.seeds)
+        self.seeds.iter().copied()
     }
 
     /// Draws what was measured; where a stop came before anything was, says so.
@@ -110,34 +106,21 @@ impl Study<'_> {
 }
 
 fn main() -> ExitCode {
-    let arguments: Arguments = arguments::parse("150", "target/study");
-    let context = match arguments.common.open() {
-        Ok(context) => context,
-        Err(code) => return code,
-    };
-    match run(&arguments, &context) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    arguments::main(["150", "target/study"], |arguments: &Arguments| &arguments.common, run)
 }
 
 fn run(arguments: &Arguments, context: &Context) -> Result<(), Box<dyn Error>> {
-    let start = Instant::now();
     let mut study = Study {
         context,
         digits: Digits::load(),
         steps: arguments.common.steps as usize,
-        first_seed: arguments.common.seed,
-        seeds: arguments.seeds as usize,
+        seeds: arguments.common.seeds().collect(),
         out: arguments.common.out.clone(),
         progress: Progress::hidden(),
     };
     let parts = if arguments.part.is_empty() { Part::value_variants() } else { &arguments.part };
     study.progress = Progress::new(parts.iter().map(|part| part.steps(&study) as u64).sum())?;
-    println!("{} steps a run, {} seeds", study.steps, study.seeds);
+    println!("{} steps a run, {} seeds", study.steps, study.seeds.len());
     for part in parts {
         if study.progress.stopped() {
             break;
@@ -147,7 +130,5 @@ fn run(arguments: &Arguments, context: &Context) -> Result<(), Box<dyn Error>> {
         study.progress.print(&format!("{:.1} s\n", begin.elapsed().as_secs_f64()));
     }
     study.progress.finish();
-    println!("plots and their data: {}", study.out.display());
-    println!("{:.1} s on {}", start.elapsed().as_secs_f64(), context.gpu.info.name);
     Ok(())
 }

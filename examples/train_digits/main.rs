@@ -57,9 +57,6 @@ const ALLOWED_DIFFERENCE: f64 = 1e-3;
 struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// Runs of each network, with seeds from --seed on
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    seeds: u32,
     /// Of both networks; the default lets the one without batch norm do well too, smaller ones hold it back
     #[arg(long, default_value_t = 0.5, value_parser = positive)]
     learning_rate: f32,
@@ -102,7 +99,8 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments, context: Option<&Context>) -> Result<bool, Box<dyn Error>> {
     let start = Instant::now();
     let digits = Digits::load();
-    let (steps, seeds, seed) = (arguments.common.steps as usize, arguments.seeds as usize, arguments.common.seed);
+    let Common { steps, seeds, seed, .. } = arguments.common;
+    let steps = steps as usize;
     let setup = |seed| Setup { digits: &digits, seed, learning_rate: arguments.learning_rate };
     println!(
         "{} training and {} test digits, {steps} steps, batches of {BATCH_SIZE}, learning rate {}, {seeds} seeds from {seed} on",
@@ -115,10 +113,10 @@ fn run(arguments: &Arguments, context: Option<&Context>) -> Result<bool, Box<dyn
         None => true,
     };
 
-    let progress = Progress::new((2 * seeds * steps) as u64)?;
+    let progress = Progress::new((2 * seeds as usize * steps) as u64)?;
     let [mut with, mut without] = [const { Vec::new() }; 2];
     let mut inference = InferenceDifference::default();
-    for seed in (seed..).take(seeds) {
+    for seed in arguments.common.seeds() {
         for (batch_norm, runs) in [(true, &mut with), (false, &mut without)] {
             progress.say(format!("seed {seed}, {}", if batch_norm { "with batch norm" } else { "without" }));
             let setup = setup(seed);
@@ -140,7 +138,7 @@ fn run(arguments: &Arguments, context: Option<&Context>) -> Result<bool, Box<dyn
     report::print_table(&with, &without);
     println!();
     report::print_summary(&with, &without);
-    print_inference(&inference);
+    report::print_inference(&inference);
     let place = context.map_or_else(|| "CPU reference path".to_owned(), |context| context.gpu.info.name.clone());
     let plot = arguments.common.out.join("figure_1.svg");
     figure::write(&plot, &place, &with, &without)
@@ -148,17 +146,6 @@ fn run(arguments: &Arguments, context: Option<&Context>) -> Result<bool, Box<dyn
     println!("plot: {}", plot.display());
     println!("{:.1} s on {place}", start.elapsed().as_secs_f64());
     Ok(agree && inference.passes())
-}
-
-fn print_inference(inference: &InferenceDifference) {
-    let verdict = if inference.passes() { "ok" } else { "FAILED" };
-    println!(
-        "inference mode against the CPU reference: {verdict}; {} values differ by at most {:.2e}, {:.2} of {} allowed ulps",
-        inference.values,
-        inference.largest,
-        inference.largest_ulps,
-        checks::ALLOWED_ULPS
-    );
 }
 
 /// What both runs of a seed share.

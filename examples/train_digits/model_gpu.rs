@@ -113,7 +113,7 @@ impl Model for GpuModel<'_> {
         for (layer, made) in self.network.layers.iter().zip(&self.tested) {
             let (Some(norm), Some(normalised)) = (&layer.norm, &made.normalised) else { continue };
             let state = norm.state(context)?;
-            let running = state.running.ok_or(Error::MissingRunningStatistics)?;
+            let running = state.running.expect("the layer tracks statistics");
             records.push(InferenceRecord {
                 input: context.read(&made.linear.values),
                 output: context.read(&normalised.values),

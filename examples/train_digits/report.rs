@@ -1,5 +1,6 @@
 //! The table in the terminal.
 
+use crate::checks::{self, InferenceDifference};
 use crate::history::{History, Point};
 use crate::network::plot::Spread;
 
@@ -49,6 +50,18 @@ pub fn print_summary(with: &[History], without: &[History]) {
             movement(2)
         );
     }
+}
+
+/// Prints how inference compared with the reference.
+pub fn print_inference(inference: &InferenceDifference) {
+    let verdict = if inference.passes() { "ok" } else { "FAILED" };
+    println!(
+        "inference mode against the CPU reference: {verdict}; {} values differ by at most {:.2e}, {:.2} of {} allowed ulps",
+        inference.values,
+        inference.largest,
+        inference.largest_ulps,
+        checks::ALLOWED_ULPS
+    );
 }
 
 /// Median, and lowest and highest where there are several.

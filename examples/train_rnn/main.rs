@@ -1,37 +1,45 @@
 //! Handwritten digits, read row by row as sequences of unequal length by a recurrent network: without batch norm, and with batch
 //! norm whose statistics are taken over all steps or over each step, on the input or on the state too.
 //!
+//! ```text
+//! hₜ = tanh( BN(Wₓ·xₜ) + BN(Wₕ·hₜ₋₁) )        logits = W·h at the end of each sequence + b
+//! ```
+//!
 //! `cargo run --release --example train_rnn -- --help`
 //!
-//! Where to look: `model.rs` is the network, with lengths (`bind_valid`), segments along the steps and running statistics of each
-//! step; `sequences.rs` makes sequences of the digits. The kernels around the crate's are those of the example library,
-//! `examples/network`.
+//! Where to look: `Rnn` is the network, with lengths (`bind_valid`), segments along the steps and running statistics of each step;
+//! `bind` is what a run is made of, `run` the loop over variants and seeds. Layers and kernels around the crate's are those of the
+//! example library, `examples/network`.
 
-mod model;
 #[path = "../network/mod.rs"]
 mod network;
-mod sequences;
+#[cfg(test)]
+mod tests;
 
 use std::error::Error;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use clap::Parser;
+use wgpu_batch_norm::{BatchNormDescriptor, BatchNormLayerDescriptor, Convention, Layout, SegmentRunning, Shape};
 
-use model::{Rnn, Variant};
 use network::arguments::{self, Common};
 use network::context::Context;
-use network::digits::{Batches, Digits};
+use network::dense::Dense;
+use network::digits::{Batches, CLASSES, Digits};
 use network::feed::Feed;
+use network::initial::Initial;
+use network::norm::{Norm, NormOptions};
 use network::optimizer::{Method, Optimizer};
-use network::plot::{self, Legend, Lines, Panel, Series, Spread};
+use network::plot::{self, Legend, Spread};
 use network::progress::Progress;
 use network::recurrent::Lengths;
+use network::sequences::{STEPS, Sequences, WIDTH};
 use network::tape::Tape;
-use network::tensor::Tensor;
-use network::trainer::{self, Look, Trainer};
-use sequences::{STEPS, Sequences, WIDTH};
+use network::tensor::{Parameter, Tensor};
+use network::trainer::{self, Look, Runs, Trainer};
 
+/// Units of the state.
+const HIDDEN: usize = 64;
 const BATCH_SIZE: usize = 64;
 /// How often a run looks at the test sequences.
 const LOOKS: usize = 15;
@@ -48,92 +56,176 @@ const LOOKS: usize = 15;
 struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// Runs of each variant, with seeds from --seed on
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    seeds: u32,
     /// Of all variants
     #[arg(long, default_value_t = 0.003)]
     learning_rate: f32,
 }
 
-fn main() -> ExitCode {
-    let arguments: Arguments = arguments::parse("300", "target/train_rnn");
-    let context = match arguments.common.open() {
-        Ok(context) => context,
-        Err(code) => return code,
-    };
-    match run(&arguments, &context) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
+/// Where batch norm stands, and over what its statistics are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Variant {
+    Without,
+    /// On the input, over all steps of all sequences (Laurent et al., arXiv 1510.01378).
+    InputSequences,
+    /// The same, with padding counted as if it were data.
+    InputPadded,
+    /// On the input, over the sequences at each step.
+    InputSteps,
+    /// On input and state, over the sequences at each step, gamma 0.1 at first (Cooijmans et al., arXiv 1603.09025).
+    InputAndState,
+    /// The same with gamma 1 at first.
+    InputAndStateFromOne,
+}
+
+impl Variant {
+    const ALL: [Self; 6] = [
+        Self::Without,
+        Self::InputSequences,
+        Self::InputPadded,
+        Self::InputSteps,
+        Self::InputAndState,
+        Self::InputAndStateFromOne,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Without => "without batch norm",
+            Self::InputSequences => "input, all steps",
+            Self::InputPadded => "input, all steps, padding counted",
+            Self::InputSteps => "input, each step",
+            Self::InputAndState => "input and state, each step",
+            Self::InputAndStateFromOne => "the same, gamma from 1",
         }
+    }
+
+    const fn by_step(self) -> bool {
+        matches!(self, Self::InputSteps | Self::InputAndState | Self::InputAndStateFromOne)
+    }
+
+    const fn on_state(self) -> bool {
+        matches!(self, Self::InputAndState | Self::InputAndStateFromOne)
+    }
+
+    const fn gamma(self) -> f32 {
+        if matches!(self, Self::InputAndState) { 0.1 } else { 1.0 }
     }
 }
 
-fn run(arguments: &Arguments, context: &Context) -> Result<(), Box<dyn Error>> {
-    let start = Instant::now();
-    let digits = Digits::load();
-    // Which rows are cut off belongs to the data: it is the same for all seeds of the networks.
-    let (training, test) = (Sequences::cut(&digits.training, 1), Sequences::cut(&digits.test, 2));
-    let (steps, seeds) = (arguments.common.steps as usize, arguments.seeds as usize);
-    println!(
-        "Adam, learning rate {}, batches of {BATCH_SIZE}, {steps} steps, {seeds} seeds; sequences of {:.1} steps on average",
-        arguments.learning_rate,
-        f64::from(training.lengths.iter().sum::<u32>()) / training.lengths.len() as f64
-    );
-    let progress = Progress::new((Variant::ALL.len() * seeds * steps) as u64)?;
-    let mut runs = Variant::ALL.map(|variant| (variant, Vec::new()));
-    for seed in (arguments.common.seed..).take(seeds) {
-        for (variant, runs) in &mut runs {
-            if progress.stopped() {
-                break;
-            }
-            progress.say(format!("seed {seed}, {}", variant.name()));
-            let model = Rnn::new(context, *variant, seed)?;
-            let trainer = bind(context, &model, &training, &test, arguments.learning_rate)?;
-            let mut batches = Batches::new(training.labels.len(), BATCH_SIZE, seed);
-            let looks = trainer.run(&mut batches, steps, steps.div_ceil(LOOKS), &progress);
-            if let Some(look) = looks.last() {
-                let accuracy = 100.0 * look.test.accuracy;
-                progress.print(&format!("seed {seed}, {:<35} test accuracy {accuracy:.2} %", variant.name()));
-            }
-            runs.push(looks);
+struct Rnn {
+    variant: Variant,
+    input: Dense,
+    recurrent: Dense,
+    head: Dense,
+    input_norm: Option<Norm>,
+    state_norm: Option<Norm>,
+}
+
+impl Rnn {
+    /// A seed gives the same weights in every variant.
+    fn new(context: &Context, variant: Variant, seed: u64) -> Result<Self, wgpu_batch_norm::Error> {
+        let with_norm = variant != Variant::Without;
+        // Beta of the batch norm on the input does the work of a bias.
+        let input = Dense::new(context, WIDTH, HIDDEN, !with_norm);
+        let recurrent = Dense::new(context, HIDDEN, HIDDEN, false);
+        let head = Dense::new(context, HIDDEN, CLASSES, true);
+        let mut initial = Initial::new(seed);
+        for layer in [&input, &recurrent, &head] {
+            initial.normal(context, &layer.weight, (1.0 / layer.inputs as f32).sqrt());
         }
+        let norm = |beta: Option<f32>, sets: usize, segment_running: SegmentRunning| {
+            let descriptor = BatchNormLayerDescriptor {
+                batch_norm: BatchNormDescriptor {
+                    channels: HIDDEN as u32,
+                    layout: Layout::ChannelsLast,
+                    convention: Convention { segment_running, ..Convention::pytorch() },
+                    ..Default::default()
+                },
+                gamma: Some(variant.gamma()),
+                beta,
+                running_sets: sets as u32,
+                ..Default::default()
+            };
+            Norm::new(context, &descriptor)
+        };
+        let (input_sets, separate) =
+            if variant.by_step() { (STEPS, SegmentRunning::Separate) } else { (1, SegmentRunning::InTurn) };
+        Ok(Self {
+            variant,
+            input,
+            recurrent,
+            head,
+            input_norm: with_norm.then(|| norm(Some(0.0), input_sets, separate)).transpose()?,
+            // One beta is enough for a sum of two. Each step is a use of its own, no segment.
+            state_norm: variant.on_state().then(|| norm(None, STEPS, SegmentRunning::InTurn)).transpose()?,
+        })
     }
-    progress.finish();
 
-    println!("\ntest accuracy in %                     median  lowest  highest   steps to 75 %   training loss");
-    for (variant, runs) in &runs {
-        let loss = |run: &Vec<Look>| Some(run.last()?.training?.loss);
-        let loss = Spread::of(runs.iter().filter_map(loss)).median;
-        println!("{:<37} {} {loss:>15.4}", variant.name(), trainer::summary(runs, 0.75));
+    /// Logits of sequences, (steps, sequences, width).
+    fn forward(
+        &self,
+        tape: &mut Tape<'_>,
+        sequences: &Tensor,
+        lengths: &Lengths,
+    ) -> Result<Tensor, wgpu_batch_norm::Error> {
+        let inputs = tape.dense(&self.input, sequences);
+        let inputs = match &self.input_norm {
+            Some(norm) => self.normalise_inputs(tape, norm, &inputs, lengths)?,
+            None => inputs,
+        };
+        let shape = [lengths.0.len, HIDDEN];
+        let zeros = Tensor::data(tape.context.zeros("first state", lengths.0.len * HIDDEN), &shape);
+        let mut state = zeros.clone();
+        for step in 0..STEPS {
+            let recurrent = match step {
+                0 => zeros.clone(),
+                _ => self.recur(tape, &state, (lengths, step))?,
+            };
+            state = tape.recurrent_cell((lengths, step), [&inputs.index(step), &recurrent, &state]);
+        }
+        Ok(tape.dense(&self.head, &state))
     }
 
-    let curves = |value: fn(&Look) -> Option<f64>| -> Vec<Series> {
-        runs.iter().map(|(variant, runs)| trainer::curve(variant.name(), runs, value)).collect()
-    };
-    let accuracy = Lines {
-        title: "Recurrent network".to_owned(),
-        x: "training steps".to_owned(),
-        y: "test accuracy in %".to_owned(),
-        series: curves(|look| Some(100.0 * look.test.accuracy)),
-        ..Default::default()
-    };
-    let loss = Lines {
-        title: "Loss".to_owned(),
-        x: "training steps".to_owned(),
-        y: "training loss".to_owned(),
-        log_y: true,
-        legend: Legend::LowerLeft,
-        series: curves(|look| look.training.map(|training| training.loss)),
-        ..Default::default()
-    };
-    let out = &arguments.common.out;
-    plot::write(&out.join("training.svg"), &[Panel::Lines(accuracy), Panel::Lines(loss)])?;
-    println!("\nplots and their data: {}", out.display());
-    println!("{:.1} s on {}", start.elapsed().as_secs_f64(), context.gpu.info.name);
-    Ok(())
+    /// All steps at once, whichever of them share statistics.
+    fn normalise_inputs(
+        &self,
+        tape: &mut Tape<'_>,
+        norm: &Norm,
+        inputs: &Tensor,
+        lengths: &Lengths,
+    ) -> Result<Tensor, wgpu_batch_norm::Error> {
+        let mut shape = Shape::new(&inputs.shape)?;
+        if self.variant.by_step() {
+            shape = shape.with_segments_along(0)?;
+        }
+        let masked = self.variant != Variant::InputPadded;
+        let valid = masked.then(|| tape.valid_of_sequences(norm, &shape, lengths)).transpose()?;
+        let options = NormOptions { shape: Some(shape), valid: valid.as_ref(), ..Default::default() };
+        tape.batch_norm_with(norm, inputs, &options)
+    }
+
+    /// What the last state gives to this step; its statistics can only be those of the step.
+    fn recur(
+        &self,
+        tape: &mut Tape<'_>,
+        state: &Tensor,
+        at: (&Lengths, usize),
+    ) -> Result<Tensor, wgpu_batch_norm::Error> {
+        let recurrent = tape.dense(&self.recurrent, state);
+        let Some(norm) = &self.state_norm else { return Ok(recurrent) };
+        let valid = tape.valid_at_step(norm, HIDDEN, at)?;
+        // The layer has a set of running statistics for each step.
+        let options = NormOptions { valid: Some(&valid), running_set: at.1 as u32, ..Default::default() };
+        tape.batch_norm_with(norm, &recurrent, &options)
+    }
+
+    fn norms(&self) -> Vec<Norm> {
+        [&self.input_norm, &self.state_norm].into_iter().flatten().cloned().collect()
+    }
+
+    fn parameters(&self) -> Vec<Parameter> {
+        let dense = [&self.input, &self.recurrent, &self.head].into_iter().flat_map(Dense::parameters);
+        dense.chain(self.norms().iter().flat_map(Norm::parameters)).collect()
+    }
 }
 
 /// Binds a network to training and test sequences.
@@ -170,32 +262,49 @@ fn bind<'c>(
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use network::support;
+fn main() -> ExitCode {
+    arguments::main(["300", "target/train_rnn"], |arguments: &Arguments| &arguments.common, run)
+}
 
-    mod on_every_adapter {
-        use super::*;
-
-        #[test]
-        fn every_variant_learns() {
-            let all = support::open_all(None);
-            assert!(!all.is_empty(), "{}", support::NO_ADAPTER);
-            let digits = Digits::load();
-            let (training, test) = (Sequences::cut(&digits.training, 1), Sequences::cut(&digits.test, 2));
-            for context in all.into_iter().map(Context::new) {
-                for variant in Variant::ALL {
-                    let model = Rnn::new(&context, variant, 1).unwrap();
-                    let trainer = bind(&context, &model, &training, &test, 0.01).unwrap();
-                    let mut batches = Batches::new(training.labels.len(), BATCH_SIZE, 1);
-                    let looks = trainer.run(&mut batches, 30, 15, &Progress::hidden());
-                    let losses: Vec<f64> = looks.iter().filter_map(|look| Some(look.training?.loss)).collect();
-                    // Chance is ln 10 = 2.3.
-                    assert!(losses.len() == 2 && losses[1] < losses[0] && losses[1] < 2.0, "{variant:?}: {losses:?}");
-                    assert!(looks[2].test.accuracy > 0.2, "{variant:?}: {looks:?}");
-                }
+fn run(arguments: &Arguments, context: &Context) -> Result<(), Box<dyn Error>> {
+    let digits = Digits::load();
+    // Which rows are cut off belongs to the data: it is the same for all seeds of the networks.
+    let (training, test) = (Sequences::cut(&digits.training, 1), Sequences::cut(&digits.test, 2));
+    let Common { steps, seeds, ref out, .. } = arguments.common;
+    println!(
+        "Adam, learning rate {}, batches of {BATCH_SIZE}, {steps} steps, {seeds} seeds; sequences of {:.1} steps on average",
+        arguments.learning_rate,
+        f64::from(training.lengths.iter().sum::<u32>()) / training.lengths.len() as f64
+    );
+    let steps = steps as usize;
+    let progress = Progress::new((Variant::ALL.len() * seeds as usize * steps) as u64)?;
+    let mut runs = Variant::ALL.map(|variant| (variant.name(), Runs::new()));
+    for seed in arguments.common.seeds() {
+        for (variant, (name, runs)) in Variant::ALL.into_iter().zip(&mut runs) {
+            if progress.stopped() {
+                break;
             }
+            progress.say(format!("seed {seed}, {name}"));
+            let model = Rnn::new(context, variant, seed)?;
+            let trainer = bind(context, &model, &training, &test, arguments.learning_rate)?;
+            let mut batches = Batches::new(training.labels.len(), BATCH_SIZE, seed);
+            let looks = trainer.run(&mut batches, steps, steps.div_ceil(LOOKS), &progress);
+            if let Some(look) = looks.last() {
+                let accuracy = 100.0 * look.test.accuracy;
+                progress.print(&format!("seed {seed}, {name:<35} test accuracy {accuracy:.2} %"));
+            }
+            runs.push(looks);
         }
     }
+    progress.finish();
+
+    println!("\ntest accuracy in %                     median  lowest  highest   steps to 75 %   training loss");
+    for (name, runs) in &runs {
+        let loss = |run: &Vec<Look>| Some(run.last()?.training?.loss);
+        let loss = Spread::of(runs.iter().filter_map(loss)).median;
+        println!("{name:<37} {} {loss:>15.4}", trainer::summary(runs, 0.75));
+    }
+    let runs = runs.each_ref().map(|(name, runs)| (*name, runs));
+    let accuracy = trainer::accuracy_panel("Recurrent network", "test accuracy in %", &runs);
+    plot::write(&out.join("training.svg"), &[accuracy, trainer::loss_panel(Legend::LowerLeft, &runs)])
 }
