@@ -12,17 +12,22 @@ use super::tensor::View;
 /// Invocations per workgroup of every kernel that does not say otherwise, as written in the WGSL.
 pub const WORKGROUP: usize = 64;
 
-/// A kernel's text.
+/// A kernel: an entry point of a text, and a name that no other kernel has.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel {
     pub name: &'static str,
+    pub entry_point: &'static str,
     pub source: &'static str,
 }
 
 /// The kernel in `kernels/`.
 macro_rules! kernel {
     ($name:literal) => {
-        $crate::network::context::Kernel { name: $name, source: include_str!(concat!("kernels/", $name, ".wgsl")) }
+        $crate::network::context::Kernel {
+            name: $name,
+            entry_point: "main",
+            source: include_str!(concat!("kernels/", $name, ".wgsl")),
+        }
     };
 }
 pub(super) use kernel;
@@ -98,11 +103,26 @@ impl Context {
         workgroups: usize,
         bindings: &[wgpu::BufferSlice<'_>],
     ) -> Dispatch {
+        let numbered: Vec<_> = (0..).zip(bindings.iter().copied()).collect();
+        self.bind_numbered(kernel, constants, workgroups, &numbered)
+    }
+
+    /// The same with bindings by their numbers, for a text whose entry points leave some out.
+    ///
+    /// # Panics
+    /// As [`Context::bind_workgroups`].
+    pub fn bind_numbered(
+        &self,
+        kernel: Kernel,
+        constants: &[(&str, f64)],
+        workgroups: usize,
+        bindings: &[(u32, wgpu::BufferSlice<'_>)],
+    ) -> Dispatch {
         assert!(workgroups <= 65_535, "{}: {workgroups} workgroups are too many for one dispatch", kernel.name);
         let pipeline = self.pipeline(kernel, constants);
         let mut entries = Vec::with_capacity(bindings.len());
-        for (binding, slice) in (0..).zip(bindings) {
-            let resource = wgpu::BindingResource::try_from(*slice).expect("no slice is empty");
+        for &(binding, slice) in bindings {
+            let resource = wgpu::BindingResource::try_from(slice).expect("no slice is empty");
             entries.push(wgpu::BindGroupEntry { binding, resource });
         }
         let bind_group = self.gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
@@ -130,7 +150,7 @@ fn compile(device: &wgpu::Device, kernel: Kernel, constants: &[(&str, f64)]) -> 
         // Taken from the shader: it says which bindings are read only.
         layout: None,
         module: &module,
-        entry_point: Some("main"),
+        entry_point: Some(kernel.entry_point),
         compilation_options: wgpu::PipelineCompilationOptions { constants, ..Default::default() },
         cache: None,
     })

@@ -15,6 +15,7 @@ struct Shape {
 @group(0) @binding(3) var<storage, read> c: array<f32>;
 @group(0) @binding(4) var<storage, read_write> result: array<f32>;
 @group(0) @binding(5) var<storage, read_write> scores: array<f32>;
+@group(0) @binding(6) var<storage, read> labels: array<u32>;
 
 /// result[n, o] = Σₖ a[n, k] · b[o, k] + c[o]
 @compute @workgroup_size(64)
@@ -86,7 +87,7 @@ fn sigmoid_backward(@builtin(global_invocation_id) id: vec3<u32>) {
     }
 }
 
-/// The gradient of the mean cross entropy of the whole batch by the logits a, with labels c; and the loss of each row.
+/// The gradient of the mean cross entropy of the whole batch by the logits a; and the loss of each row.
 @compute @workgroup_size(64)
 fn softmax_cross_entropy(@builtin(global_invocation_id) id: vec3<u32>) {
     if id.x < shape.rows {
@@ -99,7 +100,7 @@ fn softmax_cross_entropy(@builtin(global_invocation_id) id: vec3<u32>) {
         for (var column = 0u; column < shape.outputs; column++) {
             sum += exp(a[first + column] - largest);
         }
-        let label = u32(c[id.x]);
+        let label = labels[id.x];
         for (var column = 0u; column < shape.outputs; column++) {
             let probability = exp(a[first + column] - largest) / sum;
             result[first + column] = (probability - select(0.0, 1.0, column == label)) / f32(shape.batch);

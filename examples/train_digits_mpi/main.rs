@@ -9,12 +9,11 @@
 //! `--fault` makes one rank fail, for tests: every rank must end with an error, in time, and with the running statistics of the step
 //! before.
 
-mod data;
 mod kernels;
+#[path = "../network/mod.rs"]
 mod network;
 mod plot;
-#[path = "../support/mod.rs"]
-mod support;
+mod rank;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -22,12 +21,17 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use wgpu_batch_norm::exchange::{Collective, ExchangeError, MpiCollective};
 use wgpu_batch_norm::mpi::traits::Communicator as _;
 use wgpu_batch_norm::{Convention, mpi};
 
-use data::{CLASSES, Digits, PIXELS};
-use network::{Failing, Network, Settings};
+use network::context::Context;
+use network::digits::{CLASSES, Digits, PIXELS, Split};
+use network::support;
+use rank::{Failing, Network, Settings};
 
 const BATCH: usize = 60;
 /// What the losses may differ by, relative to the first loss: rounding (1e-7 was seen over 300 steps).
@@ -94,6 +98,19 @@ fn bounds(ranks: usize, uneven: bool) -> Vec<usize> {
     (0..=ranks).map(|rank| BATCH * weight(rank.min(sharing)) / weight(sharing)).collect()
 }
 
+/// Every batch of a run, the same on every rank: a new random order each epoch.
+fn batches(samples: usize, steps: usize, seed: u64) -> Vec<Vec<u32>> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut batches = Vec::with_capacity(steps);
+    while batches.len() < steps {
+        let mut order: Vec<u32> = (0..samples as u32).collect();
+        order.shuffle(&mut random);
+        batches.extend(order.chunks_exact(BATCH).map(<[u32]>::to_vec));
+    }
+    batches.truncate(steps);
+    batches
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let Some(universe) = mpi::initialize() else {
@@ -117,7 +134,7 @@ fn main() -> ExitCode {
         // Without the other ranks' leave: they must not wait for this one.
         std::process::exit(2);
     };
-    match run(&arguments, &gpu, ranks) {
+    match run(&arguments, &Context::new(gpu), ranks) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => stop(rank, &*error, 3),
@@ -133,7 +150,7 @@ fn stop(rank: impl std::fmt::Display, error: &dyn std::error::Error, status: i32
     std::process::exit(status)
 }
 
-fn run(arguments: &Arguments, gpu: &support::Gpu, ranks: MpiCollective) -> Result<bool, Box<dyn std::error::Error>> {
+fn run(arguments: &Arguments, context: &Context, ranks: MpiCollective) -> Result<bool, Box<dyn std::error::Error>> {
     let (rank, count) = (ranks.rank(), ranks.ranks());
     let fails = |fault| arguments.fault == Some(fault) && arguments.fault_rank == rank;
     let mut widths = [PIXELS, 100, 100, 100, CLASSES];
@@ -142,14 +159,14 @@ fn run(arguments: &Arguments, gpu: &support::Gpu, ranks: MpiCollective) -> Resul
     }
     let convention = if fails(Fault::Convention) { Convention::keras() } else { Convention::pytorch() };
     let settings = Settings { widths: &widths, convention, batch: BATCH, seed: arguments.seed };
-    let digits = Digits::load();
-    let batches = digits.batches(arguments.steps, BATCH, arguments.seed);
+    let digits = Digits::load().training;
+    let batches = batches(digits.len(), arguments.steps, arguments.seed);
     let bounds = bounds(count, arguments.uneven);
     let own = bounds[rank]..bounds[rank + 1];
     let host = mpi::environment::processor_name()?;
-    println!("rank {rank} of {count}: rows {own:?} of {BATCH} on {host}, {}", gpu.info.name);
+    println!("rank {rank} of {count}: rows {own:?} of {BATCH} on {host}, {}", context.gpu.info.name);
 
-    let mut network = Network::new(gpu, &settings, own.len(), false)?;
+    let mut network = Network::new(context, &settings, own.len(), false)?;
     let mut together = Vec::with_capacity(arguments.steps);
     let mut ranks = Some(ranks);
     let mut running = network.running_statistics();
@@ -164,7 +181,7 @@ fn run(arguments: &Arguments, gpu: &support::Gpu, ranks: MpiCollective) -> Resul
             // The first step compiles and agrees.
             (network.fetching, network.exchanging, start) = (Duration::ZERO, Duration::ZERO, Instant::now());
         }
-        let (images, labels) = digits.gather(&batch[own.clone()]);
+        let Split { images, labels } = digits.gather(&batch[own.clone()]);
         match network.train(&images, &labels, BATCH, &mut ranks) {
             Ok(loss) => together.push(loss),
             Err(error) => return Err(stopped(&network, &running, step, &error)),
@@ -186,7 +203,7 @@ fn run(arguments: &Arguments, gpu: &support::Gpu, ranks: MpiCollective) -> Resul
     if rank != 0 {
         return Ok(true);
     }
-    compare(arguments, gpu, &settings, (&digits, &batches), &together, count)
+    compare(arguments, context, &settings, (&digits, &batches), &together, count)
 }
 
 /// What is reported of a step that failed.
@@ -201,16 +218,16 @@ fn stopped(network: &Network<'_>, before: &[f32], step: usize, error: &ExchangeE
 /// The same by one process with the whole batch.
 fn compare(
     arguments: &Arguments,
-    gpu: &support::Gpu,
+    context: &Context,
     settings: &Settings<'_>,
-    (digits, batches): (&Digits, &[Vec<usize>]),
+    (digits, batches): (&Split, &[Vec<u32>]),
     together: &[f64],
     ranks: usize,
 ) -> Result<bool, Box<dyn std::error::Error>> {
-    let mut network = Network::new(gpu, settings, BATCH, true)?;
+    let mut network = Network::new(context, settings, BATCH, true)?;
     let mut alone = Vec::with_capacity(together.len());
     for batch in batches {
-        let (images, labels) = digits.gather(batch);
+        let Split { images, labels } = digits.gather(batch);
         alone.push(network.train(&images, &labels, BATCH, &mut None)?);
     }
     let largest = together

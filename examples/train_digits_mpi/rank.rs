@@ -14,8 +14,8 @@ use wgpu_batch_norm::{
     RunningStatistics, Shape as TensorShape, Step, TrainingBuffers, TrainingStep, wgpu,
 };
 
-use crate::kernels::{Dispatch, Kernels, Shape};
-use crate::support::Gpu;
+use crate::kernels::{self, Shape};
+use crate::network::context::{Context, Dispatch};
 
 /// Slices start at multiples of this many values: 256 bytes.
 const ALIGNMENT: usize = 64;
@@ -81,8 +81,8 @@ pub enum Failing {
     Skip,
 }
 
-pub struct Network<'g> {
-    gpu: &'g Gpu,
+pub struct Network<'c> {
+    context: &'c Context,
     stages: Vec<Stage>,
     /// The updates of running statistics, for when no exchange of the step can fail any more.
     commits: Vec<TrainingStep>,
@@ -102,10 +102,10 @@ pub struct Network<'g> {
     pub exchanging: Duration,
 }
 
-impl<'g> Network<'g> {
+impl<'c> Network<'c> {
     /// A network that trains on `rows` rows of every batch; of all of them where it is alone.
-    pub fn new(gpu: &'g Gpu, settings: &Settings<'_>, rows: usize, alone: bool) -> Result<Self, ExchangeError> {
-        let kernels = Kernels::new(&gpu.device);
+    pub fn new(context: &'c Context, settings: &Settings<'_>, rows: usize, alone: bool) -> Result<Self, ExchangeError> {
+        let gpu = &context.gpu;
         let (mut parameters, mut running_values) = (0, 0);
         let count = settings.widths.len() - 1;
         let mut layers = Vec::new();
@@ -117,7 +117,7 @@ impl<'g> Network<'g> {
             let bias = reserve(&mut parameters, outputs);
             let gamma = if hidden { reserve(&mut parameters, outputs) } else { 0..0 };
             let running = if hidden { [(); 2].map(|()| reserve(&mut running_values, outputs)) } else { [0..0, 0..0] };
-            let norm = if hidden { Some(Norm::new(gpu, settings, rows, outputs)?) } else { None };
+            let norm = if hidden { Some(Norm::new(context, settings, rows, outputs)?) } else { None };
             layers.push(Layer {
                 inputs,
                 outputs,
@@ -136,11 +136,13 @@ impl<'g> Network<'g> {
         }
         let values = gpu.upload("parameters", &initial_parameters(&layers, parameters, settings.seed));
         let gradients = gpu.zeroed("gradients", 4 * parameters as u64);
+        let bindings = [(1, gradients.slice(..)), (4, values.slice(..))];
+        let update = kernels::bind(context, "update", parameters, None, &bindings);
         let mut network = Self {
-            gpu,
+            context,
             stages: Vec::new(),
             commits: Vec::new(),
-            update: kernels.bind("update", parameters, None, &[(1, gradients.slice(..)), (4, values.slice(..))]),
+            update,
             rows,
             parameters,
             running_values,
@@ -153,26 +155,25 @@ impl<'g> Network<'g> {
             fetching: Duration::ZERO,
             exchanging: Duration::ZERO,
         };
-        network.bind(&kernels, &layers, &values, settings.batch, alone)?;
+        network.bind(&layers, &values, settings.batch, alone)?;
         Ok(network)
     }
 
     fn bind(
         &mut self,
-        kernels: &Kernels,
         layers: &[Layer],
         parameters: &wgpu::Buffer,
         batch: usize,
         alone: bool,
     ) -> Result<(), ExchangeError> {
-        let rows = self.rows;
-        let zeros = self.gpu.zeroed("no bias", 4 * 1024);
+        let (context, rows) = (self.context, self.rows);
+        let zeros = context.gpu.zeroed("no bias", 4 * 1024);
         let mut stages = vec![Stage::default()];
         let mut commits = Vec::new();
         let shape_of = |layer: &Layer| Some(Shape { rows, inputs: layer.inputs, outputs: layer.outputs, batch });
         let dense = |stages: &mut Vec<Stage>, name, invocations, shape, bindings: &[(u32, wgpu::BufferSlice<'_>)]| {
             if let Some(stage) = stages.last_mut() {
-                stage.operations.push(Operation::Dense(kernels.bind(name, invocations, shape, bindings)));
+                stage.operations.push(Operation::Dense(kernels::bind(context, name, invocations, shape, bindings)));
             }
         };
         let add = |stages: &mut Vec<Stage>, operation| {
@@ -183,7 +184,7 @@ impl<'g> Network<'g> {
         // The records of a stage travel before the next one.
         let exchange = |stages: &mut Vec<Stage>, name: &str, item: ExchangeItem<'_>| -> Result<(), ExchangeError> {
             if let Some(stage) = stages.last_mut() {
-                stage.exchange = Some(Exchange::new(&self.gpu.device, &[item])?.named(name));
+                stage.exchange = Some(Exchange::new(&context.gpu.device, &[item])?.named(name));
             }
             stages.push(Stage::default());
             Ok(())
@@ -231,7 +232,7 @@ impl<'g> Network<'g> {
             } else {
                 let bindings = [
                     (1, layer.linear.slice(..)),
-                    (3, self.labels.slice(..)),
+                    (6, self.labels.slice(..)),
                     (4, layer.linear_gradient.slice(..)),
                     (5, self.scores.slice(..)),
                 ];
@@ -296,17 +297,18 @@ impl<'g> Network<'g> {
     pub fn train(
         &mut self,
         images: &[f32],
-        labels: &[f32],
+        labels: &[u32],
         batch: usize,
         ranks: &mut Option<MpiCollective>,
     ) -> Result<f64, ExchangeError> {
-        let queue = &self.gpu.queue;
+        let gpu = &self.context.gpu;
+        let queue = &gpu.queue;
         if self.rows > 0 {
             queue.write_buffer(&self.images, 0, bytemuck::cast_slice(images));
             queue.write_buffer(&self.labels, 0, bytemuck::cast_slice(labels));
         }
         for (number, stage) in self.stages.iter_mut().enumerate() {
-            let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             for operation in &stage.operations {
                 match operation {
@@ -322,7 +324,7 @@ impl<'g> Network<'g> {
             queue.submit([encoder.finish()]);
             if let (Some(exchange), Some(ranks)) = (&mut stage.exchange, ranks.as_mut()) {
                 let start = Instant::now();
-                self.gpu.wait();
+                gpu.wait();
                 match self.failing.filter(|&(at, _)| at == number) {
                     Some((_, Failing::Die)) => std::process::abort(),
                     Some((_, Failing::GiveUp)) => {
@@ -342,15 +344,15 @@ impl<'g> Network<'g> {
             }
         }
         // Gradients and the loss in one message.
-        let mut values: Vec<f32> = self.gpu.read(&self.gradients, self.parameters);
-        let losses: Vec<f32> = self.gpu.read(&self.scores, self.rows);
+        let mut values: Vec<f32> = gpu.read(&self.gradients, self.parameters);
+        let losses: Vec<f32> = gpu.read(&self.scores, self.rows);
         values.push(losses.iter().sum());
         if let Some(ranks) = ranks {
             ranks.all_sum(&mut values).map_err(|error| ExchangeError::Collective(error.into()))?;
         }
         let loss = f64::from(values.pop().unwrap_or_default()) / batch as f64;
         queue.write_buffer(&self.gradients, 0, bytemuck::cast_slice(&values));
-        self.gpu.submit(|pass| {
+        gpu.submit(|pass| {
             self.commits.iter().for_each(|commit| commit.record(pass));
             self.update.record(pass);
         });
@@ -358,17 +360,17 @@ impl<'g> Network<'g> {
     }
 
     pub fn running_statistics(&self) -> Vec<f32> {
-        self.gpu.read(&self.running, self.running_values)
+        self.context.gpu.read(&self.running, self.running_values)
     }
 }
 
 impl Norm {
-    fn new(gpu: &Gpu, settings: &Settings<'_>, rows: usize, channels: usize) -> Result<Self, Error> {
+    fn new(context: &Context, settings: &Settings<'_>, rows: usize, channels: usize) -> Result<Self, Error> {
         let descriptor =
             BatchNormDescriptor { channels: channels as u32, convention: settings.convention, ..Default::default() };
-        let bn = BatchNorm::new(&gpu.device, &descriptor)?;
+        let bn = BatchNorm::with_kernels(&context.kernels, &descriptor)?;
         let plan = bn.plan(&TensorShape::new(&[rows, channels])?)?;
-        let buffer = |size| gpu.zeroed("batch norm", size);
+        let buffer = |size| context.gpu.zeroed("batch norm", size);
         let (moments, sums) = (buffer(plan.part_moments_size()), buffer(plan.gradient_sums_size()));
         let (saved, workspace) = (buffer(plan.saved_size()), buffer(plan.workspace_size()));
         Ok(Self { bn, plan, moments, sums, saved, workspace })
