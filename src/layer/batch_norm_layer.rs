@@ -68,7 +68,7 @@ pub struct BatchNormLayer {
 
 /// A parameter of a layer, for an optimiser, on the device or on the host.
 ///
-/// On the host: read `gradient`, and write what follows from it to `value`. Steps that are bound see what is submitted after that.
+/// On the host: read `gradient`, and write what follows from it to `value`. Steps that are bound see it from the next submission on.
 ///
 /// ```no_run
 /// # use wgpu_batch_norm::{BatchNormLayer, wgpu};

@@ -7,8 +7,8 @@ use crate::gpu::scoped;
 
 /// # Starting again
 ///
-/// Both write through the caller's queue, as [`BatchNormLayer::load_state`] does: nothing is read back, whatever is submitted afterwards
-/// sees it, and steps that are bound stay bound. PyTorch's `reset_parameters` does both at once.
+/// Both write through the caller's queue, as [`BatchNormLayer::load_state`] does: nothing is read back, whatever is submitted
+/// afterwards sees it, and steps that are bound stay bound. PyTorch's `reset_parameters` does both at once.
 impl BatchNormLayer {
     /// Sets gamma and beta to what the descriptor says. Gradients stay; the next backward overwrites them.
     ///

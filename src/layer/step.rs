@@ -150,8 +150,9 @@ impl LayerForward {
 ///
 /// Recording allocates nothing and can be repeated.
 ///
-/// It goes through what the last forward saved. Recording cannot tell whether one ran: without any, in training mode, the gradients are NaN (0
-/// to a `saved` of the caller's that holds zeros); with an old one, they are those of its batch.
+/// It goes through what the last forward saved. Recording cannot tell whether one has run on the device: without any, in training
+/// mode, gradients are NaN (with a `saved` of the caller's that holds zeros, dx is 0); after the forward of another batch they are
+/// taken with the statistics of that batch.
 #[derive(Clone, Debug)]
 pub struct LayerBackward {
     pub(super) label: String,

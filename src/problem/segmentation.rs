@@ -130,9 +130,9 @@ impl Shape {
     /// # Ok::<(), wgpu_batch_norm::Error>(())
     /// ```
     ///
-    /// That is ghost batch norm (Hoffer, Hubara and Soudry, arXiv 1705.08741). As many as there are samples make instance norm. Sub-batches of
-    /// one domain each, with [`SegmentRunning::Separate`](crate::SegmentRunning::Separate), make domain-specific batch norm;
-    /// where the whole batch is of one domain, bind the running statistics of that domain instead.
+    /// That is ghost batch norm (Hoffer, Hubara and Soudry, arXiv 1705.08741). As many as there are samples make instance norm.
+    /// Sub-batches of one domain each, with [`SegmentRunning::Separate`](crate::SegmentRunning::Separate), make domain-specific
+    /// batch norm; where the whole batch is of one domain, bind the running statistics of that domain instead.
     ///
     /// Gamma and beta are shared; what becomes of the running statistics is the convention's
     /// [`segment_running`](crate::Convention::segment_running). A shape is cut in one way only, the last that was said.
