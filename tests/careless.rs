@@ -13,6 +13,10 @@ mod faults;
 pub(crate) mod fuzz;
 #[path = "careless/layer.rs"]
 mod layer;
+#[path = "careless/machines.rs"]
+mod machines;
+#[path = "careless/send_and_sync.rs"]
+mod send_and_sync;
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -27,7 +31,7 @@ use wgpu_batch_norm::{
     TrainingBuffers, ValidBuffers, ValidSource,
 };
 
-/// A noop device with the limits that WebGPU guarantees, and everything that reached its error handler.
+/// A noop device, with the limits that WebGPU guarantees unless they are said, and everything that reached its error handler.
 struct Noop {
     adapter: wgpu::Adapter,
     device: wgpu::Device,
@@ -59,8 +63,13 @@ impl Noop {
     }
 
     fn of(adapter: wgpu::Adapter) -> Self {
-        let (device, queue) = now(adapter.request_device(&wgpu::DeviceDescriptor::default())).unwrap();
-        assert_eq!(device.limits(), wgpu::Limits::default());
+        let noop = Self::open(adapter, &wgpu::DeviceDescriptor::default());
+        assert_eq!(noop.device.limits(), wgpu::Limits::default());
+        noop
+    }
+
+    fn open(adapter: wgpu::Adapter, descriptor: &wgpu::DeviceDescriptor<'_>) -> Self {
+        let (device, queue) = now(adapter.request_device(descriptor)).unwrap();
         let uncaptured = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&uncaptured);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| log.lock().unwrap().push(error.to_string())));
@@ -993,34 +1002,6 @@ fn bind_backwards(noop: &Noop, bn: &BatchNorm, plan: &Plan, roles: &Roles, name:
             }
         }
     }
-}
-
-#[test]
-fn public_types_are_send_and_sync() {
-    use wgpu_batch_norm::{plan, reference, shader};
-    macro_rules! check {
-        ($($type:ty),* $(,)?) => {{
-            const fn send_and_sync<T: Send + Sync>() {}
-            $(send_and_sync::<$type>();)*
-        }};
-    }
-    // What is kept between steps, what goes from thread to thread, what slices are given in.
-    check!(BatchNorm, Kernels, KernelsDescriptor, Plan, Error, Shape, Strategies, Strategy, Family, Layout);
-    check!(BatchNormDescriptor, Convention, Momentum, Activation, ActivationSource, ElementType, SequenceAxes);
-    check!(wgpu_batch_norm::Step, wgpu_batch_norm::TrainingStep, wgpu_batch_norm::DeviceProfile, AdapterClass);
-    check!(wgpu_batch_norm::Problem, wgpu_batch_norm::Segmentation, wgpu_batch_norm::Operation, SegmentRunning);
-    check!(wgpu_batch_norm::ShaderChecks, wgpu_batch_norm::ActivationCost, wgpu_batch_norm::ChannelHealth);
-    check!(wgpu_batch_norm::ChannelMoments, wgpu_batch_norm::ChannelRenormalization);
-    check!(wgpu_batch_norm::ChannelStatistics, wgpu_batch_norm::EmptyBatchPolicy, wgpu_batch_norm::NonFinitePolicy);
-    check!(wgpu_batch_norm::OneSamplePolicy, wgpu_batch_norm::RunningVariance);
-    check!(TrainingBuffers<'static>, InferenceBuffers<'static>, BackwardBuffers<'static>, FoldBuffers<'static>);
-    check!(FrozenBackwardBuffers<'static>, OutputBackwardBuffers<'static>, AccumulateBuffers<'static>);
-    check!(PopulationBuffers<'static>, ValidBuffers<'static>, ValidSource<'static>, Renormalization<'static>);
-    check!(RunningStatistics<'static>, Gradient<'static>, ActivationState<'static>);
-    check!(reference::BatchNorm, reference::Plan, reference::TrainingBuffers<'static, f32>);
-    check!(reference::BackwardBuffers<'static, f32>, reference::FrozenBackwardBuffers<'static, f32>);
-    check!(reference::InferenceBuffers<'static, f32>, reference::OutputBackwardBuffers<'static, f32>);
-    check!(plan::Role, plan::Kernel, plan::Storage, plan::Walk, shader::Variant);
 }
 
 proptest! {

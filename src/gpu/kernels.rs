@@ -81,6 +81,16 @@ pub(super) struct Placeholders {
 /// Bytes that a placeholder binding shows.
 pub(super) const PLACEHOLDER_SIZE: u64 = 16;
 
+const fn class_of(device: wgpu::DeviceType) -> AdapterClass {
+    match device {
+        wgpu::DeviceType::DiscreteGpu => AdapterClass::Discrete,
+        wgpu::DeviceType::Cpu => AdapterClass::Cpu,
+        wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::VirtualGpu | wgpu::DeviceType::Other => {
+            AdapterClass::Integrated
+        }
+    }
+}
+
 impl fmt::Debug for Kernels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kernels").field("device", &self.shared.device).field("profile", &self.profile).finish()
@@ -97,11 +107,7 @@ impl Kernels {
     /// Kernels as described. Takes note of the device's limits and compiles nothing yet.
     #[must_use]
     pub fn with_descriptor(device: &wgpu::Device, descriptor: &KernelsDescriptor) -> Self {
-        let class = descriptor.class.unwrap_or_else(|| match device.adapter_info().device_type {
-            wgpu::DeviceType::DiscreteGpu => AdapterClass::Discrete,
-            wgpu::DeviceType::Cpu => AdapterClass::Cpu,
-            _ => AdapterClass::Integrated,
-        });
+        let class = descriptor.class.unwrap_or_else(|| class_of(device.adapter_info().device_type));
         let limits = device.limits();
         let profile = DeviceProfile {
             class,
@@ -222,5 +228,23 @@ impl Kernels {
             cache: self.shared.cache.as_ref(),
         });
         Pipeline { pipeline, layout }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_device_has_its_class() {
+        for (device, class) in [
+            (wgpu::DeviceType::DiscreteGpu, AdapterClass::Discrete),
+            (wgpu::DeviceType::IntegratedGpu, AdapterClass::Integrated),
+            (wgpu::DeviceType::VirtualGpu, AdapterClass::Integrated),
+            (wgpu::DeviceType::Other, AdapterClass::Integrated),
+            (wgpu::DeviceType::Cpu, AdapterClass::Cpu),
+        ] {
+            assert_eq!(class_of(device), class, "{device:?}");
+        }
     }
 }

@@ -5,6 +5,8 @@ use wgpu::BufferSlice;
 
 pub(super) type Recorded = Box<dyn Fn(&mut wgpu::ComputePass<'_>)>;
 
+type Bound = Result<Recorded, Error>;
+
 /// One slice that an operation is given.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
@@ -19,7 +21,7 @@ pub(super) struct Place {
 pub(super) struct Operation {
     pub name: &'static str,
     pub places: Vec<Place>,
-    pub bind: fn(&BatchNorm, &Plan, &[BufferSlice<'_>]) -> Result<Recorded, Error>,
+    pub bind: fn(&BatchNorm, &Plan, &[BufferSlice<'_>]) -> Bound,
 }
 
 const fn read(name: &'static str, size: u64) -> Place {
@@ -70,6 +72,8 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
         ])
     };
     let forward = || [read("input", tensor), over("output", "input"), read("residual", tensor)];
+    let sums_of_a_part = || [written("sums", plan.gradient_sums_size())];
+    let records_of_parts = || [read("sums", 2 * plan.gradient_sums_size()), read("moments", plan.part_moments_size())];
     vec![
         Operation {
             name: "training",
@@ -244,6 +248,15 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
             },
         },
         Operation {
+            name: "marking by lengths from a later step",
+            places: vec![read("source.lengths", plan.problem().outer.saturating_mul(4)), written("valid", valid)],
+            bind: |bn, plan, s| {
+                let axes = SequenceAxes { sequence: 0, step: 2 };
+                let source = ValidSource::LengthsFrom { lengths: s[0], axes, first_step: 1 };
+                bn.bind_valid(plan, &ValidBuffers { source, valid: s[1] }).map(step)
+            },
+        },
+        Operation {
             name: "accumulating moments",
             places: vec![
                 read("input", tensor),
@@ -304,44 +317,62 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
             name: "training from parts",
             places: with(&[
                 &forward(),
+                &[written("activation_mask", mask), written("health", plan.health_size())],
                 &parameters(),
-                &[written("saved", saved), read("valid", valid)],
+                &[written("running.mean", running), written("running.variance", running)],
+                &[written("running.batches_tracked", 4), written("saved", saved), read("valid", valid)],
+                &[written("renormalization.saved", plan.renormalization_size()), read("renormalization.limits", 8)],
                 &[read("moments", 2 * plan.part_moments_size()), workspace()],
             ]),
             bind: |bn, plan, s| {
                 let buffers = TrainingBuffers {
                     residual: Some(s[2]),
-                    gamma: Some(s[3]),
-                    beta: Some(s[4]),
-                    saved: Some(s[5]),
-                    valid: Some(s[6]),
-                    ..TrainingBuffers::new(s[0], s[1], s[8])
+                    activation_mask: Some(s[3]),
+                    health: Some(s[4]),
+                    gamma: Some(s[5]),
+                    beta: Some(s[6]),
+                    running: Some(RunningStatistics { mean: s[7], variance: s[8], batches_tracked: Some(s[9]) }),
+                    saved: Some(s[10]),
+                    valid: Some(s[11]),
+                    renormalization: Some(Renormalization { saved: s[12], limits: s[13] }),
+                    ..TrainingBuffers::new(s[0], s[1], s[15])
                 };
-                let step = bn.bind_training_from_parts(plan, s[7], &buffers)?;
-                Ok(Box::new(move |pass| step.record(pass)))
+                let step = bn.bind_training_from_parts(plan, s[14], &buffers)?;
+                Ok(Box::new(move |pass| {
+                    step.record(pass);
+                    step.record_without_running_update(pass);
+                }))
             },
         },
         Operation {
-            name: "gradient sums of a part",
-            places: with(&[
-                &[read("input", tensor), read("output_gradient", tensor)],
-                &parameters(),
-                &[read("saved", saved)],
-                &gradients(),
-                &[written("sums", plan.gradient_sums_size())],
-            ]),
-            bind: |bn, plan, s| bn.bind_part_gradients(plan, s[9], &plain_backward(s)).map(step),
+            name: "gradient sums of a part from a mask",
+            places: with(&[&backward(&[read("activation.mask", mask)]), &sums_of_a_part()]),
+            bind: |bn, plan, s| bind_part_gradients(bn, plan, s, ActivationState::Mask(s[12])),
         },
         Operation {
-            name: "backward from parts",
-            places: with(&[
-                &[read("input", tensor), read("output_gradient", tensor)],
-                &parameters(),
-                &[read("saved", saved)],
-                &gradients(),
-                &[read("sums", 2 * plan.gradient_sums_size()), read("moments", plan.part_moments_size())],
-            ]),
-            bind: |bn, plan, s| bn.bind_backward_from_parts(plan, s[9], s[10], &plain_backward(s)).map(step),
+            name: "gradient sums of a part from the output's sign",
+            places: with(&[&backward(&[read("activation.output", tensor)]), &sums_of_a_part()]),
+            bind: |bn, plan, s| bind_part_gradients(bn, plan, s, ActivationState::Output(s[12])),
+        },
+        Operation {
+            name: "recomputing gradient sums of a part",
+            places: with(&[&backward(&[read("activation.residual", tensor)]), &sums_of_a_part()]),
+            bind: |bn, plan, s| bind_part_gradients(bn, plan, s, ActivationState::Recompute { residual: Some(s[12]) }),
+        },
+        Operation {
+            name: "backward from parts and a mask",
+            places: with(&[&backward(&[read("activation.mask", mask)]), &records_of_parts()]),
+            bind: |bn, plan, s| bind_from_parts(bn, plan, s, ActivationState::Mask(s[12])),
+        },
+        Operation {
+            name: "backward from parts and the output's sign",
+            places: with(&[&backward(&[read("activation.output", tensor)]), &records_of_parts()]),
+            bind: |bn, plan, s| bind_from_parts(bn, plan, s, ActivationState::Output(s[12])),
+        },
+        Operation {
+            name: "recomputing backward from parts",
+            places: with(&[&backward(&[read("activation.residual", tensor)]), &records_of_parts()]),
+            bind: |bn, plan, s| bind_from_parts(bn, plan, s, ActivationState::Recompute { residual: Some(s[12]) }),
         },
         Operation {
             name: "population",
@@ -370,13 +401,8 @@ fn plain_backward<'a>(s: &[BufferSlice<'a>]) -> BackwardBuffers<'a> {
     }
 }
 
-fn bind_backward(
-    bn: &BatchNorm,
-    plan: &Plan,
-    s: &[BufferSlice<'_>],
-    activation: ActivationState<'_>,
-) -> Result<Recorded, Error> {
-    let buffers = BackwardBuffers {
+fn backward_buffers<'a>(s: &[BufferSlice<'a>], activation: ActivationState<'a>) -> BackwardBuffers<'a> {
+    BackwardBuffers {
         gamma: Some(s[2]),
         beta: Some(s[3]),
         saved: Some(s[4]),
@@ -388,16 +414,22 @@ fn bind_backward(
         beta_gradient: Some(Gradient::Accumulate(s[9])),
         residual_gradient: Some(Gradient::Accumulate(s[11])),
         ..BackwardBuffers::new(s[0], s[1], s[10])
-    };
-    bn.bind_backward(plan, &buffers).map(step)
+    }
 }
 
-fn bind_frozen(
-    bn: &BatchNorm,
-    plan: &Plan,
-    s: &[BufferSlice<'_>],
-    activation: ActivationState<'_>,
-) -> Result<Recorded, Error> {
+fn bind_backward(bn: &BatchNorm, plan: &Plan, s: &[BufferSlice<'_>], activation: ActivationState<'_>) -> Bound {
+    bn.bind_backward(plan, &backward_buffers(s, activation)).map(step)
+}
+
+fn bind_part_gradients(bn: &BatchNorm, plan: &Plan, s: &[BufferSlice<'_>], activation: ActivationState<'_>) -> Bound {
+    bn.bind_part_gradients(plan, s[13], &backward_buffers(s, activation)).map(step)
+}
+
+fn bind_from_parts(bn: &BatchNorm, plan: &Plan, s: &[BufferSlice<'_>], activation: ActivationState<'_>) -> Bound {
+    bn.bind_backward_from_parts(plan, s[13], s[14], &backward_buffers(s, activation)).map(step)
+}
+
+fn bind_frozen(bn: &BatchNorm, plan: &Plan, s: &[BufferSlice<'_>], activation: ActivationState<'_>) -> Bound {
     let buffers = FrozenBackwardBuffers {
         input: Some(s[0]),
         gamma: Some(s[2]),
@@ -415,21 +447,30 @@ fn bind_frozen(
 
 pub(super) const ALIGNMENT: u64 = 256;
 
-/// Calls `check` with every element type, and shapes that are walked by columns and by rows.
+/// Calls `check` with every element type, and shapes that are walked by columns and by rows; in windows; and with segments that share
+/// running statistics.
 fn each_plan(check: impl Fn(&Noop, &BatchNorm, &Plan)) {
     let noop = Noop::new();
     let kernels = Kernels::new(&noop.device);
+    let check = |kernels: &Kernels, element, shape: Shape| {
+        // Has a derivative from every source, and an inverse.
+        let activation = Activation::LeakyRelu { slope: 0.1 };
+        let channels = shape.dimensions()[1] as u32;
+        let descriptor = BatchNormDescriptor { channels, element, activation, ..Default::default() };
+        let bn = BatchNorm::with_kernels(kernels, &descriptor).unwrap();
+        let plan = bn.plan(&shape).unwrap();
+        check(&noop, &bn, &plan);
+        plan.window_count()
+    };
     for element in ElementType::ALL {
         for shape in [[8, 64, 6], [3, 70, 64]] {
-            // Has a derivative from every source, and an inverse.
-            let activation = Activation::LeakyRelu { slope: 0.1 };
-            let descriptor =
-                BatchNormDescriptor { channels: shape[1] as u32, element, activation, ..Default::default() };
-            let bn = BatchNorm::with_kernels(&kernels, &descriptor).unwrap();
-            let plan = bn.plan(&Shape::new(&shape).unwrap()).unwrap();
-            check(&noop, &bn, &plan);
+            assert_eq!(check(&kernels, element, Shape::new(&shape).unwrap()), 1);
         }
     }
+    let in_windows = kernels.with_max_window_size(1 << 14);
+    assert!(check(&in_windows, ElementType::F32, Shape::new(&[3, 70, 65]).unwrap()) > 1);
+    let segmented = Shape::new(&[8, 12, 16]).unwrap().with_sub_batches(2).unwrap();
+    check(&kernels, ElementType::F16, segmented);
     noop.assert_quiet();
 }
 
