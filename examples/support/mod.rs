@@ -49,6 +49,15 @@ impl fmt::Display for Gpu {
 ///
 /// `WGPU_BACKEND` narrows the backends.
 pub fn open_all(filter: Option<&str>) -> Vec<Gpu> {
+    open_each(filter, |limits| limits)
+}
+
+/// Every adapter of the machine, each with a device that has the limits that are made of the adapter's, and no more.
+pub fn open_all_within(limits: impl Fn(wgpu::Limits) -> wgpu::Limits) -> Vec<Gpu> {
+    open_each(None, limits)
+}
+
+fn open_each(filter: Option<&str>, limits: impl Fn(wgpu::Limits) -> wgpu::Limits) -> Vec<Gpu> {
     let filter = filter.filter(|filter| !filter.eq_ignore_ascii_case("all")).map(str::to_lowercase);
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
     let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
@@ -56,7 +65,11 @@ pub fn open_all(filter: Option<&str>) -> Vec<Gpu> {
         let text = format!("{} {:?} {} {}", info.name, info.backend, info.driver, info.driver_info).to_lowercase();
         filter.as_ref().is_none_or(|filter| text.contains(filter))
     };
-    adapters.iter().filter(|adapter| matches(&adapter.get_info())).filter_map(open).collect()
+    adapters
+        .iter()
+        .filter(|adapter| matches(&adapter.get_info()))
+        .filter_map(|adapter| open(adapter, limits(adapter.limits())))
+        .collect()
 }
 
 /// The first adapter that matches, real GPUs before software drivers.
@@ -70,7 +83,7 @@ pub fn open_best(filter: Option<&str>) -> Option<Gpu> {
     open_all(filter).into_iter().min_by_key(rank)
 }
 
-fn open(adapter: &wgpu::Adapter) -> Option<Gpu> {
+fn open(adapter: &wgpu::Adapter, required_limits: wgpu::Limits) -> Option<Gpu> {
     // OpenGL drivers of old GPUs draw and do not compute.
     if !adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS) {
         eprintln!("{}: no compute shaders", adapter.get_info().name);
@@ -80,7 +93,7 @@ fn open(adapter: &wgpu::Adapter) -> Option<Gpu> {
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("wgpu_batch_norm::examples::device"),
         required_features: adapter.features() & wanted,
-        required_limits: adapter.limits(),
+        required_limits,
         ..Default::default()
     };
     match pollster::block_on(adapter.request_device(&descriptor)) {

@@ -593,6 +593,129 @@ proptest! {
     }
 }
 
+/// As many elements as no test could go over: windows lie beside each other, each with its own elements bound and its own instances.
+fn check_tiling(plan: &Plan) -> Result<usize, TestCaseError> {
+    let size = plan.descriptor.element.size();
+    let profile = &plan.profile;
+    let tensor = plan.batch.tensor;
+    let windows = match &plan.batch.work {
+        super::Work::Windows(windows) => windows,
+        super::Work::Nothing | super::Work::Whole(_) => return Ok(1),
+    };
+    let mut order: Vec<_> = windows.windows.iter().collect();
+    order.sort_by_key(|window| window.first_element);
+    let mut next = 0;
+    for window in &order {
+        prop_assert_eq!(window.first_element, next);
+        next += window.tensor.elements();
+        prop_assert!(next > window.first_element);
+        let region = window.region(tensor, profile);
+        prop_assert!((region.first_element * size).is_multiple_of(profile.slice_alignment()));
+        prop_assert!(region.first_element <= window.first_element && region.first_element + region.elements >= next);
+        prop_assert!(region.first_element + region.elements <= tensor.elements());
+        let bytes = plan.descriptor.element.tensor_size(region.elements);
+        prop_assert!(bytes <= profile.max_storage_buffer_binding_size.min(profile.max_window_size));
+        prop_assert!(window.slot_base + window.reduction.slots <= windows.slots);
+        let segmentation = window.tensor.segmentation;
+        for element in [0, segmentation.part.elements() - 1, window.tensor.elements() - 1] {
+            let whole = tensor.segmentation.instance_of(window.first_element + element);
+            let within = segmentation.instance_of(element);
+            prop_assert_eq!(whole, window.first_instance + within, "{:?}", window);
+        }
+    }
+    prop_assert_eq!(next, tensor.elements());
+    // What kernels are told is the same in 32 bits.
+    let dispatches = plan.training(TrainingOptions { saved: true, ..TrainingOptions::default() }).unwrap();
+    let reductions = dispatches.iter().filter(|dispatch| matches!(dispatch.kernel, Kernel::Reduce(..)));
+    let mut told = 0;
+    for (window, dispatch) in windows.windows.iter().zip(reductions) {
+        let (region, p) = (dispatch.region.unwrap(), dispatch.params);
+        prop_assert_eq!(region, window.region(tensor, profile));
+        prop_assert_eq!(u64::from(p.elements), region.elements);
+        prop_assert_eq!(u64::from(p.window_base), window.first_element - region.first_element);
+        prop_assert_eq!(u64::from(p.first_channel), window.first_instance);
+        prop_assert_eq!(u64::from(p.end_channel), window.first_instance + window.tensor.segmentation.instances());
+        prop_assert_eq!(u64::from(p.slot_base), window.slot_base);
+        let groups = u64::from(dispatch.workgroups[0]) * u64::from(dispatch.workgroups[1]);
+        prop_assert!(groups >= u64::from(p.groups) && u64::from(p.groups) == p_groups(window));
+        let walked = u64::from(p.split_extent) * window.reduction.splits;
+        prop_assert!(u64::from(p.extent) == window.reduction.extent && walked >= u64::from(p.extent));
+        let trips = u64::from(p.blocks) * 4 * u64::from(p.positions);
+        prop_assert!(trips >= u64::from(p.split_extent), "a split is longer than its trips: {p:?}");
+        told += 1;
+    }
+    prop_assert_eq!(told, windows.windows.len());
+    Ok(windows.windows.len())
+}
+
+fn p_groups(window: &super::window::Window) -> u64 {
+    window.reduction.tiles * window.reduction.splits
+}
+
+#[test]
+fn windows_of_tensors_up_to_two_to_the_forty_elements_lie_beside_each_other() {
+    let counts = std::cell::Cell::new([0_usize; 2]);
+    let most = std::cell::Cell::new(0);
+    let shapes = (28..39_u32, 0.0..1.0_f64, 0.0..1.0_f64, 0..5_u32, 0..3_usize, classes());
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) };
+    let run = |(bits, first, second, odd, parts, class): (u32, f64, f64, u32, usize, AdapterClass)| {
+        // Exponents of channels and inner at random, the rest is outer; odd and even numbers near the powers.
+        let channels_log2 = (first * 21.0) as u32;
+        let inner_log2 = (second * f64::from(bits - channels_log2 + 1)) as u32;
+        let outer_log2 = bits - channels_log2 - inner_log2;
+        let near = |log2: u32, turn: u32| (1_usize << log2) - usize::from(log2 > 1 && odd >> turn & 1 == 1);
+        let (outer, channels, inner) = (near(outer_log2, 0), near(channels_log2, 1), near(inner_log2, 2));
+        let shape = Shape::flat(outer << parts, channels, inner).with_sub_batches(1 << parts).unwrap();
+        for element in [ElementType::F32, ElementType::Bf16] {
+            let convention = Convention { segment_running: SegmentRunning::Separate, ..Convention::onnx() };
+            let descriptor =
+                BatchNormDescriptor { channels: channels as u32, element, convention, ..Default::default() };
+            let [planned, refused] = counts.get();
+            match Plan::new(&descriptor, &shape, &DeviceProfile::webgpu(class)) {
+                Ok(plan) => {
+                    let windows = check_tiling(&plan)?;
+                    most.set(most.get().max(windows));
+                    counts.set([planned + 1, refused]);
+                }
+                Err(Error::LimitExceeded { required, available, .. }) => {
+                    prop_assert!(required > available);
+                    counts.set([planned, refused + 1]);
+                }
+                Err(Error::SharedWords { .. }) => counts.set([planned, refused + 1]),
+                Err(error) => prop_assert!(false, "{error}: {shape:?} {element}"),
+            }
+        }
+        Ok(())
+    };
+    proptest::test_runner::TestRunner::new(config).run(&shapes, run).unwrap();
+    let [planned, refused] = counts.get();
+    println!("{planned} planned, {refused} refused, {} windows at most", most.get());
+    assert!(planned > refused && most.get() > 1 << 14, "{planned} planned, {refused} refused, {}", most.get());
+}
+
+/// A grid folds into a second dimension what its first does not hold; `tests/device/on_every_adapter/limits.rs` runs such grids.
+#[test]
+fn workgroups_beyond_what_a_dimension_holds_are_folded() {
+    let mut folded = std::collections::HashSet::new();
+    for class in [AdapterClass::Discrete, AdapterClass::Integrated, AdapterClass::Cpu] {
+        let profile = DeviceProfile { max_compute_workgroups_per_dimension: 64, ..DeviceProfile::webgpu(class) };
+        for (outer, channels, inner) in [(9, 500, 49), (3000, 300, 1), (40, 37, 400), (2, 500, 64)] {
+            for plan in plans(outer, channels, inner, &profile).unwrap() {
+                check_limits(&plan, &profile).unwrap();
+                for dispatch in all_dispatches(&plan) {
+                    let [x, y, z] = dispatch.workgroups;
+                    assert!(x <= 64 && y <= 64 && z == 1 && x * y >= dispatch.params.groups, "{dispatch:?}");
+                    if y > 1 {
+                        assert!(x == 64 && 64 * (y - 1) < dispatch.params.groups, "{dispatch:?}");
+                        folded.insert(std::mem::discriminant(&dispatch.kernel));
+                    }
+                }
+            }
+        }
+    }
+    assert!(folded.len() > 8, "{}", folded.len());
+}
+
 #[test]
 fn coverage_holds_around_every_family_threshold() {
     for class in [AdapterClass::Discrete, AdapterClass::Integrated, AdapterClass::Cpu] {

@@ -14,6 +14,7 @@ mod faults;
 mod folding;
 mod in_place;
 mod layer;
+mod limits;
 mod lost_devices;
 #[cfg(target_os = "linux")]
 mod memory;
