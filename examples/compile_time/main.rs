@@ -1,7 +1,8 @@
 //! Measures what compiling costs on the machine at hand: each pipeline by itself, and what a program waits for before its first step.
 //!
 //! ```text
-//! cargo run --release --example compile_time -- [--adapter SUBSTRING] [--every N] [--activation NUMBER]
+//! cargo run --release --example compile_time -- [--adapter SUBSTRING] [--every N] [--named SUBSTRING]
+//!     [--activation NUMBER]
 //! ```
 //!
 //! Drivers keep caches of what they have compiled; the first run after they are emptied is the one that counts (Mesa:
@@ -30,9 +31,12 @@ struct Arguments {
     /// The adapter whose name, backend or driver contains this [default: the best one]
     #[arg(long, value_name = "SUBSTRING")]
     adapter: Option<String>,
-    /// One in N of the variants; 0 leaves them out
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    every: usize,
+    /// One in N of the variants; 0 leaves them out [default: 50]
+    #[arg(long, value_name = "N")]
+    every: Option<usize>,
+    /// Only variants whose names contain this, all of them unless --every is said too
+    #[arg(long, value_name = "SUBSTRING")]
+    named: Option<String>,
     /// The activation of pipelines that have one, as the shaders number them [default: SiLU]
     #[arg(long, value_name = "NUMBER", default_value_t = 3)]
     activation: u32,
@@ -45,21 +49,21 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     println!("{gpu}");
-    match uses(&gpu) {
-        Ok(()) => {}
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(2);
-        }
+    if arguments.named.is_none()
+        && let Err(error) = uses(&gpu)
+    {
+        eprintln!("error: {error}");
+        return ExitCode::from(2);
     }
-    if arguments.every > 0 {
-        variants(&gpu, &arguments);
+    let every = arguments.every.unwrap_or(if arguments.named.is_some() { 1 } else { 50 });
+    if every > 0 {
+        variants(&gpu, &arguments, every);
     }
     ExitCode::SUCCESS
 }
 
 /// One in so many of all variants, with wgpu's checks, each compiled by itself.
-fn variants(gpu: &Gpu, arguments: &Arguments) {
+fn variants(gpu: &Gpu, arguments: &Arguments, every: usize) {
     let invocations = gpu.device.limits().max_compute_invocations_per_workgroup.min(256);
     let values = [
         ("WORKGROUP_SIZE", f64::from(invocations)),
@@ -67,8 +71,10 @@ fn variants(gpu: &Gpu, arguments: &Arguments) {
         ("COMPANION", 1.0),
         ("BRAIN_FLOAT", 1.0),
     ];
+    let named = |variant: &Variant| arguments.named.as_ref().is_none_or(|part| variant.name().contains(part));
     let mut times: Vec<(f64, String)> = Variant::all()
-        .step_by(arguments.every)
+        .filter(named)
+        .step_by(every)
         .map(|variant| {
             let source = variant.source();
             let constants: Vec<_> =
@@ -94,6 +100,10 @@ fn variants(gpu: &Gpu, arguments: &Arguments) {
             (time, variant.name())
         })
         .collect();
+    if times.is_empty() {
+        println!("no variant has such a name");
+        return;
+    }
     times.sort_by(|a, b| a.0.total_cmp(&b.0));
     let at = |share: f64| &times[((times.len() - 1) as f64 * share) as usize];
     println!("\n{} of {} variants, ms a pipeline:", times.len(), Variant::all().count());

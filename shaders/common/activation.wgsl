@@ -24,15 +24,22 @@ fn activated(t: vec4<f32>) -> vec4<f32> {
         return select(t, params.slope * t, t <= vec4<f32>());
     }
     if ACTIVATION == SILU {
-        return weighted(t, logistic_shares(t).share);
+        return share_of(t, t);
     }
     if ACTIVATION == GELU {
         return weighted(t, normal_distribution(t, bell(t)));
     }
     if ACTIVATION == GELU_TANH {
-        return weighted(t, logistic_shares(gelu_argument(t)).share);
+        return share_of(t, gelu_argument(t));
     }
     return t;
+}
+
+/// t/(1 + exp(−argument)) without the rounding of a share, and 0 where the share is 0 and t infinite.
+fn share_of(t: vec4<f32>, argument: vec4<f32>) -> vec4<f32> {
+    let decayed = decay(argument);
+    let weight = select(decayed, vec4<f32>(1.0), argument > vec4<f32>());
+    return weighted(t, weight) / (1.0 + decayed);
 }
 
 /// t·weight, and 0 where a weight of 0 meets an infinite t.
@@ -97,10 +104,13 @@ struct Shares {
     rest: vec4<f32>,
 }
 
+/// exp(−|t|). Beyond 87 it has no value; 0 stands for it.
+fn decay(t: vec4<f32>) -> vec4<f32> {
+    return select(exponential(-min(abs(t), vec4<f32>(87.0))), vec4<f32>(), abs(t) > vec4<f32>(87.0));
+}
+
 fn logistic_shares(t: vec4<f32>) -> Shares {
-    // Beyond, exp has no value; 0 stands for it.
-    let beyond = abs(t) > vec4<f32>(87.0);
-    let decayed = select(exponential(-min(abs(t), vec4<f32>(87.0))), vec4<f32>(), beyond);
+    let decayed = decay(t);
     let larger = 1.0 / (1.0 + decayed);
     let smaller = decayed * larger;
     let positive = t > vec4<f32>();

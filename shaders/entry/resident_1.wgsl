@@ -16,8 +16,9 @@ fn main(
     let trip_0 = take_trip(&walker, place, extent);
     let block_0 = load_block(trip_0.units);
     let basis = basis_of(place, extent);
+    let held_0 = kept(basis, block_0);
     var state = empty(basis);
-    state = accumulate_masked(basis, state, block_0, trip_0);
+    state = accumulate_masked(basis, state, held_0, trip_0);
     let lanes = merge_positions(state, place, params.positions, params.merge_groups);
     let merged = gather_channels(lanes, place);
     commit(merged, place);
@@ -25,5 +26,5 @@ fn main(
         count_batch();
     }
     let coefficients = conclude(merged, place);
-    apply_to_trip(trip_0, coefficients, block_0);
+    apply_to_trip(trip_0, coefficients, held_0);
 }

@@ -18,9 +18,11 @@ fn main(
     let block_0 = load_block(trip_0.units);
     let block_1 = load_block(trip_1.units);
     let basis = basis_of(place, extent);
+    let held_0 = kept(basis, block_0);
+    let held_1 = kept(basis, block_1);
     var state = empty(basis);
-    state = accumulate_masked(basis, state, block_0, trip_0);
-    state = accumulate_masked(basis, state, block_1, trip_1);
+    state = accumulate_masked(basis, state, held_0, trip_0);
+    state = accumulate_masked(basis, state, held_1, trip_1);
     let lanes = merge_positions(state, place, params.positions, params.merge_groups);
     let merged = gather_channels(lanes, place);
     commit(merged, place);
@@ -28,6 +30,6 @@ fn main(
         count_batch();
     }
     let coefficients = conclude(merged, place);
-    apply_to_trip(trip_0, coefficients, block_0);
-    apply_to_trip(trip_1, coefficients, block_1);
+    apply_to_trip(trip_0, coefficients, held_0);
+    apply_to_trip(trip_1, coefficients, held_1);
 }

@@ -22,11 +22,15 @@ fn main(
     let block_2 = load_block(trip_2.units);
     let block_3 = load_block(trip_3.units);
     let basis = basis_of(place, extent);
+    let held_0 = kept(basis, block_0);
+    let held_1 = kept(basis, block_1);
+    let held_2 = kept(basis, block_2);
+    let held_3 = kept(basis, block_3);
     var state = empty(basis);
-    state = accumulate_masked(basis, state, block_0, trip_0);
-    state = accumulate_masked(basis, state, block_1, trip_1);
-    state = accumulate_masked(basis, state, block_2, trip_2);
-    state = accumulate_masked(basis, state, block_3, trip_3);
+    state = accumulate_masked(basis, state, held_0, trip_0);
+    state = accumulate_masked(basis, state, held_1, trip_1);
+    state = accumulate_masked(basis, state, held_2, trip_2);
+    state = accumulate_masked(basis, state, held_3, trip_3);
     let lanes = merge_positions(state, place, params.positions, params.merge_groups);
     let merged = gather_channels(lanes, place);
     commit(merged, place);
@@ -34,8 +38,8 @@ fn main(
         count_batch();
     }
     let coefficients = conclude(merged, place);
-    apply_to_trip(trip_0, coefficients, block_0);
-    apply_to_trip(trip_1, coefficients, block_1);
-    apply_to_trip(trip_2, coefficients, block_2);
-    apply_to_trip(trip_3, coefficients, block_3);
+    apply_to_trip(trip_0, coefficients, held_0);
+    apply_to_trip(trip_1, coefficients, held_1);
+    apply_to_trip(trip_2, coefficients, held_2);
+    apply_to_trip(trip_3, coefficients, held_3);
 }

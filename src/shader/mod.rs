@@ -213,12 +213,16 @@ impl Files {
             Kernel::Apply(map, walk) => self.apply(map, walk),
             Kernel::MergeAndApply(operation, fusion, walk) => self.merge_and_apply(operation, fusion, walk),
             Kernel::ChannelLoop(operation, fusion, walk) => [
-                self.whole_channels(operation, fusion, walk),
+                self.whole_channels(operation, fusion, walk, derivative(fusion, true)),
                 vec![wgsl!("reduction/loop.wgsl"), loop_of(walk), wgsl!("entry/channel_loop.wgsl")],
             ]
             .concat(),
             Kernel::Resident(operation, fusion, walk, trips) => [
-                self.whole_channels(operation, fusion, walk),
+                self.whole_channels(operation, fusion, walk, kept_derivative(fusion)),
+                match operation {
+                    Operation::Training => vec![wgsl!("block/unchanged.wgsl")],
+                    Operation::Backward | Operation::FrozenBackward => Vec::new(),
+                },
                 vec![match trips {
                     Trips::One => wgsl!("entry/resident_1.wgsl"),
                     Trips::Two => wgsl!("entry/resident_2.wgsl"),
@@ -480,8 +484,14 @@ impl Files {
         .concat()
     }
 
-    /// What the kernels of one dispatch share.
-    fn whole_channels(self, operation: Operation, fusion: Fusion, walk: Walk) -> Vec<&'static str> {
+    /// What the kernels of one dispatch share; `derivative` is of those that go backward.
+    fn whole_channels(
+        self,
+        operation: Operation,
+        fusion: Fusion,
+        walk: Walk,
+        derivative: Vec<&'static str>,
+    ) -> Vec<&'static str> {
         let reduction = operation.reduction(fusion);
         [
             walk_over(walk),
@@ -499,7 +509,7 @@ impl Files {
                     wgsl!("normalizer/normalizer.wgsl"),
                 ],
                 Reduction::GradientSums(source, _) => {
-                    [vec![wgsl!("counter/none.wgsl")], known(source, fusion), derivative(fusion, true)].concat()
+                    [vec![wgsl!("counter/none.wgsl")], known(source, fusion), derivative].concat()
                 }
             },
             reduces(reduction, walk),
@@ -802,10 +812,7 @@ fn known(source: Normalizer, fusion: Fusion) -> Vec<&'static str> {
 
 /// The gradient before the activation, and x̂ where `input` is read.
 fn derivative(fusion: Fusion, input: bool) -> Vec<&'static str> {
-    let mut files = vec![wgsl!("gradient/basis.wgsl")];
-    if fusion != Fusion::None {
-        files.extend(ACTIVATION);
-    }
+    let mut files = activation_of(fusion);
     files.push(match fusion {
         Fusion::None => wgsl!("gradient/plain.wgsl"),
         Fusion::Activation => wgsl!("gradient/recomputed.wgsl"),
@@ -815,6 +822,30 @@ fn derivative(fusion: Fusion, input: bool) -> Vec<&'static str> {
     });
     if input && fusion != Fusion::Inverted {
         files.push(wgsl!("gradient/from_input.wgsl"));
+    }
+    files
+}
+
+/// As [`derivative`], where a block is held from the reduction to the map: what both need of it and takes long is found once.
+fn kept_derivative(fusion: Fusion) -> Vec<&'static str> {
+    let keep = match fusion {
+        Fusion::Activation => wgsl!("gradient/keep_recomputed.wgsl"),
+        Fusion::Inverted => wgsl!("gradient/keep_inverted.wgsl"),
+        // x̂ by itself is cheaper found twice than held.
+        Fusion::None | Fusion::Companion | Fusion::Mask => {
+            return [derivative(fusion, true), vec![wgsl!("block/unchanged.wgsl")]].concat();
+        }
+    };
+    [activation_of(fusion), vec![keep, wgsl!("gradient/kept.wgsl")]].concat()
+}
+
+fn activation_of(fusion: Fusion) -> Vec<&'static str> {
+    let mut files = vec![wgsl!("gradient/basis.wgsl")];
+    if fusion != Fusion::None {
+        files.extend(ACTIVATION);
+    }
+    if fusion == Fusion::Inverted {
+        files.push(wgsl!("gradient/from_output.wgsl"));
     }
     files
 }

@@ -1,0 +1,5 @@
+// A block that is held as it was read.
+
+fn kept(basis: Basis, block: Block) -> Block {
+    return block;
+}
