@@ -144,16 +144,6 @@ fn has(flag: u32) -> bool {
     return (params.flags & flag) != 0u;
 }
 
-/// Keeps the invocations of a workgroup near each other in memory, where a driver runs them one after the other: the next
-/// ones then find in a cache what lies beside. Must be called in uniform control flow.
-fn keep_in_step(trip: u32) {
-    if params.trips_in_step != 0u {
-        if trip % params.trips_in_step == params.trips_in_step - 1u {
-            workgroupBarrier();
-        }
-    }
-}
-
 /// The linear index of a workgroup in a grid that was folded to keep each dimension within its limit.
 fn linear_group(workgroup: vec3<u32>, workgroups: vec3<u32>) -> u32 {
     return workgroup.y * workgroups.x + workgroup.x;

@@ -2,10 +2,24 @@
 
 /// Must be called in uniform control flow.
 fn apply_to_place(place: Place, extent: Extent, coefficients: Coefficients) {
+    // Conditions stand behind the bodies, as in the reduction.
     var walker = walk(place, extent);
-    for (var trip = 0u; trip < params.blocks; trip++) {
-        let taken = take_trip(&walker, place, extent);
-        apply_to_trip(taken, coefficients, load_block(taken.units));
-        keep_in_step(trip);
+    if params.blocks > 0u {
+        var trip = 0u;
+        loop {
+            let until = next_pause(trip, params.blocks);
+            loop {
+                let taken = take_trip(&walker, place, extent);
+                apply_to_trip(taken, coefficients, load_block(taken.units));
+                trip++;
+                continuing {
+                    break if trip >= until;
+                }
+            }
+            pause();
+            continuing {
+                break if trip >= params.blocks;
+            }
+        }
     }
 }

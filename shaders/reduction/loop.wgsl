@@ -16,26 +16,63 @@ fn reduce_place(place: Place, extent: Extent) -> Accumulator {
     let per_level = trips_per_level();
     var total = empty(basis);
     var walker = walk(place, extent);
-    // Software drivers execute both sides of a branch, so what needs no mask has a loop of its own. Places that do not
-    // participate go along with another's units; nobody asks for what they find.
-    for (var level = 0u; level < whole; level += per_level) {
-        var state = empty(basis);
-        let end = min(level + per_level, whole);
-        for (var trip = level; trip < end; trip++) {
-            state = accumulate(basis, state, load_block(take_units(&walker)), f32(trip - level));
-            keep_in_step(trip);
+    // Software drivers execute both sides of a branch, so what needs no mask has a loop of its own, and the body of a loop
+    // once more without effect where the condition stands before it. Places that do not participate go along with another's
+    // units; nobody asks for what they find.
+    if whole > 0u {
+        var level = 0u;
+        loop {
+            var state = empty(basis);
+            let end = min(level + per_level, whole);
+            var trip = level;
+            loop {
+                let until = next_pause(trip, end);
+                loop {
+                    state = accumulate(basis, state, load_block(take_units(&walker)), f32(trip - level));
+                    trip++;
+                    continuing {
+                        break if trip >= until;
+                    }
+                }
+                pause();
+                continuing {
+                    break if trip >= end;
+                }
+            }
+            total = merge(total, state);
+            level += per_level;
+            continuing {
+                break if level >= whole;
+            }
         }
-        total = merge(total, state);
     }
-    for (var level = whole; level < params.blocks; level += per_level) {
-        var state = empty(basis);
-        let end = min(level + per_level, params.blocks);
-        for (var trip = level; trip < end; trip++) {
-            let taken = take_trip(&walker, place, extent);
-            state = accumulate_masked(basis, state, load_block(taken.units), taken);
-            keep_in_step(trip);
+    if params.blocks > whole {
+        var level = whole;
+        loop {
+            var state = empty(basis);
+            let end = min(level + per_level, params.blocks);
+            var trip = level;
+            loop {
+                let until = next_pause(trip, end);
+                loop {
+                    let taken = take_trip(&walker, place, extent);
+                    state = accumulate_masked(basis, state, load_block(taken.units), taken);
+                    trip++;
+                    continuing {
+                        break if trip >= until;
+                    }
+                }
+                pause();
+                continuing {
+                    break if trip >= end;
+                }
+            }
+            total = merge(total, state);
+            level += per_level;
+            continuing {
+                break if level >= params.blocks;
+            }
         }
-        total = merge(total, state);
     }
     return merge_positions(total, place, params.positions, params.merge_groups);
 }

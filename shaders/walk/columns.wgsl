@@ -104,3 +104,16 @@ fn whole_trips(extent: Extent) -> u32 {
     let cut_off = 4u * extent.end * params.row_units > params.elements - params.window_base;
     return count_whole_trips(extent.end - extent.start - select(0u, 1u, cut_off));
 }
+
+/// The trip before which the invocations of a workgroup wait for each other. That keeps them near each other in memory, where a
+/// driver runs them one after the other: the next ones then find in a cache what lies beside.
+fn next_pause(trip: u32, end: u32) -> u32 {
+    return select(end, min(end, trip + params.trips_in_step), params.trips_in_step != 0u);
+}
+
+/// Must be called in uniform control flow.
+fn pause() {
+    if params.trips_in_step != 0u {
+        workgroupBarrier();
+    }
+}
