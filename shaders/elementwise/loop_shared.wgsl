@@ -7,16 +7,10 @@ fn apply_to_place(place: Place, extent: Extent, coefficients: Coefficients) {
     if params.blocks > 0u {
         var trip = 0u;
         loop {
-            let until = next_pause(trip, params.blocks);
-            loop {
-                let taken = take_trip(&walker, place, extent);
-                apply_to_trip(taken, coefficients, load_block(taken.units));
-                trip++;
-                continuing {
-                    break if trip >= until;
-                }
-            }
-            pause();
+            let taken = take_trip(&walker, place, extent);
+            apply_to_trip(taken, coefficients, load_block(taken.units));
+            keep_in_step(trip);
+            trip++;
             continuing {
                 break if trip >= params.blocks;
             }

@@ -8,26 +8,20 @@ fn apply_to_place(place: Place, extent: Extent, coefficients: Coefficients) {
     if whole > 0u {
         var trip = 0u;
         loop {
-            let until = next_pause(trip, whole);
-            loop {
-                let units = take_units(&walker);
-                let block = load_block(units);
-                let a = mapped(coefficients, block.a);
-                let b = mapped(coefficients, block.b);
-                let c = mapped(coefficients, block.c);
-                let d = mapped(coefficients, block.d);
-                if place.participates {
-                    store_mapped(units.x, a);
-                    store_mapped(units.y, b);
-                    store_mapped(units.z, c);
-                    store_mapped(units.w, d);
-                }
-                trip++;
-                continuing {
-                    break if trip >= until;
-                }
+            let units = take_units(&walker);
+            let block = load_block(units);
+            let a = mapped(coefficients, block.a);
+            let b = mapped(coefficients, block.b);
+            let c = mapped(coefficients, block.c);
+            let d = mapped(coefficients, block.d);
+            if place.participates {
+                store_mapped(units.x, a);
+                store_mapped(units.y, b);
+                store_mapped(units.z, c);
+                store_mapped(units.w, d);
             }
-            pause();
+            keep_in_step(trip);
+            trip++;
             continuing {
                 break if trip >= whole;
             }
@@ -36,16 +30,10 @@ fn apply_to_place(place: Place, extent: Extent, coefficients: Coefficients) {
     if params.blocks > whole {
         var trip = whole;
         loop {
-            let until = next_pause(trip, params.blocks);
-            loop {
-                let taken = take_trip(&walker, place, extent);
-                apply_to_trip(taken, coefficients, load_block(taken.units));
-                trip++;
-                continuing {
-                    break if trip >= until;
-                }
-            }
-            pause();
+            let taken = take_trip(&walker, place, extent);
+            apply_to_trip(taken, coefficients, load_block(taken.units));
+            keep_in_step(trip);
+            trip++;
             continuing {
                 break if trip >= params.blocks;
             }

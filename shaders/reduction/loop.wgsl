@@ -26,15 +26,9 @@ fn reduce_place(place: Place, extent: Extent) -> Accumulator {
             let end = min(level + per_level, whole);
             var trip = level;
             loop {
-                let until = next_pause(trip, end);
-                loop {
-                    state = accumulate(basis, state, load_block(take_units(&walker)), f32(trip - level));
-                    trip++;
-                    continuing {
-                        break if trip >= until;
-                    }
-                }
-                pause();
+                state = accumulate(basis, state, load_block(take_units(&walker)), f32(trip - level));
+                keep_in_step(trip);
+                trip++;
                 continuing {
                     break if trip >= end;
                 }
@@ -53,16 +47,10 @@ fn reduce_place(place: Place, extent: Extent) -> Accumulator {
             let end = min(level + per_level, params.blocks);
             var trip = level;
             loop {
-                let until = next_pause(trip, end);
-                loop {
-                    let taken = take_trip(&walker, place, extent);
-                    state = accumulate_masked(basis, state, load_block(taken.units), taken);
-                    trip++;
-                    continuing {
-                        break if trip >= until;
-                    }
-                }
-                pause();
+                let taken = take_trip(&walker, place, extent);
+                state = accumulate_masked(basis, state, load_block(taken.units), taken);
+                keep_in_step(trip);
+                trip++;
                 continuing {
                     break if trip >= end;
                 }

@@ -105,15 +105,15 @@ fn whole_trips(extent: Extent) -> u32 {
     return count_whole_trips(extent.end - extent.start - select(0u, 1u, cut_off));
 }
 
-/// The trip before which the invocations of a workgroup wait for each other. That keeps them near each other in memory, where a
-/// driver runs them one after the other: the next ones then find in a cache what lies beside.
-fn next_pause(trip: u32, end: u32) -> u32 {
-    return select(end, min(end, trip + params.trips_in_step), params.trips_in_step != 0u);
-}
+/// A constant of the pipeline, since a barrier in a loop costs software drivers a good part of the loop, taken or not.
+override KEEPS_IN_STEP: bool;
 
-/// Must be called in uniform control flow.
-fn pause() {
-    if params.trips_in_step != 0u {
-        workgroupBarrier();
+/// Keeps the invocations of a workgroup near each other in memory, where a driver runs them one after the other: the next
+/// ones then find in a cache what lies beside. Must be called in uniform control flow.
+fn keep_in_step(trip: u32) {
+    if KEEPS_IN_STEP {
+        if trip % params.trips_in_step == params.trips_in_step - 1u {
+            workgroupBarrier();
+        }
     }
 }

@@ -109,10 +109,5 @@ fn whole_trips(extent: Extent) -> u32 {
     return count_whole_trips(extent.end - extent.start);
 }
 
-/// The trip before which the invocations of a workgroup wait for each other: none, as rows lie side by side in memory. A
-/// barrier in a loop, taken or not, costs a software driver a good part of the loop.
-fn next_pause(trip: u32, end: u32) -> u32 {
-    return end;
-}
-
-fn pause() {}
+/// Rows lie side by side in memory as they are walked.
+fn keep_in_step(trip: u32) {}

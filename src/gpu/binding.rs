@@ -292,6 +292,7 @@ impl<'a> Bindings<'a> {
             activation: Some(self.plan.activation_code()),
             companion: Some(dispatch.companion as u32),
             brain_float: Some(element == ElementType::Bf16),
+            keeps_in_step: Some(dispatch.params.trips_in_step != 0),
         };
         let variant = Variant { kernel, storage, in_place: replaced.is_some(), pooled };
         let pipeline = kernels.pipeline(variant, constants)?;

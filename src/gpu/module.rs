@@ -26,7 +26,7 @@ pub(super) fn create(device: &wgpu::Device, label: &str, source: String, checks:
             // from that block or is a constant. The block is written by the planner alone, into a buffer that nobody else
             // can write (usage UNIFORM only), and the planner's tests hold that steps and divisors (`tiles`, `lanes`,
             // `positions`, `row_units`, `inner`, `channels`) are at least 1 where a kernel uses them, and that loops are
-            // bounded. `trips_in_step` may be 0, which is tested before a loop goes by it. Memory accesses stay checked.
+            // bounded. `trips_in_step` divides only where `KEEPS_IN_STEP` says that it is not 0. Memory accesses stay checked.
             unsafe { device.create_shader_module_trusted(descriptor, runtime_checks) }
         }
     }

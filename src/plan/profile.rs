@@ -117,9 +117,11 @@ impl DeviceProfile {
         u64::from(self.allowed_workgroup_size(wanted))
     }
 
-    /// Trips after which the invocations of a workgroup wait for each other; 0 if never.
-    pub(crate) const fn trips_in_step(&self, family: Family, workgroup_size: u32) -> u32 {
-        if self.is_cpu() && matches!(family, Family::Columns) && workgroup_size > 16 { 4 } else { 0 }
+    /// Trips after which the invocations of a workgroup wait for each other; 0 if never. Not where one or two vectors cover a
+    /// super-row, nor where caches hold the whole tensor.
+    pub(crate) const fn trips_in_step(&self, family: Family, workgroup_size: u32, elements: u64) -> u32 {
+        let waits = self.is_cpu() && matches!(family, Family::Columns) && workgroup_size > 16 && elements > CACHED;
+        if waits { 4 } else { 0 }
     }
 
     /// Invocations of a finalize workgroup: few, because its work is small.
@@ -147,6 +149,9 @@ impl DeviceProfile {
         16_384
     }
 }
+
+/// Elements of a tensor that the caches of a processor hold.
+const CACHED: u64 = 1 << 19;
 
 /// Workgroup memory of the larger accumulator: four vectors of four `f32`.
 pub(crate) const WORKGROUP_BYTES_PER_INVOCATION: u32 = 64;

@@ -408,10 +408,9 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
         prop_assert!(!over_tensor || !walked.contains(&0), "{params:?}");
         // lavapipe's 65,535 iterations for all loops of an invocation.
         let two_steps = |positions: u32, groups: u32| u64::from(positions.div_ceil(groups.max(1)) + groups);
-        // Trips; steps between pauses, one a level at least; and levels.
+        // Trips and levels of them.
         let blocks = u64::from(blocks);
-        let steps = blocks.div_ceil(u64::from(params.trips_in_step).clamp(4, 32)) + blocks.div_ceil(32);
-        let blocks = blocks + steps + blocks.div_ceil(32) + 4;
+        let blocks = blocks + blocks.div_ceil(32) + 2;
         let runs = u64::from(
             (4 * lanes / params.inner.max(1)).div_ceil(workgroup_size) * (params.inner + params.inner.div_ceil(8)),
         );

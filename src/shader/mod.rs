@@ -31,6 +31,7 @@ pub(crate) struct Constants {
     pub activation: Option<u32>,
     pub companion: Option<u32>,
     pub brain_float: Option<bool>,
+    pub keeps_in_step: Option<bool>,
 }
 
 impl Constants {
@@ -41,6 +42,7 @@ impl Constants {
             ("ACTIVATION", self.activation.map(f64::from)),
             ("COMPANION", self.companion.map(f64::from)),
             ("BRAIN_FLOAT", self.brain_float.map(|set| f64::from(u8::from(set)))),
+            ("KEEPS_IN_STEP", self.keeps_in_step.map(|set| f64::from(u8::from(set)))),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
@@ -173,6 +175,9 @@ impl Variant {
             activation: given.activation.filter(|_| kernel.activates()),
             companion: given.companion.filter(|_| kernel.has_companion()),
             brain_float: given.brain_float.filter(|_| self.storage == Storage::Packed),
+            keeps_in_step: given
+                .keeps_in_step
+                .filter(|_| kernel.walk().is_some_and(|walk| walk.family == Family::Columns)),
         }
     }
 }

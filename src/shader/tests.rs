@@ -167,8 +167,13 @@ fn the_pipeline_constants_are_those_that_the_source_declares() {
         let module = parse(variant);
         let mut declared: Vec<_> =
             module.overrides.iter().map(|(_, constant)| constant.name.clone().unwrap()).collect();
-        let all =
-            Constants { workgroup_size: Some(64), activation: Some(1), companion: Some(1), brain_float: Some(true) };
+        let all = Constants {
+            workgroup_size: Some(64),
+            activation: Some(1),
+            companion: Some(1),
+            brain_float: Some(true),
+            keeps_in_step: Some(true),
+        };
         let mut given: Vec<_> = variant.constants(all).list().into_iter().map(|(name, _)| name.to_owned()).collect();
         declared.sort();
         given.sort();
