@@ -193,9 +193,11 @@ fn run(arguments: &Arguments, gpu: &support::Gpu) -> Result<bool, String> {
         bench.timer.clock()
     );
     println!(
-        "fastest yardsticks here: copy with {}, sum with {} blocks of 64 bytes an invocation\n",
+        "fastest yardsticks here: copy with {}, sum with {} blocks of 64 bytes an invocation, workgroups of {} and {}\n",
         bench.copy.blocks(),
-        bench.sum.blocks()
+        bench.sum.blocks(),
+        bench.copy.workgroup_size(),
+        bench.sum.workgroup_size()
     );
     let layouts = match arguments.layout {
         Some(layout) => vec![layout.into()],

@@ -9,7 +9,7 @@ use crate::timer::{Record, Timer};
 /// Blocks of four units that an invocation takes; which one is fast depends on the device, by factors.
 const BLOCKS: [u32; 5] = [1, 2, 4, 8, 16];
 
-/// Bytes of the tensor on which the block count is chosen.
+/// Bytes of the tensor on which they are chosen.
 const TRIAL: u64 = 32 << 20;
 
 const TEXTS: [&str; 2] =
@@ -18,6 +18,7 @@ const TEXTS: [&str; 2] =
 /// A yardstick kernel.
 pub struct Yardstick {
     pipeline: wgpu::ComputePipeline,
+    workgroup_size: u32,
     blocks: u32,
     /// 16-byte units that a workgroup takes.
     units_per_group: u64,
@@ -30,15 +31,19 @@ pub struct BoundYardstick<'a> {
 }
 
 /// The copy (every byte of the input to the output) and the sum (every byte of the input, one result per invocation),
-/// each with the block count that is fastest on this device: a slow yardstick would flatter what is measured by it.
+/// each with the block count and workgroup size that are fastest on this device: a slow yardstick would flatter what is measured by it.
 pub fn fastest(gpu: &Gpu, timer: &Timer<'_>, class: AdapterClass) -> [Yardstick; 2] {
     let size = TRIAL.min(gpu.device.limits().max_storage_buffer_binding_size);
     let input = gpu.upload("input", &(0..size / 4).map(|index| noise(0, index)).collect::<Vec<f32>>());
     let output = gpu.upload("output", &(0..size / 4).map(|index| noise(1, index)).collect::<Vec<f32>>());
     TEXTS.map(|text| {
-        let candidates = BLOCKS.map(|blocks| Yardstick::new(gpu, class, blocks, text));
+        let candidates: Vec<Yardstick> = workgroup_sizes(class)
+            .iter()
+            .flat_map(|&workgroup_size| BLOCKS.map(|blocks| Yardstick::new(gpu, workgroup_size, blocks, text)))
+            .collect();
         let fastest = {
-            let bounds = candidates.each_ref().map(|candidate| candidate.bind(gpu, &input, &output, size));
+            let bounds: Vec<_> =
+                candidates.iter().map(|candidate| candidate.bind(gpu, &input, &output, size)).collect();
             let records: Vec<Record<'_>> = bounds
                 .iter()
                 .map(|bound| Box::new(|_: usize, pass: &mut wgpu::ComputePass<'_>| bound.record(pass)) as Record<'_>)
@@ -47,19 +52,23 @@ pub fn fastest(gpu: &Gpu, timer: &Timer<'_>, class: AdapterClass) -> [Yardstick;
             let order = times.iter().enumerate().min_by(|a, b| a.1.median.total_cmp(&b.1.median));
             order.map_or(0, |(index, _)| index)
         };
-        Yardstick::new(gpu, class, BLOCKS[fastest], text)
+        let Yardstick { workgroup_size, blocks, .. } = candidates[fastest];
+        Yardstick::new(gpu, workgroup_size, blocks, text)
     })
 }
 
 /// The copy and the sum with one block an invocation, which is the fastest on software drivers at most sizes.
 pub fn shortest(gpu: &Gpu, class: AdapterClass) -> [Yardstick; 2] {
-    TEXTS.map(|text| Yardstick::new(gpu, class, 1, text))
+    TEXTS.map(|text| Yardstick::new(gpu, workgroup_sizes(class)[0], 1, text))
+}
+
+/// Workgroup sizes that are tried. One vector a workgroup is fastest on a software driver where memory is slow.
+const fn workgroup_sizes(class: AdapterClass) -> &'static [u32] {
+    if matches!(class, AdapterClass::Cpu) { &[64, 8] } else { &[256] }
 }
 
 impl Yardstick {
-    fn new(gpu: &Gpu, class: AdapterClass, blocks: u32, text: &str) -> Self {
-        // The workgroup size that the crate uses on this class of machine.
-        let workgroup_size: u32 = if class == AdapterClass::Cpu { 64 } else { 256 };
+    fn new(gpu: &Gpu, workgroup_size: u32, blocks: u32, text: &str) -> Self {
         let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: None,
             source: wgpu::ShaderSource::Wgsl(text.into()),
@@ -76,7 +85,12 @@ impl Yardstick {
             },
             cache: None,
         });
-        Self { pipeline, blocks, units_per_group: u64::from(workgroup_size * 4 * blocks) }
+        Self { pipeline, workgroup_size, blocks, units_per_group: u64::from(workgroup_size * 4 * blocks) }
+    }
+
+    /// Invocations of a workgroup.
+    pub const fn workgroup_size(&self) -> u32 {
+        self.workgroup_size
     }
 
     /// Blocks of four 16-byte units that an invocation takes.
