@@ -56,8 +56,8 @@ struct Bench<'a> {
     gpu: &'a Gpu,
     kernels: Kernels,
     timer: Timer<'a>,
-    copy: Yardstick,
-    sum: Yardstick,
+    copies: Vec<Yardstick>,
+    sums: Vec<Yardstick>,
 }
 
 impl Bench<'_> {
@@ -72,16 +72,21 @@ impl Bench<'_> {
         let plan = bn.plan(&shape).expect("the shape fits");
         let buffers = Buffers::new(self.gpu, &plan, plan.workspace_size(), configuration, 0).expect("the buffers fit");
         let size = plan.tensor_size();
-        let [copy, sum] =
-            [&self.copy, &self.sum].map(|yardstick| yardstick.bind(self.gpu, &buffers.input, &buffers.output, size));
+        let yardsticks = self.copies.iter().map(|copy| ("copy", 2 * size, copy));
+        let yardsticks = yardsticks.chain(self.sums.iter().map(|sum| ("sum", size, sum)));
+        let yardsticks = yardsticks.map(|(name, bytes, yardstick)| {
+            let name = format!("{name}, workgroups of {}", yardstick.workgroup_size());
+            (name, bytes, yardstick.bind(self.gpu, &buffers.input, &buffers.output, size))
+        });
+        let yardsticks: Vec<_> = yardsticks.collect();
         let operations: Vec<(Operation, Bound)> = Operation::ALL
             .into_iter()
             .map(|operation| (operation, operation.bind(&bn, &plan, &buffers).expect("the buffers fit")))
             .collect();
-        let mut benchmarks: Vec<(&str, u64, Record<'_>)> = vec![
-            ("copy", 2 * size, Box::new(|_, pass| copy.record(pass))),
-            ("sum", size, Box::new(|_, pass| sum.record(pass))),
-        ];
+        let mut benchmarks: Vec<(&str, u64, Record<'_>)> = Vec::new();
+        for (name, bytes, bound) in &yardsticks {
+            benchmarks.push((name, *bytes, Box::new(|_, pass| bound.record(pass))));
+        }
         benchmarks.extend(operations.iter().map(|(operation, bound)| {
             let record: Record<'_> = Box::new(|_, pass| bound.record(pass));
             (operation.name(), operation.ideal_bytes(&configuration, &plan), record)
@@ -113,8 +118,8 @@ fn throughput(criterion: &mut Criterion) {
     };
     println!("adapter: {gpu}");
     let (kernels, timer) = (Kernels::new(&gpu.device), Timer::new(&gpu));
-    let [copy, sum] = yardstick::fastest(&gpu, &timer, kernels.profile().class);
-    let bench = Bench { gpu: &gpu, kernels, timer, copy, sum };
+    let [copies, sums] = yardstick::fastest(&gpu, &timer, kernels.profile().class);
+    let bench = Bench { gpu: &gpu, kernels, timer, copies, sums };
     let plain = Configuration::default();
     let half = Configuration { element: Element::F16, ..plain };
     let fused = Configuration { activation: Activation::Relu, residual: true, ..plain };

@@ -10,7 +10,7 @@ use crate::shapes::Dims;
 use crate::support::Gpu;
 use crate::table::{Figures, Row, Status, Workspace};
 use crate::timer::{Record, Summary, Timer};
-use crate::yardstick::Yardstick;
+use crate::yardstick::{BoundYardstick, Yardstick};
 
 /// Tensors from this size on find no use in a second set: one does not fit a cache.
 const LARGE: u64 = 64 << 20;
@@ -20,8 +20,10 @@ pub struct Bench<'a> {
     pub gpu: &'a Gpu,
     pub kernels: Kernels,
     pub timer: Timer<'a>,
-    pub copy: Yardstick,
-    pub sum: Yardstick,
+    /// Copies of different workgroup sizes. The fastest on a shape is its yardstick.
+    pub copies: Vec<Yardstick>,
+    /// Likewise for sums.
+    pub sums: Vec<Yardstick>,
     pub operations: Vec<Operation>,
     pub configuration: Configuration,
     pub rounds: usize,
@@ -108,26 +110,29 @@ impl Bench<'_> {
         sets: &[Buffers],
     ) -> Vec<Row> {
         let size = plan.tensor_size();
-        let copies: Vec<_> = sets.iter().map(|set| self.copy.bind(self.gpu, &set.input, &set.output, size)).collect();
-        let sums: Vec<_> = sets.iter().map(|set| self.sum.bind(self.gpu, &set.input, &set.output, size)).collect();
+        let on_sets = |yardstick| self.on_sets(yardstick, sets, size);
+        let copies: Vec<_> = self.copies.iter().map(on_sets).collect();
+        let sums: Vec<_> = self.sums.iter().map(on_sets).collect();
         let checkers: Vec<_> = sets.iter().map(|set| Checker::new(self.gpu, plan, set)).collect();
-        let copied =
-            checkers.iter().zip(&copies).try_for_each(|(checker, copy)| checker.copy(|pass| copy.record(pass)));
+        let copied = copies.iter().try_for_each(|copies| {
+            checkers.iter().zip(copies).try_for_each(|(checker, copy)| checker.copy(|pass| copy.record(pass)))
+        });
         if let Err(message) = copied {
             return vec![self.row("copy", dims, layout, Status::Wrong(message), None)];
         }
         let candidates = self.candidates(bn, plan, plans, sets, &checkers);
-        let mut records: Vec<Record<'_>> = vec![
-            Box::new(|iteration, pass| copies[iteration % copies.len()].record(pass)),
-            Box::new(|iteration, pass| sums[iteration % sums.len()].record(pass)),
-        ];
+        let mut records: Vec<Record<'_>> = Vec::new();
+        for bounds in copies.iter().chain(&sums) {
+            records.push(Box::new(|iteration, pass| bounds[iteration % bounds.len()].record(pass)));
+        }
         for candidate in &candidates {
             if let Ok(bounds) = &candidate.bounds {
                 records.push(Box::new(|iteration, pass| bounds[iteration % bounds.len()].record(pass)));
             }
         }
         let mut times = self.timer.alternate(self.target, self.rounds, sets.len(), &records).into_iter();
-        let (Some(copy), Some(sum)) = (times.next(), times.next()) else { return Vec::new() };
+        let mut fastest = |count| times.by_ref().take(count).min_by(|one, other| one.median.total_cmp(&other.median));
+        let (Some(copy), Some(sum)) = (fastest(copies.len()), fastest(sums.len())) else { return Vec::new() };
         let copy_gbps = gbps(2 * size, copy.median);
         let figures =
             |time: Summary, limit: f64, ideal: u64, moved: u64, strategy: String, dispatches: usize| Figures {
@@ -168,6 +173,10 @@ impl Bench<'_> {
             rows.push(self.row(operation.name(), dims, layout, status, Some(Workspace::of(plan))));
         }
         rows
+    }
+
+    fn on_sets<'a>(&self, yardstick: &'a Yardstick, sets: &[Buffers], size: u64) -> Vec<BoundYardstick<'a>> {
+        sets.iter().map(|set| yardstick.bind(self.gpu, &set.input, &set.output, size)).collect()
     }
 
     /// Binds and checks the operations.

@@ -29,8 +29,8 @@ pub fn run(
     let record: Record<'_> = match yardstick {
         Some(which) => {
             let kernel = match which {
-                YardstickArgument::Copy => &bench.copy,
-                YardstickArgument::Sum => &bench.sum,
+                YardstickArgument::Copy => &bench.copies[0],
+                YardstickArgument::Sum => &bench.sums[0],
             };
             let bound = kernel.bind(bench.gpu, &set.input, &set.output, plan.tensor_size());
             Box::new(move |_, pass| bound.record(pass))

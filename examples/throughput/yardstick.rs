@@ -30,36 +30,29 @@ pub struct BoundYardstick<'a> {
     dispatches: Vec<(wgpu::BindGroup, [u32; 2])>,
 }
 
-/// The copy (every byte of the input to the output) and the sum (every byte of the input, one result per invocation),
-/// each with the block count and workgroup size that are fastest on this device: a slow yardstick would flatter what is measured by it.
-pub fn fastest(gpu: &Gpu, timer: &Timer<'_>, class: AdapterClass) -> [Yardstick; 2] {
+/// Copies (every byte of the input to the output) and sums (every byte of the input, one result per invocation), one of each
+/// workgroup size with the block count that is fastest on this device: a slow yardstick would flatter what is measured by it.
+/// Which workgroup size is the fastest depends on the tensor.
+pub fn fastest(gpu: &Gpu, timer: &Timer<'_>, class: AdapterClass) -> [Vec<Yardstick>; 2] {
     let size = TRIAL.min(gpu.device.limits().max_storage_buffer_binding_size);
     let input = gpu.upload("input", &(0..size / 4).map(|index| noise(0, index)).collect::<Vec<f32>>());
     let output = gpu.upload("output", &(0..size / 4).map(|index| noise(1, index)).collect::<Vec<f32>>());
     TEXTS.map(|text| {
-        let candidates: Vec<Yardstick> = workgroup_sizes(class)
-            .iter()
-            .flat_map(|&workgroup_size| BLOCKS.map(|blocks| Yardstick::new(gpu, workgroup_size, blocks, text)))
-            .collect();
-        let fastest = {
-            let bounds: Vec<_> =
-                candidates.iter().map(|candidate| candidate.bind(gpu, &input, &output, size)).collect();
-            let records: Vec<Record<'_>> = bounds
-                .iter()
-                .map(|bound| Box::new(|_: usize, pass: &mut wgpu::ComputePass<'_>| bound.record(pass)) as Record<'_>)
-                .collect();
+        let fastest = workgroup_sizes(class).iter().map(|&workgroup_size| {
+            let candidates = BLOCKS.map(|blocks| Yardstick::new(gpu, workgroup_size, blocks, text));
+            let bounds = candidates.each_ref().map(|candidate| candidate.bind(gpu, &input, &output, size));
+            let records = bounds.each_ref().map(|bound| -> Record<'_> { Box::new(|_, pass| bound.record(pass)) });
             let times = timer.alternate(0.01, 5, 1, &records);
-            let order = times.iter().enumerate().min_by(|a, b| a.1.median.total_cmp(&b.1.median));
-            order.map_or(0, |(index, _)| index)
-        };
-        let Yardstick { workgroup_size, blocks, .. } = candidates[fastest];
-        Yardstick::new(gpu, workgroup_size, blocks, text)
+            let order = BLOCKS.iter().zip(&times).min_by(|a, b| a.1.median.total_cmp(&b.1.median));
+            Yardstick::new(gpu, workgroup_size, order.map_or(1, |(blocks, _)| *blocks), text)
+        });
+        fastest.collect()
     })
 }
 
 /// The copy and the sum with one block an invocation, which is the fastest on software drivers at most sizes.
-pub fn shortest(gpu: &Gpu, class: AdapterClass) -> [Yardstick; 2] {
-    TEXTS.map(|text| Yardstick::new(gpu, workgroup_sizes(class)[0], 1, text))
+pub fn shortest(gpu: &Gpu, class: AdapterClass) -> [Vec<Yardstick>; 2] {
+    TEXTS.map(|text| vec![Yardstick::new(gpu, workgroup_sizes(class)[0], 1, text)])
 }
 
 /// Workgroup sizes that are tried. One vector a workgroup is fastest on a software driver where memory is slow.

@@ -91,14 +91,14 @@ fn main() -> ExitCode {
     };
     let kernels = Kernels::new(&gpu.device);
     let timer = Timer::new(&gpu);
-    let [copy, sum] = yardstick::fastest(&gpu, &timer, kernels.profile().class);
+    let [copies, sums] = yardstick::fastest(&gpu, &timer, kernels.profile().class);
     let (rounds, target) = if arguments.quick { (3, 0.003) } else { (9, 0.01) };
     let asked_for = |operation: &Operation| arguments.op.is_empty() || arguments.op.contains(operation);
     let operations = Operation::ALL.into_iter().filter(asked_for).collect();
     let configuration = arguments.configuration;
     let every_strategy = true;
     let bench =
-        Bench { gpu: &gpu, timer, copy, sum, kernels, operations, configuration, rounds, target, every_strategy };
+        Bench { gpu: &gpu, timer, copies, sums, kernels, operations, configuration, rounds, target, every_strategy };
     println!("{gpu}, planned as {:?}, {configuration}\n", bench.kernels.profile().class);
     println!(
         "{:19} {:5} {:15} {:21} {:>9}  {:21} {:>9} {:>7}",
