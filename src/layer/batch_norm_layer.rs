@@ -202,8 +202,12 @@ impl BatchNormLayer {
     }
 
     /// What [`BatchNormLayer::bind_backward`] takes, with the layer's own buffers in their places, what `forward` saves, and what
-    /// it was bound to: `valid`, and the residual of an activation that is recomputed. The gradients of gamma and beta overwrite
-    /// the layer's, or add to them by [`BackwardBuffers::accumulating_parameters`]; that of the input is not asked for yet.
+    /// it was bound to: gamma and beta, `valid`, and the residual of an activation that is recomputed. The gradients of gamma and
+    /// beta overwrite the layer's, or add to them by [`BackwardBuffers::accumulating_parameters`]; that of the input is not asked
+    /// for yet.
+    ///
+    /// `input` is x as forward read it. An activation's derivative is taken from it; where that is not what you want, give
+    /// `activation` y or the mask of forward.
     #[must_use]
     pub fn backward_buffers<'a>(
         &'a self,
@@ -212,8 +216,8 @@ impl BatchNormLayer {
         output_gradient: wgpu::BufferSlice<'a>,
     ) -> BackwardBuffers<'a> {
         BackwardBuffers {
-            gamma: self.gamma().map(whole),
-            beta: self.beta().map(whole),
+            gamma: forward.gamma.as_ref().map(Kept::slice),
+            beta: forward.beta.as_ref().map(Kept::slice),
             activation: ActivationState::Recompute { residual: forward.residual.as_ref().map(Kept::slice) },
             saved: Some(forward.saved()),
             valid: forward.valid.as_ref().map(Kept::slice),
@@ -253,7 +257,8 @@ impl BatchNormLayer {
         })
     }
 
-    /// What [`BatchNorm::bind_accumulate`] takes, with the layer's workspace in its place.
+    /// What [`BatchNorm::bind_accumulate`] takes, with the layer's workspace in its place; where the batch is padded, give it the
+    /// `valid` of forward too.
     ///
     /// With [`BatchNormLayer::population_buffers`]: exact running statistics of a whole data set, in the place of an average over
     /// the last batches. Each batch goes through the network with statistics of its own, as in training, and is added up.
@@ -343,6 +348,8 @@ impl BatchNormLayer {
             inference: recorded.map(inference).transpose()?,
             saved,
             renormalization: buffers.renormalization.map(|renormalization| Kept::new(renormalization.saved)),
+            gamma: buffers.gamma.map(Kept::new),
+            beta: buffers.beta.map(Kept::new),
             valid: buffers.valid.map(Kept::new),
             residual: buffers.residual.filter(|_| recomputed).map(Kept::new),
             recorded: recorded.map(|slices| slices.map(Kept::new)),

@@ -79,7 +79,9 @@ pub struct LayerForward {
     pub(super) saved: Kept,
     /// What batch renormalization saves.
     pub(super) renormalization: Option<Kept>,
-    /// What it was bound to that backward needs as well.
+    /// What it was bound to that backward needs as well; gamma and beta need not be the layer's own.
+    pub(super) gamma: Option<Kept>,
+    pub(super) beta: Option<Kept>,
     pub(super) valid: Option<Kept>,
     /// Likewise, where an activation may be recomputed.
     pub(super) residual: Option<Kept>,

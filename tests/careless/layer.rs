@@ -142,6 +142,14 @@ fn backward_is_given_what_forward_was_bound_to() {
         let buffers = layer.backward_buffers(&plain, x.slice(..), dy.slice(..));
         assert!(buffers.valid.is_none() && buffers.renormalization.is_none());
         assert!(matches!(buffers.activation, ActivationState::Recompute { residual: None }));
+        assert_eq!((buffers.gamma, buffers.beta), (own.gamma, own.beta));
+
+        // Parameters from an arena of the program's own, and none.
+        let arena = TrainingBuffers { gamma: Some(roles.vectors[0].slice(..)), beta: None, ..own };
+        let forward = layer.bind_forward(&plan, &arena).unwrap();
+        let buffers = layer.backward_buffers(&forward, x.slice(..), dy.slice(..));
+        assert_eq!((buffers.gamma, buffers.beta), (arena.gamma, None));
+        assert!(layer.bind_backward(&forward, &buffers).is_ok());
 
         let limits = noop.storage(8);
         let given = TrainingBuffers { residual: Some(z.slice(..)), valid: Some(roles.valid.slice(..)), ..own };
