@@ -13,7 +13,7 @@ impl BatchNormLayer {
     /// Sets gamma and beta to what the descriptor says. Gradients stay; the next backward overwrites them.
     ///
     /// # Errors
-    /// [`Error::Device`].
+    /// [`Error::Device`], [`Error::OutOfMemory`].
     #[doc(alias = "reset")]
     pub fn reset_parameters(&self, queue: &wgpu::Queue) -> Result<(), Error> {
         let parameters = [self.gamma(), self.beta()].into_iter().zip(self.initial);
@@ -23,7 +23,7 @@ impl BatchNormLayer {
     /// Sets running means to 0, running variances to 1 and the counter of batches to 0, in all sets.
     ///
     /// # Errors
-    /// [`Error::Device`].
+    /// [`Error::Device`], [`Error::OutOfMemory`].
     #[doc(alias = "reset_running_stats")]
     pub fn reset_running_statistics(&self, queue: &wgpu::Queue) -> Result<(), Error> {
         let running = self.running.iter();

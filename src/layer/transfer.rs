@@ -47,7 +47,7 @@ impl BatchNormLayer {
     ///
     /// # Errors
     /// [`Error::MissingState`] and [`Error::UnexpectedState`] where layer and state do not have the same parts,
-    /// [`Error::WrongLength`], [`Error::Device`]. But for the last one, nothing is written then.
+    /// [`Error::WrongLength`], [`Error::Device`], [`Error::OutOfMemory`]. But for the last two, nothing is written then.
     #[doc(alias = "load_state_dict")]
     pub fn load_state(&self, queue: &wgpu::Queue, state: &LayerState) -> Result<(), Error> {
         let LayerState { gamma, beta, running } = state;
