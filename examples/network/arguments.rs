@@ -65,6 +65,17 @@ pub fn command<A: Parser>(steps: &'static str, out: &'static str) -> clap::Comma
     A::command().mut_arg("steps", default(steps)).mut_arg("out", default(out))
 }
 
+/// A learning rate, or anything else that makes sense above 0 alone.
+///
+/// # Errors
+/// For what is not a finite number above 0.
+pub fn positive(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        _ => Err("it must be a finite number above 0".to_owned()),
+    }
+}
+
 impl Common {
     /// The seeds of the runs.
     pub fn seeds(&self) -> impl Iterator<Item = u64> + use<> {

@@ -127,3 +127,11 @@ fn every_example_has_its_own_defaults() {
     assert_eq!(given.seeds().collect::<Vec<_>>(), [9, 10]);
     assert_eq!((given.steps, given.out, given.adapter), (3, "here".into(), Some("x".into())));
 }
+
+#[test]
+fn learning_rates_that_teach_nothing_are_refused() {
+    assert_eq!(network::arguments::positive("0.1"), Ok(0.1));
+    for refused in ["0", "-0.1", "NaN", "inf", "fast"] {
+        assert!(network::arguments::positive(refused).is_err(), "{refused}");
+    }
+}

@@ -61,10 +61,11 @@ struct Arguments {
     /// Where the channels stand in memory
     #[arg(long, value_enum, default_value_t = LayoutArgument::First)]
     layout: LayoutArgument,
+    /// How both networks learn
     #[arg(long, value_enum, default_value_t = OptimizerArgument::Sgd)]
     optimizer: OptimizerArgument,
     /// Of both networks [default: 0.1 for SGD, 0.003 for Adam]
-    #[arg(long)]
+    #[arg(long, value_parser = arguments::positive)]
     learning_rate: Option<f32>,
 }
 
@@ -80,6 +81,7 @@ enum LayoutArgument {
 enum OptimizerArgument {
     /// With momentum 0.9
     Sgd,
+    /// With the customary 0.9 and 0.999
     Adam,
 }
 

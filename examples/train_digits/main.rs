@@ -58,18 +58,11 @@ struct Arguments {
     #[command(flatten)]
     common: Common,
     /// Of both networks; the default lets the one without batch norm do well too, smaller ones hold it back
-    #[arg(long, default_value_t = 0.5, value_parser = positive)]
+    #[arg(long, default_value_t = 0.5, value_parser = arguments::positive)]
     learning_rate: f32,
     /// Run on the CPU reference path even if there is an adapter
     #[arg(long, conflicts_with = "adapter")]
     cpu: bool,
-}
-
-fn positive(text: &str) -> Result<f32, String> {
-    match text.parse::<f32>() {
-        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
-        _ => Err("it must be a finite number above 0".to_owned()),
-    }
 }
 
 fn main() -> ExitCode {

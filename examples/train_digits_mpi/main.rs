@@ -130,7 +130,7 @@ fn main() -> ExitCode {
     };
     let rank = ranks.rank();
     let Some(gpu) = support::open_best(arguments.adapter.as_deref()) else {
-        eprintln!("rank {rank}: {}", support::NO_ADAPTER);
+        eprintln!("rank {rank}: {}", support::missing(arguments.adapter.as_deref()));
         // Without the other ranks' leave: they must not wait for this one.
         std::process::exit(2);
     };

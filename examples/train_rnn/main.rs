@@ -57,7 +57,7 @@ struct Arguments {
     #[command(flatten)]
     common: Common,
     /// Of all variants
-    #[arg(long, default_value_t = 0.003)]
+    #[arg(long, default_value_t = 0.003, value_parser = arguments::positive)]
     learning_rate: f32,
 }
 
