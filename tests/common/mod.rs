@@ -41,7 +41,7 @@ impl Target {
 /// `WGPU_BATCH_NORM_PLANS`, a list of `cpu`, `integrated` and `discrete`, leaves it at some of them: where several
 /// software drivers are tested, they share the classes out.
 ///
-/// No adapter is a failure, not a pass.
+/// No adapter is a failure, not a pass, and so is it where none has `WGPU_BATCH_NORM_ADAPTER` in its name.
 ///
 /// The guard keeps device tests one at a time: software drivers use all cores anyway.
 fn targets() -> (&'static [Target], MutexGuard<'static, ()>) {
@@ -73,6 +73,11 @@ fn targets() -> (&'static [Target], MutexGuard<'static, ()>) {
             .collect()
     });
     assert!(!targets.is_empty(), "{}", support::NO_ADAPTER);
+    if let Some(wanted) = std::env::var_os("WGPU_BATCH_NORM_ADAPTER") {
+        let wanted = wanted.to_string_lossy();
+        let found: Vec<_> = targets.iter().map(|target| target.gpu.to_string()).collect();
+        assert!(found.iter().any(|name| name.contains(&*wanted)), "no {wanted} among {found:?}");
+    }
     (targets, guard)
 }
 

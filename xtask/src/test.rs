@@ -17,7 +17,7 @@ use std::time::Instant;
 use crate::drivers::{self, Drivers};
 use crate::layers;
 use crate::setup;
-use crate::summary::{self, Format, Outcome, Reader, Row};
+use crate::summary::{self, Counts, Format, Outcome, Reader, Row};
 
 /// Tells the tests of shaders where spirv-val is.
 const SPIRV_VAL: &str = "WGPU_BATCH_NORM_SPIRV_VAL";
@@ -28,6 +28,10 @@ const TINT: &str = "WGPU_BATCH_NORM_TINT";
 /// Leaves the device tests at the plans of some classes of machine. Compiling takes minutes on software drivers, so that
 /// where there are several, they share the classes out; `verify` takes those of the adapter's own class on each.
 const PLANS: &str = "WGPU_BATCH_NORM_PLANS";
+
+/// Has the device tests fail where no adapter has this in its name: a loader that is too old for the variables that choose
+/// drivers goes on with another.
+const ADAPTER: &str = "WGPU_BATCH_NORM_ADAPTER";
 
 /// Leaves out everything that needs an adapter.
 const SKIP_GPU: &str = "WGPU_BATCH_NORM_SKIP_GPU";
@@ -66,6 +70,8 @@ struct Step {
     /// Warnings of rustdoc are errors.
     strict_docs: bool,
     environment: Vec<(&'static str, OsString)>,
+    /// The user filters no tests, so that one must run.
+    unfiltered: bool,
     /// Runs under the validation layer, whose messages are failures.
     layers: bool,
     /// Uses one core for most of its time, so that its like run beside it.
@@ -85,6 +91,7 @@ impl Step {
             format: Format::None,
             strict_docs: false,
             environment: Vec::new(),
+            unfiltered: false,
             layers: false,
             side_by_side: false,
             skip: None,
@@ -156,8 +163,9 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
             .side_by_side()
             .skip_if(facts.skip_gpu, &no_gpu)
     };
-    let verify = |name| {
-        Step::new(name, "run --release --locked --example verify -- --cases tests/vectors --adapter all")
+    let verify = |name, adapter| {
+        let command = "run --release --locked --example verify -- --cases tests/vectors --adapter";
+        Step::new(name, &format!("{command} {adapter}"))
             .format(Format::Cases)
             .side_by_side()
             .skip_if(!facts.verify, "no such example")
@@ -165,7 +173,8 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
     };
     let swiftshader = |step: Step| {
         let manifest = drivers.swiftshader.clone().unwrap_or_default();
-        step.needs(&drivers.swiftshader).set("WGPU_BACKEND", "vulkan").set("VK_DRIVER_FILES", manifest)
+        let step = step.needs(&drivers.swiftshader).set(ADAPTER, "SwiftShader");
+        step.set("WGPU_BACKEND", "vulkan").set("VK_DRIVER_FILES", manifest)
     };
     let gl = |step: Step| step.needs(&drivers.gl).set("WGPU_BACKEND", "gl");
     // Jobs of several ranks, which the tests start themselves.
@@ -190,7 +199,7 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
     }
     let mut under_layers = swiftshader(tests("tests, SwiftShader", &[compiler]));
     under_layers.layers = drivers.layers.is_ok();
-    vec![
+    let mut steps = vec![
         Step::new("fmt", "fmt --all --check").skip_if(!facts.rustfmt, missing_component),
         Step::new("clippy", "clippy --workspace --all-targets --release --locked -- -D warnings")
             .skip_if(!facts.clippy, missing_component),
@@ -220,20 +229,23 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
         under_layers,
         // wgpu does not hear of memory that ran out there; a test that can assert nothing must not count as passed.
         gl(tests("tests, OpenGL", &["memory_that_runs_out"])),
-        native(verify("verify")),
-        swiftshader(verify("verify, SwiftShader")),
-        gl(verify("verify, OpenGL")),
+        native(verify("verify", "all")),
+        swiftshader(verify("verify, SwiftShader", "SwiftShader")),
+        gl(verify("verify, OpenGL", "all")),
         // A batch in parts over adapters of different drivers, in one process.
         Step::new("drivers together", "test --release --locked --test device ranks_may_have_devices_of_their_own")
             .format(Format::Libtest)
             .harness(harness)
             .needs(&drivers.swiftshader)
+            .set(ADAPTER, "SwiftShader")
             .set("VK_ADD_DRIVER_FILES", drivers.swiftshader.clone().unwrap_or_default())
             .skip_if(facts.skip_gpu, &no_gpu),
         mpi("MPI").harness(harness),
         mpi("MPI, hosts").harness(&ignored).needs(&drivers.hosts),
         Step::new("package", "package --locked --allow-dirty -p wgpu-batch-norm"),
-    ]
+    ];
+    steps.iter_mut().for_each(|step| step.unfiltered = harness.is_empty());
+    steps
 }
 
 /// Runs everything and reports. The last line of the output is the sum of the test results.
@@ -350,17 +362,12 @@ fn run_step(step: &Step, drivers: &Drivers, root: &Path) -> (Row, Result<(), Str
     let result = match ended {
         Err(error) => Err(format!("'{line}' could not be run: {error}")),
         Ok(false) => Err(format!("step '{}' failed, its own message is above: {line}", step.name)),
-        Ok(true) => match (step.format, row.counts) {
-            (Format::None, _) => Ok(()),
-            (_, Some(counts)) if counts.failed > 0 => Err(format!("step '{}': {counts}", step.name)),
-            (Format::Libtest, _) => Ok(()),
-            // An adapter that is found and then used for nothing must not look like success.
-            (Format::Cases, Some(counts)) if counts.ran() > 0 => Ok(()),
-            (Format::Cases, _) => Err(format!("step '{}' ended well, but reports no case that ran", step.name)),
-        },
+        Ok(true) => judge(step, row.counts),
     };
     let result = result.and_then(|()| {
-        if step.layers {
+        // A filter may leave no test of this step, and so no layer.
+        let ran = row.counts.is_some_and(|counts| counts.ran() > 0);
+        if step.layers && (ran || step.unfiltered) {
             let instances = watcher.finish().map_err(|message| format!("step '{}': {message}", step.name))?;
             row.remark = format!("nothing to say for the validation layer, in {instances} Vulkan instances");
         }
@@ -372,6 +379,18 @@ fn run_step(step: &Step, drivers: &Drivers, root: &Path) -> (Row, Result<(), Str
     let (name, time) = (if step.side_by_side { format!("{}: ", step.name) } else { String::new() }, row.time);
     println!("    {name}{} in {:.1} s", if result.is_ok() { "ok" } else { "FAILED" }, time.as_secs_f64());
     (row, result)
+}
+
+/// What a step that ended well has shown: one that ran nothing must not look like success.
+fn judge(step: &Step, counts: Option<Counts>) -> Result<(), String> {
+    match (step.format, counts) {
+        (Format::None, _) => Ok(()),
+        (_, Some(counts)) if counts.failed > 0 => Err(format!("step '{}': {counts}", step.name)),
+        (_, Some(counts)) if counts.ran() > 0 => Ok(()),
+        (Format::Libtest, _) if !step.unfiltered => Ok(()),
+        (Format::Libtest, _) => Err(format!("step '{}' ended well, but reports no test that ran", step.name)),
+        (Format::Cases, _) => Err(format!("step '{}' ended well, but reports no case that ran", step.name)),
+    }
 }
 
 /// Runs a step, passes its standard output on line by line, and tells whether it ended well.
@@ -462,7 +481,6 @@ pub fn root() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::summary::Counts;
 
     const ALL: Facts = Facts {
         rustfmt: true,
@@ -585,6 +603,38 @@ mod tests {
         assert_eq!(plans(ALL, &everything()), [Some("cpu,integrated".into()), discrete(), discrete()]);
         assert_eq!(plans(Facts { gpu: true, ..ALL }, &everything()), [None, discrete(), discrete()]);
         assert_eq!(plans(ALL, &nothing()), [None]);
+    }
+
+    #[test]
+    fn a_step_that_ran_nothing_has_shown_nothing() {
+        let step = |format, harness: &[String]| {
+            let mut steps = steps(ALL, &everything(), harness).into_iter();
+            steps.find(|step| step.format == format).unwrap()
+        };
+        let ran = Some(Counts { passed: 1, failed: 0, skipped: 0 });
+        let none = Some(Counts { passed: 0, failed: 0, skipped: 7 });
+        let failed = Some(Counts { passed: 1, failed: 1, skipped: 0 });
+        let filter = [String::from("fuzz")];
+        for format in [Format::Libtest, Format::Cases] {
+            assert!(judge(&step(format, &[]), ran).is_ok());
+            for counts in [none, failed, None] {
+                assert!(judge(&step(format, &[]), counts).is_err(), "{counts:?}");
+            }
+            assert!(judge(&step(format, &filter), failed).is_err());
+        }
+        // Not every step has a test of that name.
+        assert!(judge(&step(Format::Libtest, &filter), none).is_ok());
+    }
+
+    #[test]
+    fn the_driver_under_test_must_be_there() {
+        for step in steps(ALL, &everything(), &[]) {
+            let named = step.environment.iter().any(|(name, value)| *name == ADAPTER && value == "SwiftShader");
+            let chosen = step.environment.iter().any(|(name, _)| name.ends_with("DRIVER_FILES"));
+            assert_eq!(named, chosen, "{}", step.name);
+        }
+        let verify = named(ALL, &everything(), |step| step.arguments.ends_with(&["SwiftShader".into()]));
+        assert_eq!(verify, ["verify, SwiftShader"]);
     }
 
     #[test]
