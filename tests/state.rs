@@ -230,35 +230,107 @@ fn any_state() -> impl Strategy<Value = LayerState> {
     state.prop_filter("something to write", |state| *state != LayerState::default())
 }
 
-proptest! {
-    #[test]
-    fn any_state_comes_back_as_it_was(
-        [first, second] in [any_state(), any_state()],
-        prefix in "[a-z0-9._/é\"\\\\]{0,12}",
-    ) {
-        let file = first.to_safetensors(&prefix).unwrap();
-        prop_assert_eq!(bits(&LayerState::from_safetensors(&file, &prefix).unwrap()), bits(&first));
-        // And beside another layer's.
-        let other = format!("other{prefix}");
-        let file = serialize(first.tensors(&prefix).into_iter().chain(second.tensors(&other)), None).unwrap();
-        let tensors = SafeTensors::deserialize(&file).unwrap();
-        for (prefix, state) in [(&prefix, &first), (&other, &second)] {
-            prop_assert_eq!(bits(&LayerState::from_tensors(&tensors, prefix).unwrap()), bits(state));
+/// `WGPU_BATCH_NORM_FUZZ_CASES` sets the number of cases of each property. `fuzz/` gives the same check to libFuzzer.
+mod fuzz {
+    use std::cell::Cell;
+
+    use proptest::test_runner::{Config, TestRunner};
+
+    use super::*;
+
+    fn config() -> Config {
+        let cases = std::env::var("WGPU_BATCH_NORM_FUZZ_CASES");
+        let cases = cases.map_or(500, |cases| cases.parse().expect("WGPU_BATCH_NORM_FUZZ_CASES is a number of cases"));
+        Config { cases, failure_persistence: None, ..Config::default() }
+    }
+
+    /// Reads every file, and tells how many were refused and read.
+    fn read_all(files: impl Strategy<Value = Vec<u8>>, prefix: &str) -> [u32; 2] {
+        let outcomes = Cell::new([0; 2]);
+        let read = |file: Vec<u8>| {
+            let mut counts = outcomes.get();
+            counts[usize::from(is_read(&file, prefix))] += 1;
+            outcomes.set(counts);
+            Ok(())
+        };
+        TestRunner::new(config()).run(&files, read).unwrap();
+        println!("refused and read: {:?}", outcomes.get());
+        outcomes.get()
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn any_state_comes_back_as_it_was(
+            [first, second] in [any_state(), any_state()],
+            prefix in "[a-z0-9._/é\"\\\\]{0,12}",
+        ) {
+            let file = first.to_safetensors(&prefix).unwrap();
+            prop_assert_eq!(bits(&LayerState::from_safetensors(&file, &prefix).unwrap()), bits(&first));
+            // And beside another layer's.
+            let other = format!("other{prefix}");
+            let file = serialize(first.tensors(&prefix).into_iter().chain(second.tensors(&other)), None).unwrap();
+            let tensors = SafeTensors::deserialize(&file).unwrap();
+            for (prefix, state) in [(&prefix, &first), (&other, &second)] {
+                prop_assert_eq!(bits(&LayerState::from_tensors(&tensors, prefix).unwrap()), bits(state));
+            }
         }
     }
 
     #[test]
-    fn damaged_files_are_read_or_refused(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
-        let mut file = golden("bn.safetensors");
-        for (at, byte) in changes {
-            let at = at.index(file.len());
-            file[at] = byte;
-        }
-        is_read(&file, "stem.bn");
+    fn damaged_files_are_read_or_refused() {
+        let whole = golden("bn.safetensors");
+        // Most of the damage goes to the header, which says where tensors lie.
+        let place = prop_oneof![0..8_usize, 0..whole.len()];
+        let edits = prop::collection::vec((place, any::<u8>(), 0..4_u8), 1..4);
+        let files = (edits, prop::option::weighted(0.1, 0..whole.len())).prop_map(move |(edits, cut)| {
+            let mut file = whole.clone();
+            for (at, byte, kind) in edits {
+                let at = at % file.len();
+                match kind {
+                    0 => file[at] = byte,
+                    1 => file[at] ^= 1 << (byte % 8),
+                    2 => file.insert(at, byte),
+                    _ => drop(file.remove(at)),
+                }
+            }
+            file.truncate(cut.unwrap_or(usize::MAX));
+            file
+        });
+        assert!(read_all(files, "stem.bn").iter().all(|&count| count > 0));
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-        is_read(&bytes, "");
+    fn any_bytes_are_read_or_refused() {
+        read_all(prop::collection::vec(any::<u8>(), 0..64), "");
+    }
+
+    /// A header with its right length before it, of tensors that lie one after the other but for some.
+    #[test]
+    fn any_header_is_read_or_refused() {
+        let names = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked", "x"];
+        let types = [("F32", 4), ("F16", 2), ("BF16", 2), ("F64", 8), ("I64", 8), ("U8", 1), ("f32", 4), ("", 1)];
+        let number = || prop_oneof![8 => 0..4_u64, 1 => prop::sample::select(&[1 << 32, 1 << 63, u64::MAX][..])];
+        let wrong = prop::option::weighted(0.1, (number(), number()));
+        let dtype = prop_oneof![3 => Just(("F32", 4)), 1 => prop::sample::select(types.to_vec())];
+        let tensor = (dtype, prop::collection::vec(number(), 0..3), wrong);
+        let names = prop::sample::subsequence(names.to_vec(), 0..5);
+        let files = (names, prop::collection::vec(tensor, 5)).prop_map(|(names, tensors)| {
+            let (mut fields, mut data) = (Vec::new(), 0);
+            for (name, ((dtype, size), shape, wrong)) in names.into_iter().zip(tensors) {
+                let bytes = shape.iter().fold(size, |bytes: u64, &length| bytes.wrapping_mul(length));
+                let (start, end) = wrong.unwrap_or((data, data.wrapping_add(bytes)));
+                data = end;
+                let (name, dtype) = (format!("\"{name}\""), format!("\"dtype\":\"{dtype}\""));
+                fields.push(format!("{name}:{{{dtype},\"shape\":{shape:?},\"data_offsets\":[{start},{end}]}}"));
+            }
+            let header = format!("{{{}}}", fields.join(","));
+            let mut file = (header.len() as u64).to_le_bytes().to_vec();
+            file.extend(header.as_bytes());
+            file.resize(file.len() + data.min(1000) as usize, 0);
+            file
+        });
+        assert!(read_all(files, "").iter().all(|&count| count > 0));
     }
 }
