@@ -23,6 +23,7 @@ mod padding;
 mod parts;
 mod population;
 mod renormalization;
+mod resident;
 mod segments;
 mod sizes;
 mod threads;
