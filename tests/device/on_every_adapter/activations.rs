@@ -19,11 +19,14 @@ fn at(target: &Target, activation: Activation, t: &[f32]) -> [Vec<f32>; 2] {
     [results.inference, results.frozen_input_gradient]
 }
 
-/// Both sides of 0: evenly to 12, and in steps of a fifth from the smallest normal number to the largest.
+/// Both sides of 0: evenly to 12, in steps of a fifth from the smallest normal number to the largest, on both sides of where exp
+/// and the tails are given up, and the smallest and the largest subnormal number.
 fn arguments() -> Vec<f32> {
     let even = (0..48_000).map(|step| 12.0 * (step as f32 + 0.37) / 48_000.0);
     let wide = std::iter::successors(Some(f32::MIN_POSITIVE), |t| Some(t * 1.2)).take_while(|t| t.is_finite());
-    let positive: Vec<f32> = even.chain(wide).collect();
+    let ends = [13.0, 30.0, 87.0, 104.0].into_iter().flat_map(|end: f32| [end.next_down(), end, end.next_up()]);
+    let subnormal = [f32::from_bits(1), f32::MIN_POSITIVE.next_down()];
+    let positive: Vec<f32> = even.chain(wide).chain(ends).chain(subnormal).collect();
     positive.iter().flat_map(|t| [*t, -t]).chain([0.0]).collect()
 }
 
