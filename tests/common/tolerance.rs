@@ -64,7 +64,14 @@ impl Worst {
         // The truth is rounded to f32 itself.
         let allowed = tolerance + 0.5 * U * f64::from(truth).abs() + f64::from(f32::MIN_POSITIVE);
         let same = got.to_bits() == truth.to_bits() || got == truth;
-        let ratio = if same { 0.0 } else { error / allowed };
+        // Nothing is allowed everything.
+        let ratio = if same {
+            0.0
+        } else if allowed.is_finite() {
+            error / allowed
+        } else {
+            f64::NAN
+        };
         // NaN where a number is due must not compare as small.
         if ratio > self.ratio || ratio.is_nan() {
             let ratio = if ratio.is_nan() { f64::INFINITY } else { ratio };
@@ -303,6 +310,7 @@ fn compare_exactly(worst: &mut Worst, got: &Results, truth: &Results) {
         ("frozen_gamma_gradient", &got.frozen_gamma_gradient, &truth.frozen_gamma_gradient),
         ("frozen_beta_gradient", &got.frozen_beta_gradient, &truth.frozen_beta_gradient),
     ] {
+        assert_eq!(got.len(), truth.len(), "{name}");
         for (index, (&got, &truth)) in got.iter().zip(truth).enumerate() {
             worst.see(name, index, got, truth, 0.0);
         }

@@ -61,6 +61,7 @@ fn an_in_place_forward_and_backward_give_the_gradients_of_those_that_keep_x() {
                 let descriptor = case.descriptor();
                 let profile = target.kernels.profile();
                 let backward = Operation::Backward;
+                let mut served = 0;
                 for strategy in Plan::strategies(&descriptor, &shape, profile, backward).unwrap() {
                     let bn = BatchNorm::with_kernels(&target.kernels, &descriptor).unwrap();
                     let pin = Strategies { backward: Some(strategy), ..Default::default() };
@@ -114,6 +115,7 @@ fn an_in_place_forward_and_backward_give_the_gradients_of_those_that_keep_x() {
                         forward.record(pass);
                         backward.record(pass);
                     });
+                    served += 1;
                     let words = gpu.read::<u32>(&g, plan.tensor_size() as usize / 4);
                     let dx = loaded(element, &words, case.input.len());
                     let (dgamma, dbeta): (Vec<f32>, Vec<f32>) =
@@ -141,6 +143,7 @@ fn an_in_place_forward_and_backward_give_the_gradients_of_those_that_keep_x() {
                         );
                     }
                 }
+                assert!(served > 0, "{target}: {shape:?} {element}");
             }
         }
     });
