@@ -695,6 +695,31 @@ fn windows_of_tensors_up_to_two_to_the_forty_elements_lie_beside_each_other() {
     assert!(planned > refused && most.get() > 1 << 14, "{planned} planned, {refused} refused, {}", most.get());
 }
 
+/// A pipeline has the barrier as a constant: whether `trips_in_step` is 0, by which it divides.
+#[test]
+fn workgroups_keep_in_step_in_columns_of_large_tensors_on_software_drivers_alone() {
+    let mut kept = std::collections::HashSet::new();
+    for class in [AdapterClass::Discrete, AdapterClass::Integrated, AdapterClass::Cpu] {
+        let profile = DeviceProfile::webgpu(class);
+        for (outer, channels, inner) in [(1024, 512, 1), (1025, 512, 1), (4099, 131, 1), (300, 37, 49), (70_000, 8, 1)]
+        {
+            let large = outer * channels as usize * inner > 1 << 19;
+            for plan in plans(outer, channels, inner, &profile).unwrap() {
+                for dispatch in all_dispatches(&plan) {
+                    let columns = dispatch.kernel.walk().is_some_and(|walk| walk.family == Family::Columns);
+                    let wide = dispatch.workgroup_size > 16;
+                    let expected = class == AdapterClass::Cpu && columns && wide && large;
+                    assert_eq!(dispatch.params.trips_in_step > 0, expected, "{class:?}: {dispatch:?}");
+                    if expected {
+                        kept.insert(std::mem::discriminant(&dispatch.kernel));
+                    }
+                }
+            }
+        }
+    }
+    assert!(kept.len() >= 4, "{}", kept.len());
+}
+
 /// A grid folds into a second dimension what its first does not hold; `tests/device/on_every_adapter/limits.rs` runs such grids.
 #[test]
 fn workgroups_beyond_what_a_dimension_holds_are_folded() {
