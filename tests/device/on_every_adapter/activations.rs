@@ -7,9 +7,8 @@ use wgpu_batch_norm::Layout::ChannelsFirst;
 use wgpu_batch_norm::{Activation, ActivationSource};
 
 /// y of inference and dx through frozen statistics at each t, with g = 1.
-fn at(target: &Target, activation: Activation, t: &[f32]) -> [Vec<f32>; 2] {
-    let mut case =
-        Case::random(&[1, 1, t.len()], ChannelsFirst, 1).fused(activation, false, ActivationSource::Recompute);
+fn at(target: &Target, activation: Activation, source: ActivationSource, t: &[f32]) -> [Vec<f32>; 2] {
+    let mut case = Case::random(&[1, 1, t.len()], ChannelsFirst, 1).fused(activation, false, source);
     case.convention.epsilon = 0.0;
     (case.gamma, case.beta) = (None, None);
     (case.running_mean, case.running_variance) = (vec![0.0], vec![1.0]);
@@ -35,7 +34,7 @@ fn smooth_activations_are_right_to_a_few_roundings_at_every_argument() {
     on_every_target(|target| {
         let t = arguments();
         for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
-            let [y, slope] = at(target, activation, &t);
+            let [y, slope] = at(target, activation, ActivationSource::Recompute, &t);
             let (mut worst_y, mut worst_slope) = (Worst::default(), Worst::default());
             for (index, &t) in t.iter().enumerate() {
                 let wide = f64::from(t);
@@ -59,11 +58,30 @@ fn smooth_activations_are_right_to_a_few_roundings_at_every_argument() {
 fn smooth_activations_have_their_limits_at_infinity_and_keep_nan() {
     on_every_target(|target| {
         for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
-            let [y, slope] = at(target, activation, &[f32::NEG_INFINITY, f32::INFINITY, f32::NAN, -f32::MAX, f32::MAX]);
+            let t = [f32::NEG_INFINITY, f32::INFINITY, f32::NAN, -f32::MAX, f32::MAX];
+            let [y, slope] = at(target, activation, ActivationSource::Recompute, &t);
             let place = format!("{target}: {activation}: {y:?} {slope:?}");
             assert!(y[0] == 0.0 && y[1] == f32::INFINITY && y[2].is_nan(), "{place}");
             assert!(slope[0] == 0.0 && slope[1] == 1.0 && slope[2].is_nan(), "{place}");
             assert!(y[3] == 0.0 && y[4] == f32::MAX && slope[3] == 0.0 && slope[4] == 1.0, "{place}");
+        }
+    });
+}
+
+#[test]
+fn piecewise_linear_activations_have_the_slope_of_their_definition_at_zero() {
+    let sources = [ActivationSource::Recompute, ActivationSource::Output, ActivationSource::Mask];
+    on_every_target(|target| {
+        // Pipelines take long on software drivers, so each plan takes a part of the sources.
+        for source in sources.into_iter().skip(target.plan).step_by(target.plans) {
+            for activation in [Activation::Relu, Activation::LeakyRelu { slope: 0.25 }] {
+                let t = [0.0, -0.0, 1.0, -1.0, 0.0, 0.5, -0.5];
+                let [y, slope] = at(target, activation, source, &t);
+                let expected = |f: &dyn Fn(f64) -> f64| t.map(|t| f(f64::from(t)) as f32);
+                let place = format!("{target}: {activation} by {source:?}");
+                assert_eq!(y, expected(&|t| activation.value(t)), "{place}");
+                assert_eq!(slope, expected(&|t| activation.derivative(t)), "{place}");
+            }
         }
     });
 }
