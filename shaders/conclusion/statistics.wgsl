@@ -32,7 +32,7 @@ fn commit_channel(channel: u32, pivot: f32, offset: f32, variance: f32) {
             weight_of_new = 1.0 / (batches + 1.0);
             weight_of_old = batches / (batches + 1.0);
         }
-        running_mean[channel] = weight_of_old * running_mean[channel] + weight_of_new * (pivot + offset);
-        running_variance[channel] = weight_of_old * running_variance[channel] + weight_of_new * recorded;
+        running_mean[channel] = moving_average(running_mean[channel], pivot + offset, weight_of_old, weight_of_new);
+        running_variance[channel] = moving_average(running_variance[channel], recorded, weight_of_old, weight_of_new);
     }
 }

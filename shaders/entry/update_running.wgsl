@@ -37,8 +37,8 @@ fn update_in_turn(parameter: u32) {
         let recorded = recorded_at(channel);
         if has_enough(channel) && admits(recorded) {
             let weights = weights_after(segment);
-            mean = weights.x * mean + weights.y * recorded.x;
-            variance = weights.x * variance + weights.y * recorded.y;
+            mean = moving_average(mean, recorded.x, weights.x, weights.y);
+            variance = moving_average(variance, recorded.y, weights.x, weights.y);
         }
     }
     running_mean[parameter] = mean;
@@ -61,8 +61,8 @@ fn update_by_average(parameter: u32) {
     let average = total / f32(max(counted, 1u));
     if counted != 0u && admits(average) {
         let weights = weights_after(0u);
-        running_mean[parameter] = weights.x * running_mean[parameter] + weights.y * average.x;
-        running_variance[parameter] = weights.x * running_variance[parameter] + weights.y * average.y;
+        running_mean[parameter] = moving_average(running_mean[parameter], average.x, weights.x, weights.y);
+        running_variance[parameter] = moving_average(running_variance[parameter], average.y, weights.x, weights.y);
     }
 }
 

@@ -298,12 +298,14 @@ impl Files {
             Kernel::UpdateRunning => vec![
                 wgsl!("common/count_of_valid.wgsl"),
                 wgsl!("common/finite.wgsl"),
+                wgsl!("common/moving_average.wgsl"),
                 wgsl!("entry/update_running.wgsl"),
             ],
             Kernel::UpdateRunningFromParts => vec![
                 wgsl!("partials/moments.wgsl"),
                 wgsl!("common/count_of_parts.wgsl"),
                 wgsl!("common/finite.wgsl"),
+                wgsl!("common/moving_average.wgsl"),
                 wgsl!("entry/update_running.wgsl"),
             ],
             Kernel::PartMoments => [
@@ -770,6 +772,7 @@ fn commits(operation: Operation) -> Vec<&'static str> {
         Operation::Training => vec![
             wgsl!("common/inverse_deviation.wgsl"),
             wgsl!("common/finite.wgsl"),
+            wgsl!("common/moving_average.wgsl"),
             wgsl!("conclusion/statistics.wgsl"),
         ],
         Operation::Backward | Operation::FrozenBackward => vec![wgsl!("conclusion/gradients.wgsl")],
