@@ -25,7 +25,7 @@ fn merge_known_mean(a: Accumulator, b: Accumulator, mean_b: vec4<f32>) -> Accumu
     let count = a.count + b.count;
     let delta = mean_b - a.sum / max(a.count, one);
     let weight = a.count * (b.count / max(count, one));
-    return Accumulator(a.pivot, count, a.sum + b.sum, a.m2 + b.m2 + delta * delta * weight);
+    return Accumulator(a.pivot, count, a.sum + b.sum, a.m2 + (b.m2 + delta * delta * weight));
 }
 
 fn store_shared(index: u32, value: Accumulator) {

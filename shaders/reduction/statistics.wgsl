@@ -41,7 +41,7 @@ fn accumulate(basis: Basis, state: Accumulator, block: Block, before: f32) -> Ac
         basis.pivot,
         vec4<f32>(4.0 * (before + 1.0)),
         state.sum + sum,
-        state.m2 + m2 + delta * delta * weight,
+        state.m2 + (m2 + delta * delta * weight),
     );
 }
 
