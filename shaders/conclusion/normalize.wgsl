@@ -9,5 +9,5 @@ fn conclude(merged: Accumulator, place: Place) -> Coefficients {
         inverse_deviation(variance.z, params.epsilon),
         inverse_deviation(variance.w, params.epsilon),
     );
-    return coefficients_with(channels, Normalizer(merged.pivot, mean_of(merged.sum, channels), inverse));
+    return coefficients_with(channels, normalizer_of(merged.pivot, mean_of(merged.sum, channels), inverse));
 }

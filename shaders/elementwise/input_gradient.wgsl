@@ -9,8 +9,7 @@ struct Coefficients {
 fn mapped(coefficients: Coefficients, values: Unit) -> Mapped {
     let basis = coefficients.basis;
     let h = gradient_of(basis, values);
-    let projection = normalized_input(basis, values) * coefficients.product_mean;
+    let centred = fma(-normalized_input(basis, values), coefficients.product_mean, h - coefficients.mean);
     // Inverse deviation before gamma: their product may leave the range of f32 where the gradient does not.
-    let centred = (h - coefficients.mean) - projection;
     return result_of((centred * basis.normalizer.inverse) * basis.gamma, h);
 }

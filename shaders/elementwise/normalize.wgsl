@@ -2,17 +2,15 @@
 
 struct Coefficients {
     normalizer: Normalizer,
-    gamma: vec4<f32>,
-    beta: vec4<f32>,
+    affine: Affine,
 }
 
 fn coefficients_with(channels: vec4<u32>, normalizer: Normalizer) -> Coefficients {
-    return Coefficients(normalizer, gammas_at(channels), betas_at(channels));
+    return Coefficients(normalizer, affine_of(normalizer, gammas_at(channels), betas_at(channels)));
 }
 
-// Never x·scale + (beta − mean·scale): that subtracts two large numbers where the mean is large. And not with the product
-// gamma · r formed first: it may leave the range of f32 where y does not.
+// Never x·scale + (beta − mean·scale): that subtracts two large numbers where the mean is large.
 fn mapped(coefficients: Coefficients, values: Unit) -> Mapped {
-    let t = normalized(coefficients.normalizer, values.x) * coefficients.gamma + coefficients.beta;
+    let t = scaled_and_shifted(coefficients.normalizer, coefficients.affine, values.x);
     return result_of(with_residual(t, values));
 }

@@ -5,7 +5,7 @@ fn normalizers_at(channels: vec4<u32>) -> Normalizer {
     let y = normalizer_at(channels.y);
     let z = normalizer_at(channels.z);
     let w = normalizer_at(channels.w);
-    return Normalizer(
+    return normalizer_of(
         vec4<f32>(x.x, y.x, z.x, w.x),
         vec4<f32>(x.y, y.y, z.y, w.y),
         vec4<f32>(x.z, y.z, z.z, w.z),

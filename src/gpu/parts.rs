@@ -99,8 +99,10 @@ impl BatchNorm {
     /// y = f((((x − pivot) − offset)·inverse_deviation)·γ + β + z)
     /// ```
     ///
-    /// with the fields of [`ChannelStatistics`](crate::ChannelStatistics), in this order of operations; and with batch
-    /// renormalization `γ·scale` for γ and `γ·shift + β` for β, see [`ChannelRenormalization`](crate::ChannelRenormalization).
+    /// with the fields of [`ChannelStatistics`](crate::ChannelStatistics), in this order of operations, which keeps the digits of
+    /// a large mean. (This crate's own kernels subtract the mean rounded, and add what that took away: a rounding less.) With
+    /// batch renormalization it is `γ·scale` for γ and `γ·shift + β` for β, see
+    /// [`ChannelRenormalization`](crate::ChannelRenormalization).
     ///
     /// # Errors
     /// As [`BatchNorm::bind_training_from_parts`].

@@ -626,10 +626,10 @@ impl Files {
                 vec![input_gradient, wgsl!("result/input_gradient.wgsl"), store]
             }
         };
-        files.push(match operation {
-            Operation::Training => wgsl!("elementwise/normalize.wgsl"),
-            Operation::Backward => wgsl!("elementwise/input_gradient.wgsl"),
-            Operation::FrozenBackward => wgsl!("elementwise/frozen_input_gradient.wgsl"),
+        files.extend(match operation {
+            Operation::Training => [wgsl!("normalizer/affine.wgsl"), wgsl!("elementwise/normalize.wgsl")].as_slice(),
+            Operation::Backward => &[wgsl!("elementwise/input_gradient.wgsl")],
+            Operation::FrozenBackward => &[wgsl!("elementwise/frozen_input_gradient.wgsl")],
         });
         if walk.skips_padding {
             files.push(match (operation, fusion) {
