@@ -10,15 +10,15 @@ struct Affine {
 }
 
 fn affine_of(normalizer: Normalizer, gamma: vec4<f32>, beta: vec4<f32>) -> Affine {
+    let mask = vec4<u32>(0x7f800000u);
     let bits = bitcast<vec4<u32>>(normalizer.inverse);
-    let exponent = bits & vec4<u32>(0x7f800000u);
-    let finite = exponent != vec4<u32>(0x7f800000u);
+    let exponent = bits & mask;
     let factor = bitcast<vec4<f32>>((bits & vec4<u32>(0x007fffffu)) | vec4<u32>(0x3f800000u));
     return Affine(
-        select(vec4<f32>(1.0), bitcast<vec4<f32>>(exponent), finite),
-        select(normalizer.inverse, factor, finite) * gamma,
-        // Not by a shift of 0, which an infinite gamma would make a NaN.
-        select(fma(normalizer.shift, gamma, beta), beta, normalizer.shift == vec4<f32>()),
+        select(vec4<f32>(1.0), bitcast<vec4<f32>>(exponent), exponent != mask),
+        select(normalizer.inverse, factor, exponent != mask) * gamma,
+        // An infinite gamma in both terms would make a NaN of infinities.
+        select(beta, fma(normalizer.shift, gamma, beta), (bitcast<vec4<u32>>(gamma) & mask) != mask),
     );
 }
 
