@@ -175,6 +175,39 @@ impl BatchNorm {
         Ok(Step { label, dispatches })
     }
 
+    /// Binds adding up the gradient sums of several parts to those of one part that holds all their elements. `parts` are records
+    /// of part after part, [`Plan::gradient_sums_size`] bytes each; `merged` is the size of one.
+    ///
+    /// Not needed before [`BatchNorm::bind_backward_from_parts`], which adds up by itself; for trees of parts, and for programs whose
+    /// own kernels find dx:
+    ///
+    /// ```text
+    /// x̂ = ((x − pivot) − offset)·inverse_deviation        dx = γ·inverse_deviation·( h − Σh/count − x̂·(Σh·x̂)/count )
+    /// ```
+    ///
+    /// with the fields of [`ChannelStatistics`](crate::ChannelStatistics) and the count of all parts; with batch renormalization
+    /// `γ·scale` for γ, see [`ChannelRenormalization`](crate::ChannelRenormalization).
+    /// [`crate::reference::BatchNorm::merge_gradient_sums`] is the specification.
+    ///
+    /// # Errors
+    /// As [`BatchNorm::bind_merge_moments`].
+    pub fn bind_merge_gradient_sums(
+        &self,
+        plan: &Plan,
+        parts: wgpu::BufferSlice<'_>,
+        merged: wgpu::BufferSlice<'_>,
+    ) -> Result<Step, Error> {
+        self.check(plan)?;
+        let mut bindings = Bindings::new(plan);
+        let size = plan.gradient_sums_size();
+        let parts = bindings.parts(Role::GradientSums, "parts", parts, size)?;
+        bindings.optional(Role::MergedGradientSums, "merged", Usage::Write, Some(merged), size)?;
+        let dispatches = plan.merge_gradient_sums(parts)?;
+        let label = self.label("merge_gradient_sums");
+        let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;
+        Ok(Step { label, dispatches })
+    }
+
     /// Binds dx and dz of one part of a batch by the gradient sums of all of them, `sums`, and their counts in `moments`, which
     /// are forward's, merged or not. dγ and dβ of `buffers` are left alone: [`BatchNorm::bind_part_gradients`] gave them.
     ///

@@ -244,6 +244,8 @@ pub enum Kernel {
     UpdateRunningFromParts,
     /// Partial gradient sums to those of a part of a batch, and to its dγ and dβ.
     PartGradientSums,
+    /// Gradient sums of several parts to those of one.
+    MergeGradientSums,
     /// Gradient sums of all parts to gradient means.
     ConcludeGradientSums,
     /// Increments the batch counter.
@@ -313,11 +315,13 @@ pub enum Role {
     GradientSums = 28,
     /// Moments that are taken of a part of a batch, or that those of several merge to.
     PartMoments = 29,
+    /// What the gradient sums of several parts add up to.
+    MergedGradientSums = 30,
 }
 
 impl Role {
     /// The role with the highest number.
-    pub(crate) const LAST: Self = Self::PartMoments;
+    pub(crate) const LAST: Self = Self::MergedGradientSums;
 
     /// Whether it has a value for every element, as x has.
     pub(crate) const fn is_tensor(self) -> bool {
@@ -361,7 +365,7 @@ impl Kernel {
             .chain([Normalizer::Saved, Normalizer::Running].map(Self::Prepare))
             .chain([Self::ConcludeStatistics, Self::ConcludeGradients, Self::UpdateRunning, Self::ShareGradients])
             .chain([Self::PartMoments, Self::MergeMoments, Self::ConcludeMoments, Self::UpdateRunningFromParts])
-            .chain([Self::PartGradientSums, Self::ConcludeGradientSums])
+            .chain([Self::PartGradientSums, Self::MergeGradientSums, Self::ConcludeGradientSums])
             .chain([
                 Self::PackValid,
                 Self::MarkValid,
@@ -471,6 +475,7 @@ impl Kernel {
                 commits(Operation::Backward),
             ]
             .concat(),
+            Self::MergeGradientSums => vec![(Role::GradientSums, READ), (Role::MergedGradientSums, WRITE)],
             Self::ConcludeGradientSums => {
                 vec![(Role::GradientSums, READ), (Role::Moments, READ), (Role::Prepared, WRITE)]
             }

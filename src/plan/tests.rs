@@ -113,6 +113,7 @@ fn all_dispatches(plan: &Plan) -> Vec<Dispatch> {
     let whole = BackwardOptions { saved: true, ..EVERYTHING };
     all.extend(moments_of(plan.part_moments(false)));
     all.extend(plan.merge_moments(2048).unwrap());
+    all.extend(plan.merge_gradient_sums(2048).unwrap());
     for parts in [1, 7, 2048] {
         all.extend(part(plan.training_from_parts(parts, options)));
         all.extend(part(plan.backward_from_parts(parts, parts, whole)));
@@ -442,6 +443,7 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
             | Kernel::ConcludeGradients
             | Kernel::PartMoments
             | Kernel::PartGradientSums
+            | Kernel::MergeGradientSums
             | Kernel::AccumulateMoments => over_slots,
             // The pivot of the first slot with data, means and factors.
             Kernel::MergeMoments | Kernel::ConcludeMoments | Kernel::ConcludeGradientSums => {

@@ -103,6 +103,27 @@ impl BatchNorm {
         Ok(())
     }
 
+    /// The gradient sums of several parts as those of one part that holds all their elements: they add up. `parts` are the records
+    /// of part after part.
+    ///
+    /// # Errors
+    /// [`Error::WrongLength`] unless `parts` are the records of one part or more. Nothing is written then.
+    pub fn merge_gradient_sums(
+        &self,
+        plan: &Plan,
+        parts: &[ChannelGradientSums],
+        merged: &mut [ChannelGradientSums],
+    ) -> Result<(), Error> {
+        self.check(plan)?;
+        check_length("merged", merged, plan.segmentation.instances())?;
+        let instances = check_parts("parts", plan, parts)?;
+        for (instance, record) in merged.iter_mut().enumerate() {
+            let of = |value| sum_over(parts, instances, instance, value) as f32;
+            *record = ChannelGradientSums { sum: of(|sums| sums.sum), product: of(|sums| sums.product) };
+        }
+        Ok(())
+    }
+
     /// dx and dz of one part of a batch, by the gradient sums of all parts and the counts in their moments:
     ///
     /// ```text
@@ -124,16 +145,12 @@ impl BatchNorm {
         if buffers.input_gradient.is_none() && buffers.residual_gradient.is_none() {
             return Err(Error::NoGradientRequested);
         }
-        let instances = plan.segmentation.instances() as usize;
-        check_length("sums", sums, sums.len().div_ceil(instances).max(1) as u64 * instances as u64)?;
+        let instances = check_parts("sums", plan, sums)?;
         let means: Vec<[f64; 2]> = all_moments(plan, parts)?
             .iter()
             .enumerate()
             .map(|(instance, moments)| {
-                let of = |value: fn(&ChannelGradientSums) -> f32| {
-                    let values = sums.iter().skip(instance).step_by(instances).map(|sums| f64::from(value(sums)));
-                    values.sum::<f64>() / moments.count.max(1) as f64
-                };
+                let of = |value| sum_over(sums, instances, instance, value) / moments.count.max(1) as f64;
                 [of(|sums| sums.sum), of(|sums| sums.product)]
             })
             .collect();
@@ -144,6 +161,22 @@ impl BatchNorm {
         self.gradients(plan, own, |instance| Through::Whole(means[instance]), || Ok(()))?;
         Ok(())
     }
+}
+
+/// Refuses what is not the records of one part or more; how many a part has.
+fn check_parts<T>(binding: &'static str, plan: &Plan, parts: &[T]) -> Result<usize, Error> {
+    let instances = plan.segmentation.instances() as usize;
+    check_length(binding, parts, parts.len().div_ceil(instances).max(1) as u64 * instances as u64)?;
+    Ok(instances)
+}
+
+fn sum_over(
+    parts: &[ChannelGradientSums],
+    instances: usize,
+    instance: usize,
+    value: fn(&ChannelGradientSums) -> f32,
+) -> f64 {
+    parts.iter().skip(instance).step_by(instances).map(|sums| f64::from(value(sums))).sum()
 }
 
 /// Statistics as they are recorded, the mean in two parts.
@@ -160,8 +193,7 @@ fn recorded(moments: &Moments) -> ChannelMoments {
 
 /// The statistics of every instance over all parts.
 fn all_moments(plan: &Plan, parts: &[ChannelMoments]) -> Result<Vec<Moments>, Error> {
-    let instances = plan.segmentation.instances() as usize;
-    check_length("moments", parts, parts.len().div_ceil(instances).max(1) as u64 * instances as u64)?;
+    let instances = check_parts("moments", plan, parts)?;
     let merged = |instance: usize| {
         let own = || parts.iter().skip(instance).step_by(instances).filter(|part| part.count > 0);
         let mean_of = |part: &ChannelMoments| f64::from(part.pivot) + f64::from(part.offset);

@@ -140,6 +140,7 @@ impl Variant {
             Kernel::ConcludeMoments => "conclude_moments".into(),
             Kernel::UpdateRunningFromParts => "update_running_from_parts".into(),
             Kernel::PartGradientSums => "part_gradient_sums".into(),
+            Kernel::MergeGradientSums => "merge_gradient_sums".into(),
             Kernel::ConcludeGradientSums => "conclude_gradient_sums".into(),
             Kernel::CountBatch => "count_batch".into(),
         };
@@ -314,10 +315,10 @@ impl Files {
             ]
             .concat(),
             Kernel::MergeMoments => {
-                [merges_of_parts(Reduction::Statistics), vec![wgsl!("conclusion/part_moments.wgsl"), FINALIZE]].concat()
+                [moments_of_parts(), vec![wgsl!("conclusion/part_moments.wgsl"), FINALIZE]].concat()
             }
             Kernel::ConcludeMoments => [
-                merges_of_parts(Reduction::Statistics),
+                moments_of_parts(),
                 vec![
                     wgsl!("counter/read.wgsl"),
                     wgsl!("renormalization/corrected.wgsl"),
@@ -337,8 +338,12 @@ impl Files {
                 ],
             ]
             .concat(),
+            Kernel::MergeGradientSums => {
+                [sums_of_parts(), vec![wgsl!("conclusion/merged_gradient_sums.wgsl"), FINALIZE]].concat()
+            }
             Kernel::ConcludeGradientSums => [
-                merges_of_parts(GRADIENT_SUMS),
+                sums_of_parts(),
+                COUNTS_OF_PARTS.to_vec(),
                 vec![wgsl!("coefficients/written.wgsl"), wgsl!("conclusion/gradient_means.wgsl"), FINALIZE],
             ]
             .concat(),
@@ -698,21 +703,28 @@ fn merges_of_quads(reduction: Reduction) -> Vec<&'static str> {
     [quads(), accumulator(reduction), merges(reduction, Family::Columns)].concat()
 }
 
-/// The merge of what all parts of a batch have found for four channels.
-fn merges_of_parts(reduction: Reduction) -> Vec<&'static str> {
-    let merge = match reduction {
-        Reduction::Statistics => vec![
-            wgsl!("partials/slots_moments.wgsl"),
-            wgsl!("partials/pivot_channels.wgsl"),
-            wgsl!("partials/merge_statistics.wgsl"),
-        ],
-        Reduction::GradientSums(..) => {
-            vec![wgsl!("partials/slots_sums.wgsl"), wgsl!("partials/merge_gradients.wgsl")]
-        }
-    };
-    let parts =
-        vec![wgsl!("partials/moments.wgsl"), wgsl!("common/count_of_parts.wgsl"), wgsl!("partials/share_slots.wgsl")];
-    [quads(), accumulator(reduction), parts, merge].concat()
+/// How many elements all parts of a batch have.
+const COUNTS_OF_PARTS: [&str; 2] = [wgsl!("partials/moments.wgsl"), wgsl!("common/count_of_parts.wgsl")];
+
+/// The merge of the moments of all parts of a batch, of four channels.
+fn moments_of_parts() -> Vec<&'static str> {
+    let merge = [
+        wgsl!("partials/share_slots.wgsl"),
+        wgsl!("partials/slots_moments.wgsl"),
+        wgsl!("partials/pivot_channels.wgsl"),
+        wgsl!("partials/merge_statistics.wgsl"),
+    ];
+    [quads(), accumulator(Reduction::Statistics), COUNTS_OF_PARTS.to_vec(), merge.to_vec()].concat()
+}
+
+/// The same of their gradient sums.
+fn sums_of_parts() -> Vec<&'static str> {
+    let merge = [
+        wgsl!("partials/share_slots.wgsl"),
+        wgsl!("partials/slots_sums.wgsl"),
+        wgsl!("partials/merge_gradients.wgsl"),
+    ];
+    [quads(), accumulator(GRADIENT_SUMS), merge.to_vec()].concat()
 }
 
 fn walk_over(walk: Walk) -> Vec<&'static str> {

@@ -59,6 +59,7 @@ fn name_of(role: Role) -> &'static str {
         Role::RunningVariance => "running_variance",
         Role::GradientSums => "gradient_sums",
         Role::PartMoments => "part_moments",
+        Role::MergedGradientSums => "merged_gradient_sums",
         Role::Gamma => "gamma",
         Role::Beta => "beta",
         Role::Partials => "partials",

@@ -288,6 +288,11 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
             bind: |bn, plan, s| bn.bind_merge_moments(plan, s[0], s[1]).map(step),
         },
         Operation {
+            name: "merging gradient sums",
+            places: vec![read("parts", 3 * plan.gradient_sums_size()), written("merged", plan.gradient_sums_size())],
+            bind: |bn, plan, s| bn.bind_merge_gradient_sums(plan, s[0], s[1]).map(step),
+        },
+        Operation {
             name: "concluding from parts",
             places: vec![
                 read("moments", 2 * plan.part_moments_size()),

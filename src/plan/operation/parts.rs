@@ -129,6 +129,12 @@ impl Plan {
         self.share_gradients(laid, &own, dispatches)
     }
 
+    /// Gradient sums of parts to those of all.
+    pub(crate) fn merge_gradient_sums(&self, parts: u64) -> Result<Vec<Dispatch>, Error> {
+        let params = Params { parts: part_count(parts)?, ..self.batch.params(self) };
+        Ok(vec![self.batch.finalize(self, Kernel::MergeGradientSums, parts, params)?])
+    }
+
     /// coefficients → gradient means from the sums of all parts → map; nothing where this part has no element.
     pub(crate) fn backward_from_parts(
         &self,
