@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Counts steps, and notices Ctrl-C: the first one asks the program to finish with what it has, the second ends it.
+/// Counts steps, and notices Ctrl-C and the signal to terminate: the first one asks the program to finish with what it has, the second ends it.
 #[derive(Clone, Debug)]
 pub struct Progress {
     bar: ProgressBar,
@@ -20,6 +20,18 @@ impl Progress {
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::new(steps).with_style(style);
         let stop = Arc::new(AtomicBool::new(false));
+        Self::listen(bar, stop)
+    }
+
+    /// Shows nothing, and notices Ctrl-C all the same: for a process whose progress another one shows.
+    ///
+    /// # Errors
+    /// As [`Progress::new`].
+    pub fn silent() -> Result<Self, ctrlc::Error> {
+        Self::listen(ProgressBar::hidden(), Arc::default())
+    }
+
+    fn listen(bar: ProgressBar, stop: Arc<AtomicBool>) -> Result<Self, ctrlc::Error> {
         let (shown, asked) = (bar.clone(), Arc::clone(&stop));
         ctrlc::set_handler(move || {
             if asked.swap(true, Ordering::Relaxed) {
@@ -52,6 +64,11 @@ impl Progress {
     /// Whether to finish with what there is.
     pub fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is a terminal to show the bar on.
+    pub fn is_visible(&self) -> bool {
+        !self.bar.is_hidden()
     }
 
     /// Removes the bar.

@@ -74,13 +74,25 @@ fn open_each(filter: Option<&str>, limits: impl Fn(wgpu::Limits) -> wgpu::Limits
 
 /// The first adapter that matches, real GPUs before software drivers.
 pub fn open_best(filter: Option<&str>) -> Option<Gpu> {
+    open_in_turn(filter, 0)
+}
+
+/// The same, and where there are several as good, another one for every `turn`: one for each process of a machine.
+pub fn open_in_turn(filter: Option<&str>, turn: usize) -> Option<Gpu> {
     let rank = |gpu: &Gpu| match gpu.info.device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
         wgpu::DeviceType::IntegratedGpu => 1,
         wgpu::DeviceType::VirtualGpu | wgpu::DeviceType::Other => 2,
         wgpu::DeviceType::Cpu => 3,
     };
-    open_all(filter).into_iter().min_by_key(rank)
+    let mut all = open_all(filter);
+    all.sort_by_key(rank);
+    // A GPU that two backends serve is one GPU.
+    let kind = |gpu: &Gpu| (gpu.info.device_type, gpu.info.backend);
+    let best = kind(all.first()?);
+    all.retain(|gpu| kind(gpu) == best);
+    let own = turn % all.len();
+    Some(all.swap_remove(own))
 }
 
 fn open(adapter: &wgpu::Adapter, required_limits: wgpu::Limits) -> Option<Gpu> {

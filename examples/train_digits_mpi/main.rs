@@ -6,6 +6,9 @@
 //! an exchange, gradients of parameters are summed by MPI, so that all ranks take the same step. Rank 0 then trains the same
 //! network alone, by the ordinary operations, and says how far the losses are apart.
 //!
+//! Ctrl-C, or a signal to terminate, ends the run behind a step that all ranks agree on: whoever was asked says so in the sum of that
+//! step's gradients. Rank 0 keeps the losses so far.
+//!
 //! `--fault` makes one rank fail, for tests: every rank must end with an error, in time, and with the running statistics of the step
 //! before.
 
@@ -30,6 +33,7 @@ use wgpu_batch_norm::{Convention, mpi};
 
 use network::context::Context;
 use network::digits::{CLASSES, Digits, PIXELS, Split};
+use network::progress::Progress;
 use network::support;
 use rank::{Failing, Network, Settings};
 
@@ -83,7 +87,7 @@ struct Arguments {
     /// At which step it dies, gives up or leaves out an exchange.
     #[arg(long, default_value_t = 3)]
     fault_step: usize,
-    /// At which exchange of the step: three of forward, and three of backward.
+    /// At which exchange of the step: three of forward, three of backward, and the sum of gradients, at which a rank can only die.
     #[arg(long, default_value_t = 0)]
     fault_exchange: usize,
     /// Where to write the plot.
@@ -129,7 +133,10 @@ fn main() -> ExitCode {
         Err(error) => stop(world.rank(), &error, 2),
     };
     let rank = ranks.rank();
-    let Some(gpu) = support::open_best(arguments.adapter.as_deref()) else {
+    // The ranks of one machine take its adapters in turn.
+    let on_this_machine = world.split_shared(world.rank()).rank();
+    let turn = usize::try_from(on_this_machine).unwrap_or_default();
+    let Some(gpu) = support::open_in_turn(arguments.adapter.as_deref(), turn) else {
         eprintln!("rank {rank}: {}", support::missing(arguments.adapter.as_deref()));
         // Without the other ranks' leave: they must not wait for this one.
         std::process::exit(2);
@@ -164,13 +171,19 @@ fn run(arguments: &Arguments, context: &Context, ranks: MpiCollective) -> Result
     let bounds = bounds(count, arguments.uneven);
     let own = bounds[rank]..bounds[rank + 1];
     let host = mpi::environment::processor_name()?;
-    println!("rank {rank} of {count}: rows {own:?} of {BATCH} on {host}, {}", context.gpu.info.name);
+    // Before the line that tells a person whom to ask.
+    let progress = if rank == 0 { Progress::new(arguments.steps as u64)? } else { Progress::silent()? };
+    println!(
+        "rank {rank} of {count}: rows {own:?} of {BATCH} on {host}, process {}, {}",
+        std::process::id(),
+        context.gpu.info.name
+    );
 
     let mut network = Network::new(context, &settings, own.len(), false)?;
     let mut together = Vec::with_capacity(arguments.steps);
     let mut ranks = Some(ranks);
     let mut running = network.running_statistics();
-    let mut start = Instant::now();
+    let (mut start, mut lines) = (Instant::now(), Lines::new(&progress, rank == 0, arguments.steps));
     for (step, batch) in batches.iter().enumerate() {
         if step == arguments.fault_step {
             let faults = [(Fault::Die, Failing::Die), (Fault::GiveUp, Failing::GiveUp), (Fault::Skip, Failing::Skip)];
@@ -182,16 +195,21 @@ fn run(arguments: &Arguments, context: &Context, ranks: MpiCollective) -> Result
             (network.fetching, network.exchanging, start) = (Duration::ZERO, Duration::ZERO, Instant::now());
         }
         let Split { images, labels } = digits.gather(&batch[own.clone()]);
-        match network.train(&images, &labels, BATCH, &mut ranks) {
-            Ok(loss) => together.push(loss),
-            Err(error) => return Err(stopped(&network, &running, step, &error)),
+        let trained = match network.train(&images, &labels, BATCH, &mut ranks, progress.stopped()) {
+            Ok(trained) => trained,
+            Err(error) => return Err(failed(&network, &running, step, &error)),
+        };
+        together.push(trained.loss);
+        lines.step(&together);
+        if trained.is_last {
+            break;
         }
         if arguments.fault.is_some() {
             running = network.running_statistics();
         }
     }
     let elapsed = start.elapsed();
-    let steps = arguments.steps.saturating_sub(1).max(1) as f64;
+    let steps = together.len().saturating_sub(1).max(1) as f64;
     let each = |time: Duration| 1e3 * time.as_secs_f64() / steps;
     println!(
         "rank {rank}: {:.2} ms a step, of which {:.2} ms wait for records and {:.2} ms exchange them",
@@ -200,14 +218,58 @@ fn run(arguments: &Arguments, context: &Context, ranks: MpiCollective) -> Result
         each(network.exchanging)
     );
     drop(network);
+    let stopped = together.len() < arguments.steps;
+    if stopped {
+        println!("rank {rank}: stopped behind step {} of {}", together.len(), arguments.steps);
+    }
     if rank != 0 {
         return Ok(true);
     }
-    compare(arguments, context, &settings, (&digits, &batches), &together, count)
+    if stopped {
+        // Whoever asked may end the process soon, so nothing that takes long.
+        progress.finish();
+        plot::write(&arguments.out, count, &together, &[])?;
+        println!(
+            "stopped as asked: the loss of {} steps is kept, not compared with one process; plot: {}, values: {}",
+            together.len(),
+            arguments.out.display(),
+            arguments.out.with_extension("csv").display()
+        );
+        return Ok(true);
+    }
+    compare(arguments, context, &settings, (&digits, &batches), &together, count, &progress)
+}
+
+/// How far a run is, in a line every few seconds where there is no terminal for a bar, as under `mpirun`.
+struct Lines<'p> {
+    progress: &'p Progress,
+    speaks: bool,
+    steps: usize,
+    said: Option<Instant>,
+}
+
+/// Between two lines.
+const PAUSE: Duration = Duration::from_secs(2);
+
+impl<'p> Lines<'p> {
+    fn new(progress: &'p Progress, speaks: bool, steps: usize) -> Self {
+        Self { progress, speaks, steps, said: None }
+    }
+
+    /// A step has ended; `losses` are of all so far.
+    fn step(&mut self, losses: &[f64]) {
+        self.progress.add(1);
+        let is_due = self.said.is_none_or(|said| said.elapsed() >= PAUSE);
+        if self.speaks && is_due && !self.progress.is_visible() {
+            let loss = losses.last().copied().unwrap_or_default();
+            println!("step {} of {}: loss {loss:.4}", losses.len(), self.steps);
+            self.said = Some(Instant::now());
+        }
+    }
 }
 
 /// What is reported of a step that failed.
-fn stopped(network: &Network<'_>, before: &[f32], step: usize, error: &ExchangeError) -> Box<dyn std::error::Error> {
+fn failed(network: &Network<'_>, before: &[f32], step: usize, error: &ExchangeError) -> Box<dyn std::error::Error> {
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     let kept = bits(&network.running_statistics()) == bits(before);
     let verdict =
@@ -215,7 +277,7 @@ fn stopped(network: &Network<'_>, before: &[f32], step: usize, error: &ExchangeE
     format!("step {step}: {error}; {verdict}").into()
 }
 
-/// The same by one process with the whole batch.
+/// The same by one process with the whole batch; asked to stop, over the steps so far.
 fn compare(
     arguments: &Arguments,
     context: &Context,
@@ -223,12 +285,22 @@ fn compare(
     (digits, batches): (&Split, &[Vec<u32>]),
     together: &[f64],
     ranks: usize,
+    progress: &Progress,
 ) -> Result<bool, Box<dyn std::error::Error>> {
+    progress.say("one process");
     let mut network = Network::new(context, settings, BATCH, true)?;
     let mut alone = Vec::with_capacity(together.len());
     for batch in batches {
         let Split { images, labels } = digits.gather(batch);
-        alone.push(network.train(&images, &labels, BATCH, &mut None)?);
+        let trained = network.train(&images, &labels, BATCH, &mut None, progress.stopped())?;
+        alone.push(trained.loss);
+        if trained.is_last {
+            break;
+        }
+    }
+    progress.finish();
+    if alone.len() < together.len() {
+        println!("stopped as asked: one process has trained {} of {} steps", alone.len(), together.len());
     }
     let largest = together
         .iter()

@@ -1,4 +1,4 @@
-//! The loss of both runs over the steps, as an SVG file and a CSV beside it.
+//! The loss of both runs over the steps, as an SVG file and a CSV beside it. The second run may have fewer steps, or none.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -13,8 +13,11 @@ pub fn write(path: &Path, ranks: usize, together: &[f64], alone: &[f64]) -> Resu
         fs::create_dir_all(folder)?;
     }
     let mut table = String::from("step,loss_of_all_ranks,loss_of_one_process,difference\n");
-    for (step, (a, b)) in together.iter().zip(alone).enumerate() {
-        writeln!(table, "{step},{a:.9},{b:.9},{:.3e}", (a - b).abs())?;
+    for (step, a) in together.iter().enumerate() {
+        match alone.get(step) {
+            Some(b) => writeln!(table, "{step},{a:.9},{b:.9},{:.3e}", (a - b).abs())?,
+            None => writeln!(table, "{step},{a:.9},,")?,
+        }
     }
     fs::write(path.with_extension("csv"), table)?;
     let mut svg = String::new();
@@ -25,8 +28,13 @@ pub fn write(path: &Path, ranks: usize, together: &[f64], alone: &[f64]) -> Resu
         let differences: Vec<f64> = together.iter().zip(alone).map(|(a, b)| (a - b).abs()).collect();
         let one = ("one process, the whole batch".to_owned(), alone, BLUE.stroke_width(5));
         let all = (format!("{ranks} ranks, synchronised"), together, RED.stroke_width(1));
-        draw(&above, "Handwritten digits: training loss", "loss of the batch", &[one, all])?;
-        draw(&below, "", "difference", &[("their difference".to_owned(), &differences, BLACK.stroke_width(1))])?;
+        let caption = "Handwritten digits: training loss";
+        if alone.is_empty() {
+            draw(&root, caption, "loss of the batch", &[all])?;
+        } else {
+            draw(&above, caption, "loss of the batch", &[one, all])?;
+            draw(&below, "", "difference", &[("their difference".to_owned(), &differences, BLACK.stroke_width(1))])?;
+        }
         root.present()?;
     }
     fs::write(path, svg)?;

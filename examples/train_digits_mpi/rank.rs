@@ -81,6 +81,15 @@ pub enum Failing {
     Skip,
 }
 
+/// What came of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Trained {
+    /// The mean loss of the whole batch before it.
+    pub loss: f64,
+    /// Whether a rank wants it to be the last one. All of them find the same.
+    pub is_last: bool,
+}
+
 pub struct Network<'c> {
     context: &'c Context,
     stages: Vec<Stage>,
@@ -95,7 +104,7 @@ pub struct Network<'c> {
     scores: wgpu::Buffer,
     gradients: wgpu::Buffer,
     running: wgpu::Buffer,
-    /// In the place of which exchange of the next step this rank fails.
+    /// In the place of which exchange of the next step this rank fails; behind the last one, of the sum of gradients.
     pub failing: Option<(usize, Failing)>,
     /// In exchanges of statistics, waiting for the device and for other ranks.
     pub fetching: Duration,
@@ -292,7 +301,7 @@ impl<'c> Network<'c> {
         Ok(())
     }
 
-    /// One step on this rank's rows; the mean loss of the whole batch before it. If it fails, parameters and running statistics
+    /// One step on this rank's rows, which `wants_to_stop` after it, and so all do. If it fails, parameters and running statistics
     /// are those of the step before.
     pub fn train(
         &mut self,
@@ -300,7 +309,8 @@ impl<'c> Network<'c> {
         labels: &[u32],
         batch: usize,
         ranks: &mut Option<MpiCollective>,
-    ) -> Result<f64, ExchangeError> {
+        wants_to_stop: bool,
+    ) -> Result<Trained, ExchangeError> {
         let gpu = &self.context.gpu;
         let queue = &gpu.queue;
         if self.rows > 0 {
@@ -343,20 +353,24 @@ impl<'c> Network<'c> {
                 self.exchanging += fetched.elapsed();
             }
         }
-        // Gradients and the loss in one message.
+        if self.failing == Some((self.stages.len() - 1, Failing::Die)) {
+            std::process::abort();
+        }
+        // Gradients, the loss and how many ranks want to stop in one message.
         let mut values: Vec<f32> = gpu.read(&self.gradients, self.parameters);
         let losses: Vec<f32> = gpu.read(&self.scores, self.rows);
-        values.push(losses.iter().sum());
+        values.extend([losses.iter().sum(), f32::from(u8::from(wants_to_stop))]);
         if let Some(ranks) = ranks {
             ranks.all_sum(&mut values).map_err(|error| ExchangeError::Collective(error.into()))?;
         }
+        let is_last = values.pop().is_some_and(|stopping| stopping > 0.0);
         let loss = f64::from(values.pop().unwrap_or_default()) / batch as f64;
         queue.write_buffer(&self.gradients, 0, bytemuck::cast_slice(&values));
         gpu.submit(|pass| {
             self.commits.iter().for_each(|commit| commit.record(pass));
             self.update.record(pass);
         });
-        Ok(loss)
+        Ok(Trained { loss, is_last })
     }
 
     pub fn running_statistics(&self) -> Vec<f32> {

@@ -67,7 +67,7 @@ pub use message::MessageLayout;
 #[cfg(feature = "mpi")]
 pub use mpi::{MpiCollective, MpiError};
 
-use crate::gpu::scoped;
+use crate::gpu::{scoped, write};
 use crate::{Error, Plan};
 use fetch::Stage;
 use message::{GREETING, Kind};
@@ -289,7 +289,7 @@ impl Exchange {
     /// # Errors
     /// What is wrong with a message: [`ExchangeError::Missing`], [`ExchangeError::GivenUp`],
     /// [`ExchangeError::Disagreement`], [`ExchangeError::OutOfStep`], [`ExchangeError::WrongLength`]. Refused:
-    /// [`Error::TooManyForMoments`]; and [`Error::Device`] where the device was destroyed.
+    /// [`Error::TooManyForMoments`]; [`Error::Device`] where a buffer was destroyed, and [`Error::DeviceLost`].
     pub fn deliver(&mut self, queue: &wgpu::Queue, messages: &[f32]) -> Result<(), ExchangeError> {
         self.deliver_from(queue, messages, None)
     }
@@ -309,7 +309,7 @@ impl Exchange {
             for route in &self.routes {
                 let (own, rest) = records.split_at(route.size as usize);
                 records = rest;
-                queue.write_buffer(&route.into.buffer, route.into.offset, own);
+                write(queue, &route.into.buffer, route.into.offset, own)?;
             }
             Ok(())
         })?)

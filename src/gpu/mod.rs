@@ -16,5 +16,5 @@ pub use buffers::{
     TrainingBuffers, ValidBuffers, ValidSource,
 };
 pub use kernels::{Kernels, KernelsDescriptor, ShaderChecks};
-pub(crate) use scope::scoped;
+pub(crate) use scope::{scoped, write};
 pub use step::{Step, TrainingStep};

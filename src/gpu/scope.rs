@@ -28,6 +28,16 @@ pub(crate) fn scoped<T>(
     }
 }
 
+/// Writes to a buffer through a queue of the caller's, within [`scoped`], which catches what is wrong with the buffer.
+///
+/// Of a lost device `Queue::write_buffer` says nothing. This way there is no memory to write to.
+pub(crate) fn write(queue: &wgpu::Queue, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+    let Some(size) = wgpu::BufferSize::new(bytes.len() as u64) else { return Ok(()) };
+    let mut view = queue.write_buffer_with(buffer, offset, size).ok_or(Error::DeviceLost)?;
+    view.copy_from_slice(bytes);
+    Ok(())
+}
+
 fn refusal(object: &'static str, error: &wgpu::Error) -> Error {
     match error {
         wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory { object },

@@ -3,7 +3,7 @@
 use super::batch_norm_layer::BatchNormLayer;
 use super::buffers::whole;
 use crate::Error;
-use crate::gpu::scoped;
+use crate::gpu::{scoped, write};
 
 /// # Starting again
 ///
@@ -13,7 +13,7 @@ impl BatchNormLayer {
     /// Sets gamma and beta to what the descriptor says. Gradients stay; the next backward overwrites them.
     ///
     /// # Errors
-    /// [`Error::Device`], [`Error::OutOfMemory`].
+    /// [`Error::Device`], [`Error::OutOfMemory`], [`Error::DeviceLost`].
     #[doc(alias = "reset")]
     pub fn reset_parameters(&self, queue: &wgpu::Queue) -> Result<(), Error> {
         let parameters = [self.gamma(), self.beta()].into_iter().zip(self.initial);
@@ -23,7 +23,7 @@ impl BatchNormLayer {
     /// Sets running means to 0, running variances to 1 and the counter of batches to 0, in all sets.
     ///
     /// # Errors
-    /// [`Error::Device`], [`Error::OutOfMemory`].
+    /// [`Error::Device`], [`Error::OutOfMemory`], [`Error::DeviceLost`].
     #[doc(alias = "reset_running_stats")]
     pub fn reset_running_statistics(&self, queue: &wgpu::Queue) -> Result<(), Error> {
         let running = self.running.iter();
@@ -46,11 +46,7 @@ impl BatchNormLayer {
     ) -> Result<(), Error> {
         scoped(self.batch_norm.kernels().device(), "the state of a layer", || {
             for (slice, word) in words {
-                queue.write_buffer(
-                    slice.buffer(),
-                    slice.offset(),
-                    &word.to_ne_bytes().repeat(slice.size() as usize / 4),
-                );
+                write(queue, slice.buffer(), slice.offset(), &word.to_ne_bytes().repeat(slice.size() as usize / 4))?;
             }
             Ok(())
         })

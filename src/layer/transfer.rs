@@ -4,7 +4,7 @@ use super::batch_norm_layer::BatchNormLayer;
 use super::buffers::whole;
 use super::state::{LayerState, RunningState};
 use crate::Error;
-use crate::gpu::scoped;
+use crate::gpu::{scoped, write};
 
 /// A part of a state where a layer has it.
 struct Part<'a> {
@@ -47,7 +47,8 @@ impl BatchNormLayer {
     ///
     /// # Errors
     /// [`Error::MissingState`] and [`Error::UnexpectedState`] where layer and state do not have the same parts,
-    /// [`Error::WrongLength`], [`Error::Device`], [`Error::OutOfMemory`]. But for the last two, nothing is written then.
+    /// [`Error::WrongLength`], [`Error::Device`], [`Error::OutOfMemory`], [`Error::DeviceLost`]. But for the last three, nothing is
+    /// written then. A device that is lost later, before the next submission, takes the state with it and tells its callback alone.
     #[doc(alias = "load_state_dict")]
     pub fn load_state(&self, queue: &wgpu::Queue, state: &LayerState) -> Result<(), Error> {
         let LayerState { gamma, beta, running } = state;
@@ -72,7 +73,7 @@ impl BatchNormLayer {
         }
         scoped(self.batch_norm.kernels().device(), "the state of a layer", || {
             for (slice, bytes) in writes {
-                queue.write_buffer(slice.buffer(), slice.offset(), bytes);
+                write(queue, slice.buffer(), slice.offset(), bytes)?;
             }
             Ok(())
         })

@@ -719,11 +719,8 @@ fn moments_of_parts() -> Vec<&'static str> {
 
 /// The same of their gradient sums.
 fn sums_of_parts() -> Vec<&'static str> {
-    let merge = [
-        wgsl!("partials/share_slots.wgsl"),
-        wgsl!("partials/slots_sums.wgsl"),
-        wgsl!("partials/merge_gradients.wgsl"),
-    ];
+    let merge =
+        [wgsl!("partials/share_slots.wgsl"), wgsl!("partials/slots_sums.wgsl"), wgsl!("partials/merge_gradients.wgsl")];
     [quads(), accumulator(GRADIENT_SUMS), merge.to_vec()].concat()
 }
 

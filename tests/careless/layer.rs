@@ -217,6 +217,18 @@ fn resets_of_destroyed_buffers_are_errors() {
 }
 
 #[test]
+fn what_is_written_to_a_layer_of_a_lost_device_is_an_error() {
+    let noop = Noop::new();
+    let (layer, ..) = layer_on(&noop, &describe(64));
+    assert_eq!(layer.load_state(&noop.queue, &state(64)), Ok(()));
+    noop.device.destroy();
+    assert_eq!(layer.load_state(&noop.queue, &state(64)), Err(Error::DeviceLost));
+    assert_eq!(layer.reset_parameters(&noop.queue), Err(Error::DeviceLost));
+    assert_eq!(layer.reset_running_statistics(&noop.queue), Err(Error::DeviceLost));
+    noop.assert_quiet();
+}
+
+#[test]
 fn the_workspace_grows_with_shapes_and_bound_steps_keep_theirs() {
     let noop = Noop::new();
     let layer = BatchNormLayer::new(&noop.device, &describe(64)).unwrap();

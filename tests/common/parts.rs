@@ -169,13 +169,15 @@ impl<'a> Part<'a> {
         let poison = vec![POISON; case.input.len()];
         let tensor = |label, values: &[f32]| (label, gpu.upload(label, &stored(case.element, values)));
         let vector = |label, values: &[f32]| (label, gpu.upload(label, values));
+        // What a result takes the place of, or what shows that nobody wrote it.
+        let result = |label, replaced| tensor(label, if case.in_place { replaced } else { &poison });
         let records = |label, words: u64| (label, gpu.upload(label, &vec![POISON; words as usize / 4]));
         let flags: Vec<u32> = case.valid().unwrap_or_default().into_iter().map(u32::from).collect();
         let mut buffers = vec![
             tensor("input", &case.input),
             tensor("output_gradient", &case.output_gradient),
-            tensor("output", &poison),
-            tensor("input_gradient", &poison),
+            result("output", &case.input),
+            result("input_gradient", &case.output_gradient),
             tensor("residual_gradient", &poison),
             tensor("residual", case.residual.as_deref().unwrap_or_default()),
             vector("gamma", case.gamma.as_deref().unwrap_or_default()),
@@ -209,6 +211,11 @@ impl<'a> Part<'a> {
 
     fn given(&self, there: bool, label: &str, size: u64) -> Option<wgpu::BufferSlice<'_>> {
         there.then(|| self.slice(label, size))
+    }
+
+    /// A tensor that is mapped, or the result in whose place it stands.
+    fn mapped(&self, label: &str, result: &str) -> wgpu::BufferSlice<'_> {
+        self.slice(if self.case.in_place { result } else { label }, self.plan.tensor_size())
     }
 
     fn valid(&self) -> Option<wgpu::BufferSlice<'_>> {
@@ -272,7 +279,7 @@ impl<'a> Part<'a> {
                     saved: self.slice("renormalization", plan.renormalization_size()),
                 }),
                 ..TrainingBuffers::new(
-                    self.slice("input", plan.tensor_size()),
+                    self.mapped("input", "output"),
                     self.slice("output", plan.tensor_size()),
                     self.slice("workspace", plan.workspace_size()),
                 )
@@ -302,7 +309,7 @@ impl<'a> Part<'a> {
             beta_gradient: Some(Gradient::Accumulate(self.slice("beta_gradient", plan.vector_size()))),
             ..BackwardBuffers::new(
                 self.slice("input", plan.tensor_size()),
-                self.slice("output_gradient", plan.tensor_size()),
+                self.mapped("output_gradient", "input_gradient"),
                 self.slice("workspace", plan.workspace_size()),
             )
         }

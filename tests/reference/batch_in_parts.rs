@@ -191,6 +191,24 @@ fn one_element_in_all_updates_only_what_the_policy_lets_it() {
 }
 
 #[test]
+fn gradient_sums_of_parts_add_up_channel_by_channel() {
+    let bn = batch_norm(Convention::pytorch());
+    let plan = planned(&bn, 1);
+    let part =
+        |first: f32| [0.0, 1.0, 2.0].map(|channel| ChannelGradientSums { sum: first + channel, product: -channel });
+    let mut merged = [ChannelGradientSums::default(); CHANNELS];
+    bn.merge_gradient_sums(&plan, &[part(1.0), part(10.0), part(100.0)].concat(), &mut merged).unwrap();
+    let expected =
+        [0.0, 1.0, 2.0].map(|channel| ChannelGradientSums { sum: 111.0 + 3.0 * channel, product: -3.0 * channel });
+    assert_eq!(merged, expected);
+    // What is merged is a part, so a tree of them comes to the same.
+    let mut first = [ChannelGradientSums::default(); CHANNELS];
+    bn.merge_gradient_sums(&plan, &[part(1.0), part(10.0)].concat(), &mut first).unwrap();
+    bn.merge_gradient_sums(&plan, &[first, part(100.0)].concat(), &mut merged).unwrap();
+    assert_eq!(merged, expected);
+}
+
+#[test]
 fn parts_that_make_no_sense_are_refused() {
     let bn = batch_norm(Convention::pytorch());
     let plan = planned(&bn, 1);
@@ -202,6 +220,11 @@ fn parts_that_make_no_sense_are_refused() {
     assert_eq!(bn.merge_moments(&plan, &[ChannelMoments::default(); 4], &mut record), Err(wrong));
     let wrong = Error::WrongLength { binding: "moments", expected: 3, actual: 0 };
     assert_eq!(bn.merge_moments(&plan, &[], &mut record), Err(wrong));
+    let mut added = [ChannelGradientSums::default(); CHANNELS];
+    let wrong = Error::WrongLength { binding: "parts", expected: 6, actual: 4 };
+    assert_eq!(bn.merge_gradient_sums(&plan, &[ChannelGradientSums::default(); 4], &mut added), Err(wrong));
+    let wrong = Error::WrongLength { binding: "merged", expected: 3, actual: 2 };
+    assert_eq!(bn.merge_gradient_sums(&plan, &[ChannelGradientSums::default(); 3], &mut added[..2]), Err(wrong));
     let mut outcome = Outcome::new(STEP);
     let unsaved = BackwardBuffers { saved: None, ..outcome.backward(&x, &g, &[]) };
     let mut sums = [ChannelGradientSums::default(); CHANNELS];

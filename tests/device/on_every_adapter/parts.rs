@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::in_place::bits;
 use super::padding::poison;
 use crate::common::case::{Case, Padding, Results, Segments};
 use crate::common::parts::{run_devices_in_parts, run_reference_in_parts};
@@ -11,10 +12,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::{
-    Activation, ActivationSource, BatchNorm, BatchNormDescriptor, ChannelHealth, ChannelMoments,
-    ChannelRenormalization, ChannelStatistics, ConcludeBuffers, Convention, ElementType, Error, Kernels, Momentum,
-    NonFinitePolicy, OneSamplePolicy, PartBuffers, Renormalization, RunningStatistics, SegmentRunning, Shape,
-    reference, wgpu,
+    Activation, ActivationSource, BackwardBuffers, BatchNorm, BatchNormDescriptor, ChannelGradientSums, ChannelHealth,
+    ChannelMoments, ChannelRenormalization, ChannelStatistics, ConcludeBuffers, Convention, ElementType, Error,
+    Gradient, Kernels, Momentum, NonFinitePolicy, OneSamplePolicy, PartBuffers, Plan, Renormalization,
+    RunningStatistics, SegmentRunning, Shape, TrainingBuffers, reference, wgpu,
 };
 
 /// A shape, and how its samples are cut: unequal, with parts that are empty or have one sample.
@@ -121,6 +122,27 @@ fn every_fusion_goes_in_parts_of_any_size() {
 }
 
 #[test]
+fn parts_go_in_place() {
+    on_every_target(|target| {
+        for (seed, (shape, layout, samples)) in (0..).zip(CUTS) {
+            let mut case = Case::random(shape, layout, seed);
+            if seed % 2 == 1 {
+                case = case.fused(Activation::Relu, true, ActivationSource::Mask);
+                case.returns_residual_gradient = true;
+            }
+            let run = |case: &Case| {
+                let truth = case.run_reference().unwrap();
+                bits(&run_devices_in_parts(case, samples, &[target], &truth).unwrap())
+            };
+            let (apart, in_place) = (run(&case), run(&Case { in_place: true, ..case }));
+            for ((name, expected), (_, got)) in apart.iter().zip(&in_place) {
+                assert_eq!(got, expected, "{target}: {shape:?} in {samples:?}: {name}");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_large_mean_costs_no_digits_over_parts() {
     on_every_target(|target| {
         for (seed, (shape, layout, samples)) in (0..).zip(CUTS) {
@@ -197,6 +219,181 @@ fn moments_merge_in_any_groups() {
         let size = size_of_val(&too_many[..]) as u64;
         let refused = bn.bind_merge_moments(&plan, from.slice(..size), merged.slice(..plan.part_moments_size()));
         assert!(matches!(refused, Err(Error::TooManyParts { parts: 2049, most: 2048 })));
+    });
+}
+
+#[test]
+fn more_parts_than_are_merged_at_once_merge_in_a_tree() {
+    const PARTS: usize = 5000;
+    const MOST: usize = 2048;
+    on_every_target(|target| {
+        let gpu = &target.gpu;
+        // So many channels that a part's records, and those of a group, begin where bindings may.
+        let descriptor = BatchNormDescriptor { channels: 32, ..Default::default() };
+        let (bn, truth) = (
+            BatchNorm::with_kernels(&target.kernels, &descriptor).unwrap(),
+            reference::BatchNorm::new(&descriptor).unwrap(),
+        );
+        let shape = Shape::new(&[0, 32]).unwrap();
+        let (plan, reference_plan) = (bn.plan(&shape).unwrap(), truth.plan(&shape).unwrap());
+        let mut rng = StdRng::seed_from_u64(1);
+        let moments: Vec<_> = (0..PARTS * 32)
+            .map(|index| ChannelMoments {
+                count: (index as u32 / 32) % 4,
+                pivot: 5.0 + rng.random_range(-1.0..1.0_f32),
+                offset: rng.random_range(-0.1..0.1),
+                m2: rng.random_range(0.0..2.0),
+            })
+            .collect();
+        let value = |rng: &mut StdRng| rng.random_range(-1.0..1.0_f32);
+        let sums: Vec<_> =
+            (0..PARTS * 32).map(|_| ChannelGradientSums { sum: value(&mut rng), product: value(&mut rng) }).collect();
+        let (all_moments, all_sums) = (gpu.upload("moments", &moments), gpu.upload("sums", &sums));
+        let groups = PARTS.div_ceil(MOST) as u64;
+        let (size, sums_size) = (plan.part_moments_size(), plan.gradient_sums_size());
+        let [of_groups, whole] = [groups, 1].map(|count| gpu.zeroed("moments", count * size));
+        let [sums_of_groups, whole_sums] = [groups, 1].map(|count| gpu.zeroed("sums", count * sums_size));
+        let all = ..PARTS as u64 * size;
+        let refused = bn.bind_merge_moments(&plan, all_moments.slice(all), whole.slice(..size)).map(drop);
+        assert_eq!(refused, Err(Error::TooManyParts { parts: PARTS as u64, most: MOST as u64 }));
+        let all = ..PARTS as u64 * sums_size;
+        let refused = bn.bind_merge_gradient_sums(&plan, all_sums.slice(all), whole_sums.slice(..sums_size)).map(drop);
+        assert_eq!(refused, Err(Error::TooManyParts { parts: PARTS as u64, most: MOST as u64 }));
+        let mut steps = Vec::new();
+        for group in 0..groups {
+            let (first, end) = (group * MOST as u64, (group + 1) * MOST as u64);
+            let parts = |size: u64| first * size..end.min(PARTS as u64) * size;
+            let own = |size: u64| group * size..(group + 1) * size;
+            let (from, into) = (all_moments.slice(parts(size)), of_groups.slice(own(size)));
+            steps.push(bn.bind_merge_moments(&plan, from, into).unwrap());
+            let (from, into) = (all_sums.slice(parts(sums_size)), sums_of_groups.slice(own(sums_size)));
+            steps.push(bn.bind_merge_gradient_sums(&plan, from, into).unwrap());
+        }
+        steps.push(bn.bind_merge_moments(&plan, of_groups.slice(..groups * size), whole.slice(..size)).unwrap());
+        let (from, into) = (sums_of_groups.slice(..groups * sums_size), whole_sums.slice(..sums_size));
+        steps.push(bn.bind_merge_gradient_sums(&plan, from, into).unwrap());
+        gpu.submit(|pass| steps.iter().for_each(|step| step.record(pass)));
+
+        let mut expected = vec![ChannelMoments::default(); 32];
+        truth.merge_moments(&reference_plan, &moments, &mut expected).unwrap();
+        for (got, expected) in gpu.read::<ChannelMoments>(&whole, 32).iter().zip(&expected) {
+            assert_eq!(got.count, expected.count, "{target}");
+            let variance = [got, expected].map(|record| record.m2 / record.count as f32);
+            assert!((got.mean() - expected.mean()).abs() <= of_merged_mean(6.2), "{target}: {got:?} {expected:?}");
+            let allowed = of_merged_variance(variance[1], 6.2);
+            assert!((variance[0] - variance[1]).abs() <= allowed, "{target}: {got:?} {expected:?}");
+        }
+        let mut expected = vec![ChannelGradientSums::default(); 32];
+        truth.merge_gradient_sums(&reference_plan, &sums, &mut expected).unwrap();
+        // 5000 values up to 1, by trees of some 13 additions, and a merge of groups.
+        let allowed = 5000.0 * 16.0 * 0.5 * f32::EPSILON;
+        for (got, expected) in gpu.read::<ChannelGradientSums>(&whole_sums, 32).iter().zip(&expected) {
+            let near = |a: f32, b: f32| (a - b).abs() <= allowed;
+            let alike = near(got.sum, expected.sum) && near(got.product, expected.product);
+            assert!(alike, "{target}: {got:?} {expected:?}");
+        }
+    });
+}
+
+#[test]
+fn a_step_over_all_parts_is_one_submission_without_the_host() {
+    on_every_target(|target| {
+        let gpu = &target.gpu;
+        let mut case =
+            Case::random(&[10, 32, 5], ChannelsFirst, 3).fused(Activation::Relu, false, ActivationSource::Recompute);
+        let truth = case.run_reference().unwrap();
+        let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor()).unwrap();
+        let samples = [3, 0, 6, 1];
+        let plans = samples.map(|count| bn.plan(&Shape::new(&[count, 32, 5]).unwrap()).unwrap());
+        let (size, sums_size) = (plans[0].part_moments_size(), plans[0].gradient_sums_size());
+        let zeroed = |size| gpu.zeroed("bytes", size);
+        let [all, merged, all_sums, merged_sums, saved] =
+            [4 * size, size, 4 * sums_size, sums_size, plans[0].saved_size()].map(zeroed);
+        let [gamma, beta, mean, variance] =
+            [case.gamma.as_ref().unwrap(), case.beta.as_ref().unwrap(), &case.running_mean, &case.running_variance]
+                .map(|values| gpu.upload("vector", values));
+        let [dgamma, dbeta] = [(); 2].map(|()| gpu.zeroed("gradient", plans[0].vector_size()));
+        let vector = ..plans[0].vector_size();
+        let workspace = zeroed(plans.iter().map(Plan::workspace_size).max().unwrap());
+        let mut first = 0;
+        let parts: Vec<_> = plans
+            .iter()
+            .map(|plan| {
+                let range = first..first + plan.tensor_size() as usize / 4;
+                first = range.end;
+                let [x, g] = [&case.input, &case.output_gradient].map(|all| gpu.upload("part", &all[range.clone()]));
+                let [y, dx] = [(); 2].map(|()| zeroed(plan.tensor_size()));
+                (x, g, y, dx, range.len())
+            })
+            .collect();
+        let scratch = |plan: &Plan| workspace.slice(..plan.workspace_size());
+        let mut steps = Vec::new();
+        for (at, (plan, (x, ..))) in (0..).zip(plans.iter().zip(&parts)) {
+            let own = all.slice(at * size..(at + 1) * size);
+            let buffers = PartBuffers::new(x.slice(..plan.tensor_size()), own, scratch(plan));
+            steps.push(bn.bind_part_moments(plan, &buffers).unwrap());
+        }
+        steps.push(bn.bind_merge_moments(&plans[0], all.slice(..), merged.slice(..size)).unwrap());
+        let mut trainings = Vec::new();
+        for (plan, (x, _, y, ..)) in plans.iter().zip(&parts) {
+            let [x, y] = [x, y].map(|tensor| tensor.slice(..plan.tensor_size()));
+            let running =
+                RunningStatistics { mean: mean.slice(vector), variance: variance.slice(vector), batches_tracked: None };
+            let buffers = TrainingBuffers {
+                gamma: Some(gamma.slice(vector)),
+                beta: Some(beta.slice(vector)),
+                running: Some(running),
+                saved: Some(saved.slice(..plan.saved_size())),
+                ..TrainingBuffers::new(x, y, scratch(plan))
+            };
+            trainings.push(bn.bind_training_from_parts(plan, merged.slice(..size), &buffers).unwrap());
+        }
+        let backward = |plan: &Plan, at: usize| {
+            let (x, g, _, dx, _) = &parts[at];
+            let [x, g, dx] = [x, g, dx].map(|tensor| tensor.slice(..plan.tensor_size()));
+            BackwardBuffers {
+                gamma: Some(gamma.slice(vector)),
+                beta: Some(beta.slice(vector)),
+                saved: Some(saved.slice(..plan.saved_size())),
+                input_gradient: Some(Gradient::Overwrite(dx)),
+                gamma_gradient: Some(Gradient::Accumulate(dgamma.slice(vector))),
+                beta_gradient: Some(Gradient::Accumulate(dbeta.slice(vector))),
+                ..BackwardBuffers::new(x, g, scratch(plan))
+            }
+        };
+        let mut backwards = Vec::new();
+        for (at, plan) in plans.iter().enumerate() {
+            let own = all_sums.slice(at as u64 * sums_size..(at as u64 + 1) * sums_size);
+            backwards.push(bn.bind_part_gradients(plan, own, &backward(plan, at)).unwrap());
+        }
+        backwards
+            .push(bn.bind_merge_gradient_sums(&plans[0], all_sums.slice(..), merged_sums.slice(..sums_size)).unwrap());
+        for (at, plan) in plans.iter().enumerate() {
+            let (sums, moments) = (merged_sums.slice(..sums_size), merged.slice(..size));
+            backwards.push(bn.bind_backward_from_parts(plan, sums, moments, &backward(plan, at)).unwrap());
+        }
+        gpu.submit(|pass| {
+            steps.iter().for_each(|step| step.record(pass));
+            // One of the parts that share running statistics updates them.
+            trainings[0].record(pass);
+            trainings[1..].iter().for_each(|step| step.record_without_running_update(pass));
+            backwards.iter().for_each(|step| step.record(pass));
+        });
+        let joined = |of: fn(&(wgpu::Buffer, wgpu::Buffer, wgpu::Buffer, wgpu::Buffer, usize)) -> &wgpu::Buffer| {
+            parts.iter().flat_map(|part| gpu.read::<f32>(of(part), part.4)).collect::<Vec<_>>()
+        };
+        let got = Results {
+            output: joined(|part| &part.2),
+            input_gradient: joined(|part| &part.3),
+            gamma_gradient: gpu.read(&dgamma, 32),
+            beta_gradient: gpu.read(&dbeta, 32),
+            running_mean: gpu.read(&mean, 32),
+            running_variance: gpu.read(&variance, 32),
+            saved: gpu.read(&saved, 32),
+            ..truth.clone()
+        };
+        let worst = compare(&case, &got, &truth);
+        assert!(worst.ratio <= 1.0, "{target}: {worst:?}");
     });
 }
 
