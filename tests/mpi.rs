@@ -1,9 +1,13 @@
-//! The example `train_digits_mpi` under a real `mpirun`: ranks against one process, and faults of every kind, of which every rank
-//! must say something, in time.
+//! The example `train_digits_mpi` under a real `mpirun`: ranks against one process, faults of every kind, of which every rank
+//! must say something, in time, and stops, on which all ranks agree.
 
+#[path = "../examples/support/mod.rs"]
+mod support;
+
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What the ranks wait for each other in tests of faults, in seconds.
@@ -32,6 +36,8 @@ fn example() -> &'static PathBuf {
 struct Outcome {
     success: bool,
     text: String,
+    /// The losses that rank 0 has written, if it did.
+    losses: String,
 }
 
 impl Outcome {
@@ -45,10 +51,17 @@ impl Outcome {
 
 /// Runs a job of so many ranks, one job at a time, and fails where it does not end.
 fn job(mpirun: &[&str], ranks: usize, arguments: &str) -> Outcome {
+    watched_job(mpirun, ranks, arguments, |_, _| ())
+}
+
+/// The same; `watch` is shown again and again what the job has said, and the process of `mpirun`.
+fn watched_job(mpirun: &[&str], ranks: usize, arguments: &str, mut watch: impl FnMut(&str, u32)) -> Outcome {
     static TURN: Mutex<()> = Mutex::new(());
     let program = example();
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let out = program.with_file_name(format!("train_digits_mpi_{ranks}.svg"));
+    let values = out.with_extension("csv");
+    let _ = std::fs::remove_file(&values);
     let mut command = Command::new("mpirun");
     // More ranks than cores, and root, which is what a container has.
     command.args(["--oversubscribe", "--allow-run-as-root"]).args(mpirun).args(["-n", &ranks.to_string()]);
@@ -59,8 +72,12 @@ fn job(mpirun: &[&str], ranks: usize, arguments: &str) -> Outcome {
         .stderr(Stdio::piped())
         .spawn()
         .expect("mpirun starts (Debian: openmpi-bin)");
-    let [output, errors] =
-        [read(child.stdout.take().expect("it is piped")), read(child.stderr.take().expect("it is piped"))];
+    let text = Arc::new(Mutex::new(Vec::new()));
+    let readers = [
+        read(child.stdout.take().expect("it is piped"), &text),
+        read(child.stderr.take().expect("it is piped"), &text),
+    ];
+    let said = || String::from_utf8_lossy(&text.lock().unwrap_or_else(PoisonError::into_inner)).into_owned();
     let start = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait().expect("mpirun can be waited for") {
@@ -69,18 +86,25 @@ fn job(mpirun: &[&str], ranks: usize, arguments: &str) -> Outcome {
         if start.elapsed() > LONGEST {
             child.kill().expect("mpirun can be stopped");
             child.wait().expect("mpirun can be waited for");
-            panic!("the job hangs:\n{}{}", output.join().unwrap(), errors.join().unwrap());
+            readers.into_iter().for_each(|reader| reader.join().unwrap());
+            panic!("the job hangs:\n{}", said());
         }
+        watch(&said(), child.id());
         std::thread::sleep(Duration::from_millis(20));
     };
-    Outcome { success: status.success(), text: output.join().unwrap() + &errors.join().unwrap() }
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    let losses = std::fs::read_to_string(&values).unwrap_or_default();
+    Outcome { success: status.success(), text: said(), losses }
 }
 
-fn read(mut pipe: impl std::io::Read + Send + 'static) -> std::thread::JoinHandle<String> {
+/// Reads lines, which stay whole among those of the other pipe.
+fn read(pipe: impl std::io::Read + Send + 'static, into: &Arc<Mutex<Vec<u8>>>) -> std::thread::JoinHandle<()> {
+    let into = Arc::clone(into);
     std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        pipe.read_to_end(&mut bytes).expect("output can be read");
-        String::from_utf8_lossy(&bytes).into_owned()
+        let (mut pipe, mut line) = (BufReader::new(pipe), Vec::new());
+        while pipe.read_until(b'\n', &mut line).expect("output can be read") > 0 {
+            into.lock().unwrap_or_else(PoisonError::into_inner).append(&mut line);
+        }
     })
 }
 
@@ -150,7 +174,8 @@ fn a_rank_that_gives_up_is_named_by_the_others() {
 
 #[test]
 fn the_survivors_of_a_rank_that_dies_do_not_wait_for_ever() {
-    for exchange in [0, 4] {
+    // The last one is the sum of gradients, behind all exchanges.
+    for exchange in [0, 4, 6] {
         let fault = format!("--steps 5 --timeout {TIMEOUT} --fault die --fault-exchange {exchange}");
         let outcome = job(&["--enable-recovery"], 3, &fault);
         for rank in [0, 2] {
@@ -196,6 +221,64 @@ fn ranks_that_ask_for_other_groups_are_an_error_on_every_rank() {
 fn mpirun_ends_a_job_of_which_a_rank_dies() {
     let outcome = job(&[], 3, "--steps 5 --timeout 600 --fault die");
     assert!(!outcome.success && !outcome.text.contains("against one process"), "{}", outcome.text);
+}
+
+#[test]
+fn the_ranks_of_a_machine_take_its_adapters_in_turn() {
+    let outcome = job(&[], 3, "--steps 20");
+    assert_like_one_process(&outcome, 3);
+    for rank in 0..3 {
+        let gpu = support::open_in_turn(None, rank).expect("there is an adapter");
+        let start = format!("rank {rank} of 3: ");
+        let mut lines = outcome.text.lines();
+        let line = lines.find(|line| line.starts_with(&start)).expect("each rank says what it has");
+        assert!(line.ends_with(&gpu.info.name), "{line}: not {}", gpu.info.name);
+    }
+}
+
+/// A job of three ranks that trains for ever, with one Ctrl-C for a process that `whom` finds, when training has begun.
+#[cfg(target_os = "linux")]
+fn stopped_job(whom: impl Fn(&str, u32) -> u32) -> Outcome {
+    use rustix::process::{Pid, Signal, kill_process};
+    let mut asked = false;
+    let outcome = watched_job(&[], 3, "--steps 100000", |text, mpirun| {
+        if !asked && text.lines().any(|line| line.starts_with("step 1 of 100000: loss 2.")) {
+            let process = Pid::from_raw(whom(text, mpirun).try_into().unwrap()).expect("no process is 0");
+            kill_process(process, Signal::INT).expect("the process is there");
+            asked = true;
+        }
+    });
+    assert!(asked, "{}", outcome.text);
+    let steps = |rank: usize| {
+        let start = format!("rank {rank}: stopped behind step ");
+        let found = outcome.text.lines().find_map(|line| line.strip_prefix(&start)?.strip_suffix(" of 100000"));
+        found.unwrap_or_else(|| panic!("rank {rank} does not say that it stops:\n{}", outcome.text)).to_owned()
+    };
+    assert_eq!([steps(1), steps(2)], [steps(0), steps(0)], "{}", outcome.text);
+    let kept = format!("stopped as asked: the loss of {} steps is kept", steps(0));
+    assert!(outcome.text.contains(&kept), "{}", outcome.text);
+    let losses: Vec<_> = outcome.losses.lines().skip(1).collect();
+    assert_eq!(losses.len().to_string(), steps(0), "{}", outcome.text);
+    assert!(losses[0].starts_with("0,2."), "{}", losses[0]);
+    outcome
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn all_ranks_stop_together_when_one_is_asked() {
+    let outcome = stopped_job(|text, _| {
+        let line = text.lines().find(|line| line.starts_with("rank 1 of 3: ")).expect("each rank says what it has");
+        let process = line.split(", ").find_map(|part| part.strip_prefix("process ")).expect("its process");
+        process.parse().expect("a number")
+    });
+    assert!(outcome.success, "{}", outcome.text);
+}
+
+/// `mpirun` passes Ctrl-C on as a signal to terminate, and kills who is there a second later.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_job_that_is_interrupted_keeps_what_it_has() {
+    stopped_job(|_, mpirun| mpirun);
 }
 
 /// Two network namespaces as hosts of a job, joined by a bridge; taken away when dropped.
