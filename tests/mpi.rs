@@ -5,7 +5,7 @@
 mod support;
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,12 +15,13 @@ const TIMEOUT: u64 = 15;
 /// A job that takes longer hangs.
 const LONGEST: Duration = Duration::from_secs(150);
 
-/// The example, built with the profile of this test.
+/// The examples, of which this is `train_digits_mpi`, built with the profile of this test.
 fn example() -> &'static PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--locked", "--features", "mpi", "--example", "train_digits_mpi"]);
+        build.args(["build", "--locked", "--features", "mpi"]);
+        build.args(["--example", "train_digits_mpi", "--example", "synchronised_cost"]);
         if !cfg!(debug_assertions)
             || std::env::current_exe().is_ok_and(|path| path.iter().any(|part| part == "release"))
         {
@@ -55,17 +56,29 @@ fn job(mpirun: &[&str], ranks: usize, arguments: &str) -> Outcome {
 }
 
 /// The same; `watch` is shown again and again what the job has said, and the process of `mpirun`.
-fn watched_job(mpirun: &[&str], ranks: usize, arguments: &str, mut watch: impl FnMut(&str, u32)) -> Outcome {
-    static TURN: Mutex<()> = Mutex::new(());
+fn watched_job(mpirun: &[&str], ranks: usize, arguments: &str, watch: impl FnMut(&str, u32)) -> Outcome {
     let program = example();
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let out = program.with_file_name(format!("train_digits_mpi_{ranks}.svg"));
-    let values = out.with_extension("csv");
+    let out = out.to_str().expect("a path in UTF-8");
+    let arguments: Vec<_> = arguments.split_whitespace().chain(["--out", out]).collect();
+    job_of(program, mpirun, ranks, &arguments, watch)
+}
+
+fn job_of(
+    program: &Path,
+    mpirun: &[&str],
+    ranks: usize,
+    arguments: &[&str],
+    mut watch: impl FnMut(&str, u32),
+) -> Outcome {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let values = program.with_file_name(format!("train_digits_mpi_{ranks}.csv"));
     let _ = std::fs::remove_file(&values);
     let mut command = Command::new("mpirun");
     // More ranks than cores, and root, which is what a container has.
     command.args(["--oversubscribe", "--allow-run-as-root"]).args(mpirun).args(["-n", &ranks.to_string()]);
-    command.arg(program).args(arguments.split_whitespace()).arg("--out").arg(out);
+    command.arg(program).args(arguments);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -227,6 +240,12 @@ fn mpirun_ends_a_job_of_which_a_rank_dies() {
 fn the_ranks_of_a_machine_take_its_adapters_in_turn() {
     let outcome = job(&[], 3, "--steps 20");
     assert_like_one_process(&outcome, 3);
+    // Where the test command puts a second driver beside the first.
+    if let Ok(beside) = std::env::var("WGPU_BATCH_NORM_ADAPTER") {
+        let on_it = |line: &&str| line.starts_with("rank ") && line.contains(" of 3: ") && line.contains(&beside);
+        let count = outcome.text.lines().filter(on_it).count();
+        assert!((1..3).contains(&count), "{beside} and another one: {}", outcome.text);
+    }
     for rank in 0..3 {
         let gpu = support::open_in_turn(None, rank).expect("there is an adapter");
         let start = format!("rank {rank} of 3: ");
@@ -279,6 +298,28 @@ fn all_ranks_stop_together_when_one_is_asked() {
 #[cfg(target_os = "linux")]
 fn a_job_that_is_interrupted_keeps_what_it_has() {
     stopped_job(|_, mpirun| mpirun);
+}
+
+/// The times are the machine's, the table of clusters is `docs/synchronised.md`'s.
+#[test]
+fn costs_are_measured_and_computed() {
+    let program = example().with_file_name("synchronised_cost");
+    let outcome = job_of(&program, &[], 2, &["--repetitions", "3"], |_, _| ());
+    assert!(outcome.success, "{}", outcome.text);
+    let rows: Vec<Vec<&str>> = outcome.text.lines().map(|line| line.split_whitespace().collect()).collect();
+    // Channels, layers, bytes: 3·C + 2 values a layer behind a header of 8.
+    for (channels, layers) in [(64, 1), (256, 1), (1024, 1), (2048, 1), (256, 16)] {
+        let bytes = 4 * (8 + layers * (3 * channels + 2));
+        let row = [channels, layers, bytes].map(|value: u32| value.to_string());
+        assert!(rows.iter().any(|found| found.len() == 6 && found[..3] == row), "{row:?}: {}", outcome.text);
+    }
+    for row in [
+        ["8", "2.54", "1.89", "1.89", "1.77", "1.47"],
+        ["64", "5.88", "5.88", "3.78", "3.54", "2.95"],
+        ["1024", "25.39", "49.09", "7.95", "7.55", "5.03"],
+    ] {
+        assert!(rows.iter().any(|found| found[..] == row), "{row:?}: {}", outcome.text);
+    }
 }
 
 /// Two network namespaces as hosts of a job, joined by a bridge; taken away when dropped.

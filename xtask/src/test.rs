@@ -185,6 +185,7 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
     };
     let mut ignored = vec![String::from("--ignored")];
     ignored.extend_from_slice(harness);
+    let in_turn = [&[String::from("adapters_in_turn")][..], harness].concat();
     let ignored_but = |other: &str| [&["--ignored", "--skip", other].map(String::from)[..], harness].concat();
     let spirv_val = drivers.spirv_val.clone().unwrap_or_default();
     let tint = drivers.tint.clone().unwrap_or_default();
@@ -242,6 +243,12 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
             .skip_if(facts.skip_gpu, &no_gpu),
         mpi("MPI").harness(harness),
         mpi("MPI, hosts").harness(&ignored).needs(&drivers.hosts),
+        // Ranks of one job on different drivers.
+        mpi("MPI, drivers together")
+            .harness(&in_turn)
+            .needs(&drivers.swiftshader)
+            .set(ADAPTER, "SwiftShader")
+            .set("VK_ADD_DRIVER_FILES", drivers.swiftshader.clone().unwrap_or_default()),
         Step::new("package", "package --locked --allow-dirty -p wgpu-batch-norm"),
     ];
     steps.iter_mut().for_each(|step| step.unfiltered = harness.is_empty());
@@ -551,6 +558,7 @@ mod tests {
                 "drivers together",
                 "MPI",
                 "MPI, hosts",
+                "MPI, drivers together",
                 "package"
             ]
         );
@@ -562,7 +570,7 @@ mod tests {
         let of_devices = ["tests, SwiftShader", "tests, OpenGL", "verify, SwiftShader", "verify, OpenGL"];
         let verify = ["bench", "verify", "verify, SwiftShader", "verify, OpenGL"];
         assert_eq!(skipped(Facts { bench: false, verify: false, ..ALL }), verify);
-        let mpi = ["drivers together", "MPI", "MPI, hosts"];
+        let mpi = ["drivers together", "MPI", "MPI, hosts", "MPI, drivers together"];
         let of_gpus = [&["bench"][..], &of_devices[..2], &["verify"], &of_devices[2..], &mpi].concat();
         assert_eq!(skipped(Facts { skip_gpu: true, ..ALL }), of_gpus);
         let missing = named(ALL, &nothing(), |step| step.missing.is_some());
@@ -579,14 +587,16 @@ mod tests {
             let expected = match step.name {
                 name if name.ends_with("SwiftShader") => (Some("vulkan"), Some("icd.json")),
                 name if name.ends_with("OpenGL") => (Some("gl"), None),
-                "tests" | "bench" | "verify" | "MPI" | "MPI, hosts" => (Some("vulkan,metal,dx12"), None),
+                "tests" | "bench" | "verify" | "MPI" | "MPI, hosts" | "MPI, drivers together" => {
+                    (Some("vulkan,metal,dx12"), None)
+                }
                 _ => (None, None),
             };
             let found = (variable(&step, "WGPU_BACKEND"), variable(&step, "VK_DRIVER_FILES"));
             assert_eq!((found.0.as_deref(), found.1.as_deref()), expected, "{}", step.name);
         }
         let chosen = Facts { backends_chosen: true, ..ALL };
-        assert_eq!(named(chosen, &everything(), |step| !step.environment.is_empty()).len(), 8);
+        assert_eq!(named(chosen, &everything(), |step| !step.environment.is_empty()).len(), 9);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use crate::common::{Target, on_all_targets, on_every_target, support};
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::exchange::{Exchange, ExchangeError, ExchangeItem, ThreadCollective, threads};
 use wgpu_batch_norm::{
-    BatchNorm, BatchNormDescriptor, ChannelMoments, ConcludeBuffers, Convention, Kernels, PartBuffers, Plan,
-    RunningStatistics, SegmentRunning, Shape, Step, TrainingBuffers, TrainingStep, wgpu,
+    BatchNorm, BatchNormDescriptor, ChannelGradientSums, ChannelMoments, ConcludeBuffers, Convention, Kernels,
+    PartBuffers, Plan, RunningStatistics, SegmentRunning, Shape, Step, TrainingBuffers, TrainingStep, wgpu,
 };
 
 const CUTS: [(&[usize], Layout, &[usize]); 4] = [
@@ -159,6 +159,56 @@ fn an_exchange_goes_in_order_and_can_be_taken_up_again() {
         let refused = exchange.finish(queue, &mut alone);
         assert!(matches!(refused, Err(ExchangeError::MixedCounts { item: 0, instance: 1 })), "{refused:?}");
         assert_eq!(target.gpu.read::<ChannelMoments>(&moments, 3), mixed, "{target}");
+    });
+}
+
+#[test]
+fn several_layers_travel_in_one_message_and_may_be_written_elsewhere() {
+    on_every_target(|target| {
+        let (gpu, queue) = (&target.gpu, &target.gpu.queue);
+        let plans = [3, 5].map(|channels| plan_of(target, channels, Convention::pytorch()).1);
+        let record = |rank: usize, at: usize| ChannelMoments {
+            count: [4, 12][rank],
+            pivot: at as f32,
+            offset: rank as f32,
+            m2: 2.0,
+        };
+        let sum = |rank: usize, at: usize| ChannelGradientSums { sum: (rank + at) as f32, product: -1.0 };
+        // Both ranks by one thread.
+        let mut ranks: Vec<_> = (0..2)
+            .map(|rank| {
+                let moments = [3, 5]
+                    .map(|count| gpu.upload("moments", &(0..count).map(|at| record(rank, at)).collect::<Vec<_>>()));
+                let sums = gpu.upload("sums", &(0..3).map(|at| sum(rank, at)).collect::<Vec<_>>());
+                let elsewhere = gpu.zeroed("elsewhere", plans[1].part_moments_size());
+                let items = [
+                    ExchangeItem::moments(&plans[0], moments[0].slice(..plans[0].part_moments_size())),
+                    ExchangeItem::gradient_sums(&plans[0], sums.slice(..plans[0].gradient_sums_size())),
+                    ExchangeItem::moments(&plans[1], moments[1].slice(..plans[1].part_moments_size()))
+                        .into(elsewhere.slice(..plans[1].part_moments_size())),
+                ];
+                (Exchange::new(&gpu.device, &items).unwrap(), moments, sums, elsewhere)
+            })
+            .collect();
+        ranks.iter_mut().for_each(|(exchange, ..)| fetch(target, exchange));
+        let messages = ranks.iter_mut().flat_map(|(exchange, ..)| exchange.take().unwrap()).collect::<Vec<_>>();
+        // A header, and with each layer's moments its count.
+        assert_eq!(messages.len(), 2 * (8 + (3 * 3 + 2) + 2 * 3 + (3 * 5 + 2)));
+        ranks.iter_mut().for_each(|(exchange, ..)| exchange.deliver(queue, &messages).unwrap());
+        for (rank, (_, moments, sums, elsewhere)) in ranks.iter().enumerate() {
+            for (at, got) in gpu.read::<ChannelGradientSums>(sums, 3).into_iter().enumerate() {
+                let expected = ChannelGradientSums { sum: (2 * at + 1) as f32, product: -2.0 };
+                assert_eq!(got, expected, "{target}: rank {rank}");
+            }
+            for (buffer, count) in [(&moments[0], 3), (elsewhere, 5)] {
+                for (at, got) in gpu.read::<ChannelMoments>(buffer, count).into_iter().enumerate() {
+                    // Means that are 1 apart, weighted 1 to 3.
+                    assert_eq!((got.count, got.mean(), got.m2), (16, at as f32 + 0.75, 7.0), "{target}: rank {rank}");
+                }
+            }
+            let left: Vec<_> = (0..5).map(|at| record(rank, at)).collect();
+            assert_eq!(gpu.read::<ChannelMoments>(&moments[1], 5), left, "{target}: rank {rank}");
+        }
     });
 }
 

@@ -299,7 +299,7 @@ fn more_parts_than_are_merged_at_once_merge_in_a_tree() {
 fn a_step_over_all_parts_is_one_submission_without_the_host() {
     on_every_target(|target| {
         let gpu = &target.gpu;
-        let mut case =
+        let case =
             Case::random(&[10, 32, 5], ChannelsFirst, 3).fused(Activation::Relu, false, ActivationSource::Recompute);
         let truth = case.run_reference().unwrap();
         let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor()).unwrap();
