@@ -42,6 +42,10 @@ use crate::plan::{Plan, Role, TrainingOptions};
 /// # Ok(()) }
 /// ```
 ///
+/// A program's own kernels may take the place of any of these: a convolution that writes moments of what it writes, and another
+/// that normalises what it reads. The guide has a
+/// [section on that](crate::guide::training_loop#kernels-of-your-own-beside-it), and `examples/fused` in the repository does it.
+///
 /// Where parts share a device, let one of them update running statistics and the others record
 /// [`without`](TrainingStep::record_without_running_update) that.
 impl BatchNorm {
