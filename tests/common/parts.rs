@@ -401,6 +401,10 @@ pub fn run_devices_through_an_exchange(
     targets: &[&Target],
     truth: &Results,
 ) -> Result<Results, ExchangeError> {
+    // Under wgpu's OpenGL backend a thread that waits a second for another one, which compiles, panics; so all is compiled before.
+    if targets.iter().any(|target| target.gpu.info.backend == wgpu::Backend::Gl) {
+        run_devices_in_parts(case, samples, targets, truth)?;
+    }
     let ranks = threads(samples.len(), Duration::from_secs(60));
     let cut = cut(case, samples).into_iter().enumerate().zip(ranks);
     let parts: Vec<_> = std::thread::scope(|scope| {
