@@ -32,7 +32,7 @@ const ALLOWED_DIFFERENCE: f64 = 2e-5;
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Pixels of the whole batch.
-    #[arg(long, default_value_t = 8 * 56 * 56, value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    #[arg(long, default_value_t = 8 * 28 * 28, value_parser = clap::value_parser!(u32).range(1..=32_768))]
     rows: u32,
     /// Times that each chain is run; medians are printed.
     #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..))]
