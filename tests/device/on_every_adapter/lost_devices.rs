@@ -7,8 +7,8 @@ use crate::common::support::{self, Gpu};
 use crate::common::{Target, on_every_target};
 use wgpu_batch_norm::Layout::ChannelsFirst;
 use wgpu_batch_norm::{
-    BackwardBuffers, BatchNorm, Error, Gradient, Kernels, KernelsDescriptor, RunningStatistics, TrainingBuffers,
-    TrainingStep, wgpu,
+    BackwardBuffers, BatchNorm, BatchNormDescriptor, BatchNormLayer, BatchNormLayerDescriptor, Error, Gradient,
+    Kernels, KernelsDescriptor, LayerState, RunningState, RunningStatistics, TrainingBuffers, TrainingStep, wgpu,
 };
 
 /// A layer in training, with what a program would keep of it in a checkpoint.
@@ -134,6 +134,28 @@ fn training_goes_on_from_a_checkpoint_after_the_device_is_lost() {
         assert_eq!(resumed.checkpoint(), expected, "{target}");
         // The devices beside it noticed nothing.
         assert_eq!(undisturbed.checkpoint(), expected, "{target}");
+    });
+}
+
+#[test]
+fn writing_to_a_layer_of_a_lost_device_is_an_error() {
+    on_every_target(|target| {
+        let gpu = another(target);
+        let batch_norm = BatchNormDescriptor { channels: 5, ..Default::default() };
+        let descriptor = BatchNormLayerDescriptor { batch_norm, ..Default::default() };
+        let layer = BatchNormLayer::new(&gpu.device, &descriptor).unwrap();
+        let running = RunningState { mean: vec![0.0; 5], variance: vec![1.0; 5], batches_tracked: 1 };
+        let state = LayerState { gamma: Some(vec![1.0; 5]), beta: Some(vec![0.0; 5]), running: Some(running) };
+        let all = || {
+            [
+                layer.load_state(&gpu.queue, &state),
+                layer.reset_parameters(&gpu.queue),
+                layer.reset_running_statistics(&gpu.queue),
+            ]
+        };
+        assert_eq!(all(), [Ok(()), Ok(()), Ok(())], "{target}");
+        gpu.device.destroy();
+        assert_eq!(all(), [(); 3].map(|()| Err(Error::DeviceLost)), "{target}");
     });
 }
 
