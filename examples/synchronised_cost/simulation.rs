@@ -61,9 +61,8 @@ fn messages(a_channel: usize, a_layer: usize, header: usize, together: bool) -> 
     messages.iter().map(|values| 4.0 * values).collect()
 }
 
-/// Prints the tables; `staging` is the measured time between device and host of one exchange.
-pub fn print(staging: Duration) {
-    let staging = staging.as_secs_f64();
+/// Prints the tables; `staging` is the measured time between device and host of one exchange, where it could be told.
+pub fn print(staging: Option<Duration>) {
     println!(
         "ResNet-50, {} batch norms, {} channels; network of 5 µs and 100 Gbit/s; forward and backward, ms:",
         resnet50().len(),
@@ -88,6 +87,10 @@ pub fn print(staging: Duration) {
             2e3 * together[0].len() as f64 * gather(COMPARISON, devices)
         );
     }
+    let Some(staging) = staging.map(|staging| staging.as_secs_f64()) else {
+        println!("The way through the host could not be told from the machine's other work.");
+        return;
+    };
     println!(
         "Through the host, add {:.0} µs an exchange, as measured above: {:.1} ms for {}, {:.1} ms for {} with branches together.",
         1e6 * staging,
