@@ -34,8 +34,12 @@ for _ in range(20):
     offset, rounded = f(mean - pivot), f(inverse)
     scale = f(rounded * GAMMA)
     shift = f(BETA - f(mean) * scale)
+    centre = f(mean)
+    beta = f(f(centre - mean) * scale + BETA)
     forms = {
         "((x - pivot) - offset) * r * gamma + beta": lambda x: f(f(f(f(f(x - pivot) - offset) * rounded) * GAMMA) + BETA),
+        "(x - centre) * scale + beta', fused": lambda x: f(f(x - centre) * scale + beta),
+        "(x - centre) * scale + beta', not fused": lambda x: f(f(f(x - centre) * scale) + beta),
         "x * scale + shift, fused": lambda x: f(x * scale + shift),
         "x * scale + shift, not fused": lambda x: f(f(x * scale) + shift),
         "in f64, rounded once": lambda x: f((x - mean) * inverse * GAMMA + BETA),
