@@ -43,11 +43,11 @@ impl Target {
 ///
 /// No adapter is a failure, not a pass, and so is it where none has `WGPU_BATCH_NORM_ADAPTER` in its name.
 ///
-/// The guard keeps device tests one at a time: software drivers use all cores anyway.
-fn targets() -> (&'static [Target], MutexGuard<'static, ()>) {
+/// Each has turns: tests go one at a time on it, and beside those on other targets, so that no core waits for the target to which a
+/// test is longest.
+fn targets() -> (&'static [Target], &'static [Turn]) {
     static TARGETS: OnceLock<Vec<Target>> = OnceLock::new();
-    static TURN: Mutex<()> = Mutex::new(());
-    let guard = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    static TURNS: OnceLock<Vec<Turn>> = OnceLock::new();
     let targets = TARGETS.get_or_init(|| {
         let mut plans = vec![
             ("cpu", AdapterClass::Cpu, ShaderChecks::Trusted),
@@ -78,14 +78,30 @@ fn targets() -> (&'static [Target], MutexGuard<'static, ()>) {
         let found: Vec<_> = targets.iter().map(|target| target.gpu.to_string()).collect();
         assert!(found.iter().any(|name| name.contains(&*wanted)), "no {wanted} among {found:?}");
     }
-    (targets, guard)
+    (targets, TURNS.get_or_init(|| targets.iter().map(|_| Turn::default()).collect()))
+}
+
+/// Held while a test uses a target.
+#[derive(Default)]
+struct Turn(Mutex<()>);
+
+impl Turn {
+    /// That another test failed in its turn says nothing about the target.
+    fn take(&self) -> MutexGuard<'_, ()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Checks every target, side by side: software drivers compile a pipeline on one core, and most of a test is that.
 pub fn on_every_target(check: impl Fn(&Target) + Sync) {
-    let (targets, _turn) = targets();
+    let (targets, turns) = targets();
+    let in_turn = |target, turn: &Turn| {
+        let _turn = turn.take();
+        check(target);
+    };
     let outcomes: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = targets.iter().map(|target| scope.spawn(|| check(target))).collect();
+        let both = targets.iter().zip(turns);
+        let threads: Vec<_> = both.map(|(target, turn)| scope.spawn(move || in_turn(target, turn))).collect();
         threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
     });
     if let Some(panic) = outcomes.into_iter().find_map(Result::err) {
@@ -95,7 +111,9 @@ pub fn on_every_target(check: impl Fn(&Target) + Sync) {
 
 /// Checks all targets together.
 pub fn on_all_targets(check: impl FnOnce(&[Target])) {
-    let (targets, _turn) = targets();
+    let (targets, turns) = targets();
+    // In one order, so that no two tests wait for each other.
+    let _turns: Vec<_> = turns.iter().map(Turn::take).collect();
     check(targets);
 }
 
