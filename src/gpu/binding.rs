@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::kernels::{Kernels, PLACEHOLDER_SIZE, Placeholders};
 use super::scope::scoped;
 use super::step::BoundDispatch;
-use crate::plan::{Dispatch, Params, Plan, Region, Role, Storage};
+use crate::plan::{Dispatch, Kernel, Params, Plan, Region, Role, Storage};
 use crate::shader::{Constants, Variant};
 use crate::{ElementType, Error, trace};
 
@@ -287,12 +287,14 @@ impl<'a> Bindings<'a> {
             ElementType::F16 | ElementType::Bf16 if kernel.walk().is_some() => Storage::Packed,
             _ => Storage::Single,
         };
+        // What is held in registers is walked over without a loop, so that there is nothing to keep in step.
+        let loops = !matches!(kernel, Kernel::Resident(..));
         let constants = Constants {
             workgroup_size: Some(dispatch.workgroup_size),
             activation: Some(self.plan.activation_code()),
             companion: Some(dispatch.companion as u32),
             brain_float: Some(element == ElementType::Bf16),
-            keeps_in_step: Some(dispatch.params.trips_in_step != 0),
+            keeps_in_step: Some(loops && dispatch.params.trips_in_step != 0),
         };
         let variant = Variant { kernel, storage, in_place: replaced.is_some(), pooled };
         let pipeline = kernels.pipeline(variant, constants)?;

@@ -132,6 +132,36 @@ fn shapes_epsilon_and_momentum_need_no_pipelines_of_their_own() {
     noop.assert_quiet();
 }
 
+/// Software drivers keep workgroups in step where a tensor is larger than caches, by a constant of the pipeline; where a workgroup
+/// holds its channels in registers there is no loop to do so in.
+#[test]
+fn kernels_that_hold_their_blocks_are_compiled_once_for_small_and_for_large_tensors() {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::NOOP,
+        backend_options: wgpu::BackendOptions { noop: wgpu::NoopBackendOptions::enabled(), ..Default::default() },
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    let noop = Noop::of(now(instance.request_adapter(&wgpu::RequestAdapterOptions::default())).unwrap());
+    let compiled = || instance.generate_report().unwrap().hub.compute_pipelines.num_allocated;
+    let descriptor = KernelsDescriptor { class: Some(AdapterClass::Cpu), ..Default::default() };
+    let kernels = Kernels::with_descriptor(&noop.device, &descriptor);
+    for (strategy, expected) in [(Strategy::Resident(Family::Columns), 1), (Strategy::ChannelLoop(Family::Columns), 2)]
+    {
+        let before = compiled();
+        for channels in [32_000, 34_000] {
+            let descriptor = BatchNormDescriptor { channels, ..Default::default() };
+            let bn = BatchNorm::with_kernels(&kernels, &descriptor).unwrap();
+            let pin = Strategies { training: Some(strategy), ..Default::default() };
+            let plan = bn.plan_with(&Shape::new(&[16, channels as usize]).unwrap(), pin).unwrap();
+            let roles = Roles::new(&noop, &plan);
+            let [x, y] = [0, 1].map(|tensor| roles.tensors[tensor].slice(..));
+            bn.bind_training(&plan, &TrainingBuffers::new(x, y, roles.workspace.slice(..))).unwrap();
+        }
+        assert_eq!(compiled() - before, expected, "{strategy}");
+    }
+    noop.assert_quiet();
+}
+
 /// Pipelines are most of what a program's start costs, so an operation may not need many: a split's two, one more where it has three
 /// dispatches, and one for each small dispatch beside.
 #[test]

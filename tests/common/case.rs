@@ -79,6 +79,8 @@ pub struct Case {
     pub source: ActivationSource,
     pub returns_residual_gradient: bool,
     pub reports_health: bool,
+    /// Whether a device trains: where only what goes through frozen statistics is under test, the rest need not be compiled.
+    pub trains: bool,
     /// Results take the place of inputs; then gradients do not accumulate.
     pub in_place: bool,
     /// Which of the gradients a device is asked for.
@@ -150,6 +152,7 @@ impl Case {
             source: ActivationSource::Recompute,
             returns_residual_gradient: false,
             reports_health: false,
+            trains: true,
             in_place: false,
             wants_input: true,
             wants_gamma: true,
@@ -625,27 +628,25 @@ impl Case {
         };
         let valid = marked.as_ref().map(|(_, slice)| *slice);
         let corrections = renormalization.slice(..plan.renormalization_size());
-        let training = bn.bind_training(
-            &plan,
-            &TrainingBuffers {
-                valid,
-                renormalization: self
-                    .renormalization
-                    .map(|_| Renormalization { limits: limits.slice(..8), saved: corrections }),
-                residual: added,
-                activation_mask: written(&mask),
-                gamma,
-                beta,
-                running: Some(RunningStatistics {
-                    mean: updated_mean.slice(..plan.running_size()),
-                    variance: updated_variance.slice(..plan.running_size()),
-                    batches_tracked: slice(tracked.as_ref(), 4),
-                }),
-                saved: self.saves.then(|| saved.slice(..plan.saved_size())),
-                health: self.reports_health.then(|| health.slice(..plan.health_size())),
-                ..TrainingBuffers::new(replaced(&input, &output).slice(whole), output.slice(whole), workspace.slice(..))
-            },
-        )?;
+        let buffers = &TrainingBuffers {
+            valid,
+            renormalization: self
+                .renormalization
+                .map(|_| Renormalization { limits: limits.slice(..8), saved: corrections }),
+            residual: added,
+            activation_mask: written(&mask),
+            gamma,
+            beta,
+            running: Some(RunningStatistics {
+                mean: updated_mean.slice(..plan.running_size()),
+                variance: updated_variance.slice(..plan.running_size()),
+                batches_tracked: slice(tracked.as_ref(), 4),
+            }),
+            saved: self.saves.then(|| saved.slice(..plan.saved_size())),
+            health: self.reports_health.then(|| health.slice(..plan.health_size())),
+            ..TrainingBuffers::new(replaced(&input, &output).slice(whole), output.slice(whole), workspace.slice(..))
+        };
+        let training = self.trains.then(|| bn.bind_training(&plan, buffers)).transpose()?;
         let inference_step = bn.bind_inference(
             &plan,
             &InferenceBuffers {
@@ -678,26 +679,24 @@ impl Case {
         let wanted = |wants: bool, buffer, size| if wants { gradient(buffer, size) } else { None };
         let returned =
             |buffer| if self.returns_residual_gradient { gradient(buffer, plan.tensor_size()) } else { None };
-        let backward = bn.bind_backward(
-            &plan,
-            &BackwardBuffers {
-                gamma,
-                beta,
-                activation: state(&output, &mask, true),
-                valid,
-                renormalization: self.renormalization.map(|_| corrections),
-                saved: self.saves.then(|| saved.slice(..plan.saved_size())),
-                input_gradient: wanted(self.wants_input, &input_gradient, plan.tensor_size()),
-                residual_gradient: returned(&residual_gradient),
-                gamma_gradient: wanted(self.wants_gamma, &vectors[0], plan.vector_size()),
-                beta_gradient: wanted(self.wants_beta, &vectors[1], plan.vector_size()),
-                ..BackwardBuffers::new(
-                    input.slice(whole),
-                    replaced(&output_gradient, &input_gradient).slice(whole),
-                    workspace.slice(..),
-                )
-            },
-        )?;
+        let buffers = &BackwardBuffers {
+            gamma,
+            beta,
+            activation: state(&output, &mask, true),
+            valid,
+            renormalization: self.renormalization.map(|_| corrections),
+            saved: self.saves.then(|| saved.slice(..plan.saved_size())),
+            input_gradient: wanted(self.wants_input, &input_gradient, plan.tensor_size()),
+            residual_gradient: returned(&residual_gradient),
+            gamma_gradient: wanted(self.wants_gamma, &vectors[0], plan.vector_size()),
+            beta_gradient: wanted(self.wants_beta, &vectors[1], plan.vector_size()),
+            ..BackwardBuffers::new(
+                input.slice(whole),
+                replaced(&output_gradient, &input_gradient).slice(whole),
+                workspace.slice(..),
+            )
+        };
+        let backward = self.trains.then(|| bn.bind_backward(&plan, buffers)).transpose()?;
         let frozen = bn.bind_backward_frozen(
             &plan,
             &FrozenBackwardBuffers {
@@ -722,9 +721,13 @@ impl Case {
             if let Some((marking, _)) = &marked {
                 marking.record(pass);
             }
-            training.record(pass);
+            if let Some(training) = &training {
+                training.record(pass);
+            }
             inference_step.record(pass);
-            backward.record(pass);
+            if let Some(backward) = &backward {
+                backward.record(pass);
+            }
             frozen.record(pass);
         });
         let read = |buffer| loaded(self.element, &gpu.read::<u32>(buffer, plan.tensor_size() as usize / 4), elements);

@@ -21,6 +21,8 @@ use wgpu_batch_norm::{AdapterClass, DeviceProfile, Kernels, KernelsDescriptor, S
 pub struct Target {
     pub gpu: Arc<Gpu>,
     pub kernels: Kernels,
+    /// What is compiled into them.
+    pub checks: ShaderChecks,
     /// Which of the plans for an adapter these are, from 0 to `plans`.
     pub plan: usize,
     /// How many targets the adapter has. Tests whose cases need not meet every class of machine share them out.
@@ -28,6 +30,18 @@ pub struct Target {
 }
 
 impl Target {
+    /// The same device and plans, with other checks in the shaders; what these targets have themselves is not compiled again.
+    pub fn with_checks(&self, checks: ShaderChecks) -> Self {
+        let kernels = if checks == self.checks {
+            self.kernels.clone()
+        } else {
+            let class = Some(self.kernels.profile().class);
+            let descriptor = KernelsDescriptor { class, checks, ..Default::default() };
+            Kernels::with_descriptor(&self.gpu.device, &descriptor)
+        };
+        Self { gpu: Arc::clone(&self.gpu), kernels, checks, ..*self }
+    }
+
     /// The same device and plans, with tensors beyond so many bytes cut into windows.
     pub fn in_windows(&self, max_window_size: u64) -> Self {
         let kernels = self.kernels.with_max_window_size(max_window_size);
@@ -67,7 +81,7 @@ fn targets() -> (&'static [Target], &'static [Turn]) {
                 support::open_all(None).into_iter().map(move |gpu| {
                     let descriptor = KernelsDescriptor { class: Some(class), checks, ..Default::default() };
                     let kernels = Kernels::with_descriptor(&gpu.device, &descriptor);
-                    Target { kernels, gpu: Arc::new(gpu), plan, plans: count }
+                    Target { kernels, checks, gpu: Arc::new(gpu), plan, plans: count }
                 })
             })
             .collect()

@@ -29,7 +29,7 @@ mod sizes;
 mod threads;
 mod windows;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use crate::common::case::{Case, POISON, Results, Segments};
 use crate::common::tolerance::{Worst, compare};
@@ -38,9 +38,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::{
-    AdapterClass, BackwardBuffers, BatchNorm, Convention, ElementType, Error, Family, Gradient, Kernels,
-    KernelsDescriptor, Momentum, Operation, Plan, RunningStatistics, ShaderChecks, Shape, Strategies, Strategy,
-    TrainingBuffers,
+    AdapterClass, BackwardBuffers, BatchNorm, Convention, ElementType, Error, Family, Gradient, Momentum, Operation,
+    Plan, RunningStatistics, ShaderChecks, Shape, Strategies, Strategy, TrainingBuffers,
 };
 
 /// What stands between the slices of a pooled buffer.
@@ -452,12 +451,8 @@ fn repeated_runs_are_equal_to_the_bit() {
 #[test]
 fn trusted_and_checked_shaders_give_the_same_bits() {
     on_every_target(|target| {
-        let [trusted, checked] = [ShaderChecks::Trusted, ShaderChecks::Checked].map(|checks| {
-            let class = Some(target.kernels.profile().class);
-            let descriptor = KernelsDescriptor { class, checks, ..Default::default() };
-            let kernels = Kernels::with_descriptor(&target.gpu.device, &descriptor);
-            Target { gpu: Arc::clone(&target.gpu), kernels, ..*target }
-        });
+        let [trusted, checked] =
+            [ShaderChecks::Trusted, ShaderChecks::Checked].map(|checks| target.with_checks(checks));
         for (seed, (shape, layout)) in (0..).zip(ADVERSARIAL_SHAPES) {
             let case = Case::random(shape, layout, seed);
             let (trusted, checked) = (case.run_device(&trusted).unwrap(), case.run_device(&checked).unwrap());

@@ -102,12 +102,8 @@ fn every_strategy_gives_the_same_bits_run_after_run() {
 #[test]
 fn every_structure_gives_the_same_bits_with_trusted_and_with_checked_shaders() {
     on_every_target(|target| {
-        let [trusted, checked] = [ShaderChecks::Trusted, ShaderChecks::Checked].map(|checks| {
-            let class = Some(target.kernels.profile().class);
-            let descriptor = KernelsDescriptor { class, checks, ..Default::default() };
-            let kernels = Kernels::with_descriptor(&target.gpu.device, &descriptor);
-            Target { gpu: Arc::clone(&target.gpu), kernels, ..*target }
-        });
+        let [trusted, checked] =
+            [ShaderChecks::Trusted, ShaderChecks::Checked].map(|checks| target.with_checks(checks));
         for (name, case) in structures_of(target) {
             let (trusted, checked) = (case.run_device(&trusted).unwrap(), case.run_device(&checked).unwrap());
             assert_eq!(bits(&trusted), bits(&checked), "{target}: {name}");
@@ -232,7 +228,7 @@ fn a_busy_machine_changes_no_bit() {
         let apart = gpus.find(|gpu| gpu.info == target.gpu.info).expect("the adapter is still there");
         let descriptor = KernelsDescriptor { class: Some(target.kernels.profile().class), ..Default::default() };
         let kernels = Kernels::with_descriptor(&apart.device, &descriptor);
-        let apart = Target { kernels, gpu: Arc::new(apart), ..*target };
+        let apart = Target { kernels, checks: ShaderChecks::Trusted, gpu: Arc::new(apart), ..*target };
         let loads = [target, &apart];
         let truth = bits(&other.run_device(target).unwrap());
         let layer = Layer::new(target, &case, Strategies::default());

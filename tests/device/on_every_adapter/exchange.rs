@@ -12,7 +12,8 @@ use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::exchange::{Exchange, ExchangeError, ExchangeItem, ThreadCollective, threads};
 use wgpu_batch_norm::{
     BatchNorm, BatchNormDescriptor, ChannelGradientSums, ChannelMoments, ConcludeBuffers, Convention, Kernels,
-    PartBuffers, Plan, RunningStatistics, SegmentRunning, Shape, Step, TrainingBuffers, TrainingStep, wgpu,
+    PartBuffers, Plan, RunningStatistics, SegmentRunning, ShaderChecks, Shape, Step, TrainingBuffers, TrainingStep,
+    wgpu,
 };
 
 const CUTS: [(&[usize], Layout, &[usize]); 4] = [
@@ -66,7 +67,12 @@ fn ranks_may_have_devices_of_their_own() {
         // Where there is one device only, it is opened again.
         let again: Vec<Target> = if targets.len() == 1 { support::open_all(None) } else { Vec::new() }
             .into_iter()
-            .map(|gpu| Target { kernels: Kernels::new(&gpu.device), gpu: Arc::new(gpu), ..targets[0] })
+            .map(|gpu| Target {
+                kernels: Kernels::new(&gpu.device),
+                checks: ShaderChecks::Trusted,
+                gpu: Arc::new(gpu),
+                ..targets[0]
+            })
             .collect();
         let targets: Vec<&Target> = targets.iter().chain(&again).collect();
         assert!(targets.len() > 1);
@@ -294,7 +300,12 @@ fn a_rank_whose_device_is_lost_tells_the_others() {
         for on_its_way in [false, true] {
             let outcomes = two_ranks(|index, mut rank| {
                 let gpu = another(target);
-                let own = Target { kernels: Kernels::new(&gpu.device), gpu: Arc::new(gpu), ..*target };
+                let own = Target {
+                    kernels: Kernels::new(&gpu.device),
+                    checks: ShaderChecks::Trusted,
+                    gpu: Arc::new(gpu),
+                    ..*target
+                };
                 let (device, queue) = (&own.gpu.device, &own.gpu.queue);
                 let uncaptured = Arc::new(Mutex::new(Vec::new()));
                 let log = Arc::clone(&uncaptured);

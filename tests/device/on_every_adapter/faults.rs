@@ -165,6 +165,7 @@ fn a_nan_and_an_infinite_preactivation_go_through_smooth_activations_as_through_
         }
         for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
             let mut case = Case::random(&[2, odd.len(), 4], ChannelsFirst, 9);
+            case.trains = false;
             case.activation = activation;
             case.gamma = None;
             case.beta = None;

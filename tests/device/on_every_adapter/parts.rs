@@ -15,7 +15,7 @@ use wgpu_batch_norm::{
     Activation, ActivationSource, BackwardBuffers, BatchNorm, BatchNormDescriptor, ChannelGradientSums, ChannelHealth,
     ChannelMoments, ChannelRenormalization, ChannelStatistics, ConcludeBuffers, Convention, ElementType, Error,
     Gradient, Kernels, Momentum, NonFinitePolicy, OneSamplePolicy, PartBuffers, Plan, Renormalization,
-    RunningStatistics, SegmentRunning, Shape, TrainingBuffers, reference, wgpu,
+    RunningStatistics, SegmentRunning, ShaderChecks, Shape, TrainingBuffers, reference, wgpu,
 };
 
 /// A shape, and how its samples are cut: unequal, with parts that are empty or have one sample.
@@ -159,7 +159,12 @@ fn parts_may_lie_on_several_devices() {
         // Where there is one device only, it is opened again.
         let again: Vec<Target> = if targets.len() == 1 { support::open_all(None) } else { Vec::new() }
             .into_iter()
-            .map(|gpu| Target { kernels: Kernels::new(&gpu.device), gpu: Arc::new(gpu), ..targets[0] })
+            .map(|gpu| Target {
+                kernels: Kernels::new(&gpu.device),
+                checks: ShaderChecks::Trusted,
+                gpu: Arc::new(gpu),
+                ..targets[0]
+            })
             .collect();
         let targets: Vec<&Target> = targets.iter().chain(&again).collect();
         assert!(targets.len() > 1);

@@ -7,7 +7,7 @@ use crate::common::case::Case;
 use crate::common::tolerance::compare;
 use crate::common::{Target, on_every_target};
 use wgpu_batch_norm::Layout::ChannelsFirst;
-use wgpu_batch_norm::{Kernels, KernelsDescriptor};
+use wgpu_batch_norm::{Kernels, KernelsDescriptor, ShaderChecks};
 
 #[test]
 fn threads_that_bind_and_record_at_once_get_what_each_gets_alone() {
@@ -16,7 +16,7 @@ fn threads_that_bind_and_record_at_once_get_what_each_gets_alone() {
         // Fresh kernels, so that threads compile the same pipelines at once.
         let descriptor = KernelsDescriptor { class: Some(target.kernels.profile().class), ..Default::default() };
         let kernels = Kernels::with_descriptor(&target.gpu.device, &descriptor);
-        let shared = Target { gpu: Arc::clone(&target.gpu), kernels, ..*target };
+        let shared = Target { gpu: Arc::clone(&target.gpu), kernels, checks: ShaderChecks::Trusted, ..*target };
         // One descriptor, different data, and two shapes.
         let cases: Vec<_> = (0..THREADS as u64)
             .map(|seed| Case::random(if seed < 2 { &[9, 12, 5][..] } else { &[130, 12] }, ChannelsFirst, seed))
