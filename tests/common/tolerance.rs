@@ -416,14 +416,14 @@ impl<'a> Side<'a> {
         let weight = case.convention.momentum.weight_of_new(u64::from(case.batches_tracked.unwrap_or(0)));
         let (old_weight, new_weight) = ((1.0 - weight).abs(), weight.abs());
         let averages = case.convention.segment_running == SegmentRunning::Averaged;
-        for index in 0..case.running_mean.len() {
-            let of_segment = |(at, instance): &(usize, &Instance)| {
-                if recorded == self.segmentation { *at == index } else { instance.channel == index }
-            };
-            let segments: Vec<_> = self.instances.iter().enumerate().filter(of_segment).collect();
+        let mut of_records = vec![Vec::new(); case.running_mean.len()];
+        for (at, instance) in self.instances.iter().enumerate() {
+            of_records[if recorded == self.segmentation { at } else { instance.channel }].push(instance);
+        }
+        for (index, segments) in of_records.iter().enumerate() {
             let count = segments.len() as f64;
-            let largest = |f: &dyn Fn(&Instance) -> f64| segments.iter().map(|(_, i)| f(i)).fold(0.0, f64::max);
-            let mean = |f: &dyn Fn(&Instance) -> f64| segments.iter().map(|(_, i)| f(i)).sum::<f64>() / count;
+            let largest = |f: &dyn Fn(&Instance) -> f64| segments.iter().map(|i| f(i)).fold(0.0, f64::max);
+            let mean = |f: &dyn Fn(&Instance) -> f64| segments.iter().map(|i| f(i)).sum::<f64>() / count;
             let factor = |i: &Instance| case.convention.running_variance.factor(i.moments.count as u64);
             let cumulative = case.convention.momentum == Momentum::CumulativeAverage;
             let blend = |error: &dyn Fn(&Instance) -> f64, old: f32, new: &dyn Fn(&Instance) -> f64| {
