@@ -61,6 +61,16 @@ struct Facts {
     gpu: bool,
 }
 
+/// Steps that run beside each other, as many at once as there are cores: each uses one core for most of its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    /// Programs for shaders, further builds of the package, and jobs whose ranks wait for each other.
+    Small,
+    /// The suites of the further drivers, and the test vectors. wgpu's OpenGL backend panics where a thread has waited long for
+    /// another, as on a busy machine, so that nothing with many processes is beside it.
+    Devices,
+}
+
 #[derive(Debug)]
 struct Step {
     name: &'static str,
@@ -74,8 +84,8 @@ struct Step {
     unfiltered: bool,
     /// Runs under the validation layer, whose messages are failures.
     layers: bool,
-    /// Uses one core for most of its time, so that its like run beside it.
-    side_by_side: bool,
+    /// Those that it runs beside, if any.
+    group: Option<Group>,
     /// Why it is left out.
     skip: Option<String>,
     /// What it needs and this machine lacks.
@@ -93,7 +103,7 @@ impl Step {
             environment: Vec::new(),
             unfiltered: false,
             layers: false,
-            side_by_side: false,
+            group: None,
             skip: None,
             missing: None,
         }
@@ -107,8 +117,8 @@ impl Step {
         Self { strict_docs: true, ..self }
     }
 
-    fn side_by_side(self) -> Self {
-        Self { side_by_side: true, ..self }
+    fn among(self, group: Group) -> Self {
+        Self { group: Some(group), ..self }
     }
 
     fn harness(mut self, arguments: &[String]) -> Self {
@@ -160,14 +170,14 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
             .format(Format::Libtest)
             .harness(&harness)
             .set(PLANS, "discrete")
-            .side_by_side()
+            .among(Group::Devices)
             .skip_if(facts.skip_gpu, &no_gpu)
     };
     let verify = |name, adapter| {
         let command = "run --release --locked --example verify -- --cases tests/vectors --adapter";
         Step::new(name, &format!("{command} {adapter}"))
             .format(Format::Cases)
-            .side_by_side()
+            .among(Group::Devices)
             .skip_if(!facts.verify, "no such example")
             .skip_if(facts.skip_gpu, &no_gpu)
     };
@@ -180,6 +190,7 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
     // Jobs of several ranks, which the tests start themselves.
     let mpi = |name| {
         native(Step::new(name, "test --release --locked --features mpi --test mpi").format(Format::Libtest))
+            .among(Group::Small)
             .needs(&drivers.mpi)
             .skip_if(facts.skip_gpu, &no_gpu)
     };
@@ -206,42 +217,45 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
             .skip_if(!facts.clippy, missing_component),
         Step::new("doc", "doc --no-deps --locked --release").strict_docs(),
         native(main_tests),
+        mpi("MPI").harness(harness),
+        Step::new("package", "package --locked --allow-dirty -p wgpu-batch-norm")
+            .among(Group::Small)
+            .set("CARGO_PROFILE_DEV_DEBUG", "0"),
         Step::new("doctests", "test --release --locked --doc -p wgpu-batch-norm")
             .format(Format::Libtest)
+            .among(Group::Small)
             .harness(harness),
         Step::new("tracing", "test --release --locked --features tracing --test tracing")
             .format(Format::Libtest)
+            .among(Group::Small)
             .harness(harness),
         Step::new("spirv-val", "test --release --locked --test shaders")
             .format(Format::Libtest)
+            .among(Group::Small)
             .harness(&ignored_but("tint"))
             .needs(&drivers.spirv_val)
             .set(SPIRV_VAL, spirv_val),
         Step::new("Tint", "test --release --locked --test shaders")
             .format(Format::Libtest)
+            .among(Group::Small)
             .harness(&ignored_but("spirv_val"))
             .needs(&drivers.tint)
             .set(TINT, tint),
         native(
             Step::new("bench", "bench --locked --bench throughput -- --test")
+                .among(Group::Small)
                 .skip_if(!facts.bench, "no such benchmark")
                 .skip_if(facts.skip_gpu, &no_gpu),
         ),
-        under_layers,
-        // wgpu does not hear of memory that ran out there; a test that can assert nothing must not count as passed.
-        gl(tests("tests, OpenGL", &["memory_that_runs_out"])),
-        native(verify("verify", "all")),
-        swiftshader(verify("verify, SwiftShader", "SwiftShader")),
-        gl(verify("verify, OpenGL", "all")),
         // A batch in parts over adapters of different drivers, in one process.
         Step::new("drivers together", "test --release --locked --test device ranks_may_have_devices_of_their_own")
             .format(Format::Libtest)
+            .among(Group::Small)
             .harness(harness)
             .needs(&drivers.swiftshader)
             .set(ADAPTER, "SwiftShader")
             .set("VK_ADD_DRIVER_FILES", drivers.swiftshader.clone().unwrap_or_default())
             .skip_if(facts.skip_gpu, &no_gpu),
-        mpi("MPI").harness(harness),
         mpi("MPI, hosts").harness(&ignored).needs(&drivers.hosts),
         // Ranks of one job on different drivers.
         mpi("MPI, drivers together")
@@ -249,7 +263,12 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
             .needs(&drivers.swiftshader)
             .set(ADAPTER, "SwiftShader")
             .set("VK_ADD_DRIVER_FILES", drivers.swiftshader.clone().unwrap_or_default()),
-        Step::new("package", "package --locked --allow-dirty -p wgpu-batch-norm"),
+        under_layers,
+        // wgpu does not hear of memory that ran out there; a test that can assert nothing must not count as passed.
+        gl(tests("tests, OpenGL", &["memory_that_runs_out"])),
+        native(verify("verify", "all")),
+        swiftshader(verify("verify, SwiftShader", "SwiftShader")),
+        gl(verify("verify, OpenGL", "all")),
     ];
     steps.iter_mut().for_each(|step| step.unfiltered = harness.is_empty());
     steps
@@ -309,7 +328,7 @@ fn run_steps(options: &Options, rows: &mut Vec<Row>) -> Vec<String> {
     }
     let steps = steps(facts(&root), &drivers, &options.harness);
     let mut failures = Vec::new();
-    for group in steps.chunk_by(|one, next| one.side_by_side && next.side_by_side) {
+    for group in steps.chunk_by(|one, next| one.group.is_some() && one.group == next.group) {
         for (row, result) in run_group(group, &drivers, &root) {
             rows.push(row);
             failures.extend(result.err());
@@ -383,7 +402,7 @@ fn run_step(step: &Step, drivers: &Drivers, root: &Path) -> (Row, Result<(), Str
     if result.is_err() {
         row.outcome = Outcome::Failed;
     }
-    let (name, time) = (if step.side_by_side { format!("{}: ", step.name) } else { String::new() }, row.time);
+    let (name, time) = (if step.group.is_some() { format!("{}: ", step.name) } else { String::new() }, row.time);
     println!("    {name}{} in {:.1} s", if result.is_ok() { "ok" } else { "FAILED" }, time.as_secs_f64());
     (row, result)
 }
@@ -413,7 +432,7 @@ fn stream(step: &Step, drivers: &Drivers, root: &Path, read: impl FnMut(&str)) -
         flags.push(" -D warnings");
         command.env("RUSTDOCFLAGS", flags);
     }
-    let prefix = if step.side_by_side { format!("[{}] ", step.name) } else { String::new() };
+    let prefix = if step.group.is_some() { format!("[{}] ", step.name) } else { String::new() };
     let mut child = command.spawn()?;
     let copied = match child.stdout.take() {
         Some(output) => copy_lines(BufReader::new(output), io::stdout(), &prefix, read),
@@ -545,21 +564,21 @@ mod tests {
                 "clippy",
                 "doc",
                 "tests",
+                "MPI",
+                "package",
                 "doctests",
                 "tracing",
                 "spirv-val",
                 "Tint",
                 "bench",
+                "drivers together",
+                "MPI, hosts",
+                "MPI, drivers together",
                 "tests, SwiftShader",
                 "tests, OpenGL",
                 "verify",
                 "verify, SwiftShader",
-                "verify, OpenGL",
-                "drivers together",
-                "MPI",
-                "MPI, hosts",
-                "MPI, drivers together",
-                "package"
+                "verify, OpenGL"
             ]
         );
     }
@@ -570,11 +589,22 @@ mod tests {
         let of_devices = ["tests, SwiftShader", "tests, OpenGL", "verify, SwiftShader", "verify, OpenGL"];
         let verify = ["bench", "verify", "verify, SwiftShader", "verify, OpenGL"];
         assert_eq!(skipped(Facts { bench: false, verify: false, ..ALL }), verify);
-        let mpi = ["drivers together", "MPI", "MPI, hosts", "MPI, drivers together"];
-        let of_gpus = [&["bench"][..], &of_devices[..2], &["verify"], &of_devices[2..], &mpi].concat();
+        let together = ["drivers together", "MPI, hosts", "MPI, drivers together"];
+        let of_gpus = [&["MPI", "bench"][..], &together, &of_devices[..2], &["verify"], &of_devices[2..]].concat();
         assert_eq!(skipped(Facts { skip_gpu: true, ..ALL }), of_gpus);
         let missing = named(ALL, &nothing(), |step| step.missing.is_some());
-        assert_eq!(missing, [&["spirv-val", "Tint"][..], &of_devices, &mpi].concat());
+        assert_eq!(missing, [&["MPI", "spirv-val", "Tint"][..], &together, &of_devices].concat());
+    }
+
+    #[test]
+    fn nothing_but_tests_of_devices_is_beside_opengl() {
+        let steps = steps(ALL, &everything(), &[]);
+        let groups: Vec<_> = steps.chunk_by(|one, next| one.group.is_some() && one.group == next.group).collect();
+        let beside = groups.iter().find(|group| group.iter().any(|step| step.name == "tests, OpenGL")).unwrap();
+        let devices = |step: &Step| step.name.starts_with("tests, ") || step.name.starts_with("verify");
+        assert!(beside.iter().all(devices), "{beside:?}");
+        // A group is begun once.
+        assert_eq!(groups.iter().filter(|group| group[0].group.is_some()).count(), 2);
     }
 
     #[test]
