@@ -33,6 +33,9 @@ const PLANS: &str = "WGPU_BATCH_NORM_PLANS";
 /// drivers goes on with another.
 const ADAPTER: &str = "WGPU_BATCH_NORM_ADAPTER";
 
+/// Tests that a test binary runs at once.
+const TEST_THREADS: &str = "RUST_TEST_THREADS";
+
 /// Leaves out everything that needs an adapter.
 const SKIP_GPU: &str = "WGPU_BATCH_NORM_SKIP_GPU";
 
@@ -59,12 +62,16 @@ struct Facts {
     backends_chosen: bool,
     /// There is a GPU, to which the plans of every class matter.
     gpu: bool,
+    /// Tests at once where they wait for each other, unless the user chose.
+    threads: Option<usize>,
 }
 
 /// Steps that run beside each other, as many at once as there are cores: each uses one core for most of its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Group {
-    /// Programs for shaders, further builds of the package, and jobs whose ranks wait for each other.
+    /// Builds that share nothing, of which each has one long chain of dependencies.
+    Builds,
+    /// Programs for shaders, further builds of the library, and jobs whose ranks wait for each other.
     Small,
     /// The suites of the further drivers, and the test vectors. wgpu's OpenGL backend panics where a thread has waited long for
     /// another, as on a busy machine, so that nothing with many processes is beside it.
@@ -208,6 +215,10 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
             .harness(&test_arguments);
     if !facts.gpu && drivers.swiftshader.is_ok() {
         main_tests = main_tests.set(PLANS, "cpu,integrated");
+        // A test waits for each of the two, and is done when the later one is.
+        if let Some(threads) = facts.threads {
+            main_tests = main_tests.set(TEST_THREADS, threads.to_string());
+        }
     }
     let mut under_layers = swiftshader(tests("tests, SwiftShader", &[compiler]));
     under_layers.layers = drivers.layers.is_ok();
@@ -215,12 +226,13 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
         Step::new("fmt", "fmt --all --check").skip_if(!facts.rustfmt, missing_component),
         Step::new("clippy", "clippy --workspace --all-targets --release --locked -- -D warnings")
             .skip_if(!facts.clippy, missing_component),
-        Step::new("doc", "doc --no-deps --locked --release").strict_docs(),
+        Step::new("doc", "doc --no-deps --locked --release").strict_docs().among(Group::Builds),
+        // Nobody debugs what it builds.
+        Step::new("package", "package --locked --allow-dirty -p wgpu-batch-norm")
+            .among(Group::Builds)
+            .set("CARGO_PROFILE_DEV_DEBUG", "0"),
         native(main_tests),
         mpi("MPI").harness(harness),
-        Step::new("package", "package --locked --allow-dirty -p wgpu-batch-norm")
-            .among(Group::Small)
-            .set("CARGO_PROFILE_DEV_DEBUG", "0"),
         Step::new("doctests", "test --release --locked --doc -p wgpu-batch-norm")
             .format(Format::Libtest)
             .among(Group::Small)
@@ -342,7 +354,6 @@ fn run_steps(options: &Options, rows: &mut Vec<Row>) -> Vec<String> {
 
 /// Runs steps side by side, as many at once as there are cores, and gives their outcomes in their own order.
 fn run_group(group: &[Step], drivers: &Drivers, root: &Path) -> Vec<(Row, Result<(), String>)> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
     let mut outcomes: Vec<_> = thread::scope(|scope| {
         let work = || {
@@ -353,7 +364,7 @@ fn run_group(group: &[Step], drivers: &Drivers, root: &Path) -> Vec<(Row, Result
                 outcomes.push((index, run_step(step, drivers, root)));
             }
         };
-        let workers: Vec<_> = (0..cores.min(group.len())).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..cores().min(group.len())).map(|_| scope.spawn(work)).collect();
         workers.into_iter().flat_map(|worker| worker.join().expect("a worker panicked")).collect()
     });
     outcomes.sort_by_key(|(index, _)| *index);
@@ -476,7 +487,12 @@ fn facts(root: &Path) -> Facts {
         skip_gpu: skip_gpu(),
         backends_chosen: env::var_os("WGPU_BACKEND").is_some(),
         gpu: env::consts::OS != "linux" || setup::has_gpu(),
+        threads: env::var_os(TEST_THREADS).is_none().then(|| 2 * cores()),
     }
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn skip_gpu() -> bool {
@@ -516,6 +532,7 @@ mod tests {
         skip_gpu: false,
         backends_chosen: false,
         gpu: false,
+        threads: Some(4),
     };
 
     fn everything() -> Drivers {
@@ -563,9 +580,9 @@ mod tests {
                 "fmt",
                 "clippy",
                 "doc",
+                "package",
                 "tests",
                 "MPI",
-                "package",
                 "doctests",
                 "tracing",
                 "spirv-val",
@@ -604,7 +621,7 @@ mod tests {
         let devices = |step: &Step| step.name.starts_with("tests, ") || step.name.starts_with("verify");
         assert!(beside.iter().all(devices), "{beside:?}");
         // A group is begun once.
-        assert_eq!(groups.iter().filter(|group| group[0].group.is_some()).count(), 2);
+        assert_eq!(groups.iter().filter(|group| group[0].group.is_some()).count(), 3);
     }
 
     #[test]
@@ -643,6 +660,17 @@ mod tests {
         assert_eq!(plans(ALL, &everything()), [Some("cpu,integrated".into()), discrete(), discrete()]);
         assert_eq!(plans(Facts { gpu: true, ..ALL }, &everything()), [None, discrete(), discrete()]);
         assert_eq!(plans(ALL, &nothing()), [None]);
+    }
+
+    #[test]
+    fn tests_that_wait_for_each_other_are_more_than_cores_unless_the_user_chose() {
+        let threads = |facts: Facts| {
+            let set = |step: &Step| step.environment.iter().any(|(name, value)| *name == TEST_THREADS && value == "4");
+            named(facts, &everything(), set)
+        };
+        assert_eq!(threads(ALL), ["tests"]);
+        assert!(threads(Facts { threads: None, ..ALL }).is_empty());
+        assert!(threads(Facts { gpu: true, ..ALL }).is_empty());
     }
 
     #[test]
