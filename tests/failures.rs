@@ -1,7 +1,7 @@
-//! The table of failures elsewhere, `docs/failures.md`, names tests that exist.
+//! The tables of failures elsewhere, `docs/failures.md`, and of faults, `docs/support.md`, name tests that exist.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The rows of the table: number, what failed, links, tests.
 fn rows(text: &str) -> Vec<[&str; 4]> {
@@ -27,24 +27,56 @@ fn has_test(source: &str, name: &str) -> bool {
     })
 }
 
+/// Tests by the name that documents give them, `file::function`.
+#[derive(Default)]
+struct Tests {
+    sources: HashMap<PathBuf, String>,
+}
+
+impl Tests {
+    /// Fails unless all that a cell names exist; gives their number.
+    fn assert_exist(&mut self, row: &str, cell: &str) -> usize {
+        let named = cell.split('`').filter(|part| part.contains("::"));
+        named
+            .inspect(|test| {
+                let (file, function) = test.rsplit_once("::").unwrap();
+                let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+                let source = self.sources.entry(path).or_insert_with_key(|path| {
+                    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{row}: {file}: {error}"))
+                });
+                assert!(has_test(source, function), "{row}: {file} has no test `{function}`");
+            })
+            .count()
+    }
+}
+
+#[test]
+fn every_fault_has_tests_that_exist() {
+    let section = include_str!("../docs/support.md").split("\n## ").find_map(|part| part.strip_prefix("Faults\n"));
+    let rows = section.expect("a section on faults").lines().filter(|line| line.starts_with("| "));
+    let mut tests = Tests::default();
+    // The first names the columns.
+    let counts: Vec<_> = rows
+        .skip(1)
+        .map(|row| {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            let [_, fault, happens, afterwards, named, _] = cells[..] else { panic!("four columns: {row}") };
+            assert!(!happens.is_empty() && !afterwards.is_empty(), "{fault}");
+            tests.assert_exist(fault, named)
+        })
+        .collect();
+    assert!(counts.len() >= 8 && counts.iter().all(|&count| count > 0), "{counts:?}");
+}
+
 #[test]
 fn every_failure_has_tests_that_exist_or_says_why_not() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = include_str!("../docs/failures.md");
     let rows = rows(text);
     let numbers: Vec<_> = rows.iter().map(|row| row[0].parse::<usize>().unwrap()).collect();
     assert_eq!(numbers, (1..=51).collect::<Vec<_>>());
-    let mut sources = HashMap::new();
+    let mut existing = Tests::default();
     for [number, failure, links, tests] in rows {
-        let mut named = 0;
-        for test in tests.split('`').filter(|part| part.contains("::")) {
-            let (file, function) = test.rsplit_once("::").unwrap();
-            let source = sources.entry(file).or_insert_with(|| {
-                std::fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("{number}: {file}: {error}"))
-            });
-            assert!(has_test(source, function), "{number}: {file} has no test `{function}`");
-            named += 1;
-        }
+        let named = existing.assert_exist(number, tests);
         assert!(named > 0 || failure.contains("**Does not apply**"), "{number}: no test, and no reason why not");
         for link in links.split("](").skip(1) {
             let address = link.split(')').next().unwrap();
