@@ -15,15 +15,12 @@ fn rows(text: &str) -> Vec<[&str; 4]> {
 
 /// Whether a source has a function of this name that is a test, be it one of proptest.
 fn has_test(source: &str, name: &str) -> bool {
-    let mut before = "";
+    // Other attributes, of a line or of several, may stand between.
+    let mut is_test = false;
     source.lines().map(str::trim).any(|line| {
-        let found =
-            before == "#[test]" && line.strip_prefix("fn ").is_some_and(|rest| rest.split('(').next() == Some(name));
-        // Attributes may stand between.
-        if !line.starts_with("#[") || line == "#[test]" {
-            before = line;
-        }
-        found
+        is_test |= line == "#[test]";
+        let Some(rest) = line.strip_prefix("fn ") else { return false };
+        std::mem::take(&mut is_test) && rest.split('(').next() == Some(name)
     })
 }
 
@@ -90,7 +87,7 @@ fn every_failure_has_tests_that_exist_or_says_why_not() {
 
 #[test]
 fn a_test_is_known_by_its_attribute_and_its_whole_name() {
-    let source = "#[test]\nfn one() {\n}\n\nfn two() {}\n\n    #[test]\n    #[expect(unsafe_code)]\n    fn three(\n";
+    let source = "#[test]\nfn one() {\n}\n\nfn two() {}\n\n    #[test]\n    #[expect(\n        unsafe_code,\n    )]\n    fn three(\n";
     assert!(has_test(source, "one") && has_test(source, "three"));
     assert!(!has_test(source, "two") && !has_test(source, "on") && !has_test(source, "four"));
 }
