@@ -25,10 +25,10 @@ setup   Makes sure that a Vulkan loader and driver are there. On a Debian or Ubu
         what the tests run with besides: it unpacks SwiftShader, the Khronos validation layer and spirv-val from Debian's
         packages into target/drivers, which takes no privileges, and installs Mesa's OpenGL driver and Open MPI as it does Vulkan's.
 
-test    Runs setup, then formatting, lints, documentation, tests, doctests, spirv-val on every shader, one iteration of
-        the benchmark and the test vectors, then the device tests and the test vectors on SwiftShader, with the
-        validation layer under the tests, and through OpenGL, the jobs of several processes under Open MPI, on one host and,
-        where network namespaces can be made, on several, and the packaging. A step that fails does not keep the others from running;
+test    Runs setup, then formatting, lints, documentation and the packaging, and tests; then, side by side, the jobs of several
+        processes under Open MPI, on one host and, where network namespaces can be made, on several, doctests, spirv-val on every
+        shader and one iteration of the benchmark; then the device tests on SwiftShader, with the validation layer under them,
+        and through OpenGL, and the test vectors on each driver. A step that fails does not keep the others from running;
         what failed is said again at the end. Steps whose cargo component is not installed are named and left out.
         --no-setup      download and install nothing; what is there already is used
         --every-driver  fail where a driver or validator is missing; without it, what needs them is reported as NOT RUN

@@ -1,9 +1,9 @@
 //! Runs the checks and tests one after the other, those that use one core side by side. A step that fails does not hide what the
 //! others say.
 //!
-//! All of them use the release profile, so that clippy and rustdoc share one set of dependency metadata and the tests,
-//! the benchmark and the examples share one set of compiled dependencies. `cargo package` knows no profile and builds
-//! for development, but without the dependencies of the tests.
+//! All of them use the release profile, so that the tests, the benchmark and the examples share one set of compiled
+//! dependencies, and clippy and rustdoc metadata of those that have the same features without the tests. `cargo package` knows
+//! no profile and builds for development, but without the dependencies of the tests.
 
 use std::env;
 use std::ffi::OsString;
