@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// What the ranks wait for each other in tests of faults, in seconds.
 const TIMEOUT: u64 = 15;
-/// A job that takes longer hangs.
+/// A job that takes longer hangs. Tests in which nobody may wait for the deadline have a later one, so that who does wait hangs.
 const LONGEST: Duration = Duration::from_secs(150);
 
 /// The examples, of which this is `train_digits_mpi`, built with the profile of this test.
@@ -172,7 +172,6 @@ fn ranks_that_disagree_are_an_error_on_every_rank() {
 
 #[test]
 fn a_rank_that_gives_up_is_named_by_the_others() {
-    let start = Instant::now();
     // At the last exchange too, when all layers have been through forward.
     for exchange in [0, 5] {
         let fault = format!("--steps 5 --timeout 600 --fault give-up --fault-exchange {exchange}");
@@ -182,7 +181,6 @@ fn a_rank_that_gives_up_is_named_by_the_others() {
             assert_eq!(outcome.error_of(rank), expected);
         }
     }
-    assert!(start.elapsed() < LONGEST, "nobody waits for the deadline");
 }
 
 #[test]
@@ -207,7 +205,6 @@ fn ranks_that_make_different_calls_are_an_error_on_every_rank() {
         (2, "rank 1 exchanges messages of 208 values, while rank 0 exchanges messages of 310 values"),
         (5, "rank 1 sums "),
     ];
-    let start = Instant::now();
     for (exchange, what) in cases {
         for (ranks, groups) in [(3, 1), (4, 2)] {
             let fault = "--steps 5 --timeout 600 --fault skip";
@@ -219,7 +216,6 @@ fn ranks_that_make_different_calls_are_an_error_on_every_rank() {
             }
         }
     }
-    assert!(start.elapsed() < LONGEST, "nobody waits for the deadline");
 }
 
 #[test]
