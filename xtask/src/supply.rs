@@ -100,8 +100,10 @@ fn minimal_versions(root: &Path) -> Result<(), String> {
     let failed = |error: io::Error| format!("{}: {error}", copy.display());
     // From an earlier run; without one there is nothing to remove.
     drop(fs::remove_dir_all(&copy));
-    copy_folder(&root.join("src"), &copy.join("src")).map_err(failed)?;
-    copy_folder(&root.join("shaders"), &copy.join("shaders")).map_err(failed)?;
+    // The last is what the library's documentation includes.
+    for folder in ["src", "shaders", "docs"] {
+        copy_folder(&root.join(folder), &copy.join(folder)).map_err(failed)?;
+    }
     fs::copy(root.join("README.md"), copy.join("README.md")).map_err(failed)?;
     fs::write(copy.join("Cargo.toml"), library_alone(&manifest)).map_err(failed)?;
     run_cargo(&copy, &["generate-lockfile"].map(OsString::from), None)?;
