@@ -643,7 +643,7 @@ mod tests {
             assert_eq!((found.0.as_deref(), found.1.as_deref()), expected, "{}", step.name);
         }
         let chosen = Facts { backends_chosen: true, ..ALL };
-        assert_eq!(named(chosen, &everything(), |step| !step.environment.is_empty()).len(), 9);
+        assert_eq!(named(chosen, &everything(), |step| !step.environment.is_empty()).len(), 10);
     }
 
     #[test]
