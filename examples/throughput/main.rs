@@ -14,6 +14,7 @@ mod buffers;
 mod check;
 mod configuration;
 mod element;
+mod floor;
 mod growth;
 mod host;
 mod measure;
@@ -86,6 +87,12 @@ copy and the sum fit as well.
             mark             reads positions * 4 bytes of flags, writes a bit an element and a bit a position: a copy of
                              the bits + a sum of what is read beyond; where less is read than written, a copy of half
                              of both together
+With `--floor`, each operation has the row of its floor: the fastest of the least kernels that read and write what it does in
+the order that the layout forces, without statistics (of 3 to 17 for each walk, of one dispatch or two). An invocation keeps
+to its channels, since it is their statistics that it would hold; rows that share units are stored by elements, or four
+channels at once. What a floor is above the limit is the layout's; what the operation is above its floor is the kernel's.
+`16x64w / 64x4`: workgroups of 16 that take 64 trips an invocation and wait for each other, then workgroups of 64 that take 4.
+
   workspace  bytes of the plan's scratch, which serves every operation; marked where it is more than the larger of 1 %
           of the tensor and 96 bytes a channel plus 64 KiB; with segments 104 bytes an instance, as they share gamma";
 
@@ -113,6 +120,9 @@ struct Arguments {
     /// Work on tensors in windows of at most this many bytes [default: what the library does, 1 GiB or what fits a binding]
     #[arg(long, value_name = "BYTES")]
     window: Option<u64>,
+    /// Beside every operation its floor: the least kernels that read and write the same in the order that the layout forces
+    #[arg(long, conflicts_with_all = ["growth", "strategies", "activation", "residual", "segments", "padded", "renormalized", "element"])]
+    floor: bool,
     /// Three rounds of shorter passes
     #[arg(long)]
     quick: bool,
@@ -248,6 +258,7 @@ fn bench<'a>(arguments: &Arguments, gpu: &'a support::Gpu) -> Bench<'a> {
         rounds,
         target,
         every_strategy: arguments.strategies,
+        floors: arguments.floor,
     }
 }
 

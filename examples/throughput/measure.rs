@@ -5,6 +5,7 @@ use wgpu_batch_norm::{BatchNorm, Kernels, Layout, Plan};
 use crate::buffers::Buffers;
 use crate::check::Checker;
 use crate::configuration::Configuration;
+use crate::floor::{BoundFloor, Floor};
 use crate::operations::{Bound, Operation};
 use crate::shapes::Dims;
 use crate::support::Gpu;
@@ -31,6 +32,8 @@ pub struct Bench<'a> {
     pub target: f64,
     /// Measure every strategy that serves, the planner's choice first, in place of that choice alone.
     pub every_strategy: bool,
+    /// Measure the floor of every operation.
+    pub floors: bool,
 }
 
 /// An operation on one shape by one plan: bound to every set of buffers and right on all of them, or the reason why not.
@@ -121,6 +124,9 @@ impl Bench<'_> {
             return vec![self.row("copy", dims, layout, Status::Wrong(message), None)];
         }
         let candidates = self.candidates(bn, plan, plans, sets, &checkers);
+        let floors = self.floors(dims, layout, &sets[0]);
+        let bound_floors: Vec<Vec<BoundFloor<'_>>> =
+            floors.iter().map(|(_, floor)| sets.iter().map(|set| floor.bind(self.gpu, set)).collect()).collect();
         let mut records: Vec<Record<'_>> = Vec::new();
         for bounds in copies.iter().chain(&sums) {
             records.push(Box::new(|iteration, pass| bounds[iteration % bounds.len()].record(pass)));
@@ -130,7 +136,12 @@ impl Bench<'_> {
                 records.push(Box::new(|iteration, pass| bounds[iteration % bounds.len()].record(pass)));
             }
         }
-        let mut times = self.timer.alternate(self.target, self.rounds, sets.len(), &records).into_iter();
+        for bounds in &bound_floors {
+            records.push(Box::new(|iteration, pass| bounds[iteration % bounds.len()].record(pass)));
+        }
+        let mut times = self.timer.alternate(self.target, self.rounds, sets.len(), &records);
+        let floor_times = times.split_off(times.len() - floors.len());
+        let mut times = times.into_iter();
         let mut fastest = |count| times.by_ref().take(count).min_by(|one, other| one.median.total_cmp(&other.median));
         let (Some(copy), Some(sum)) = (fastest(copies.len()), fastest(sums.len())) else { return Vec::new() };
         let copy_gbps = gbps(2 * size, copy.median);
@@ -171,8 +182,25 @@ impl Bench<'_> {
                 Err(status) => status.clone(),
             };
             rows.push(self.row(operation.name(), dims, layout, status, Some(Workspace::of(plan))));
+            let own = floors.iter().zip(&floor_times).filter(|((of, _), _)| of == operation);
+            if let Some(((_, floor), time)) = own.min_by(|(_, one), (_, other)| one.median.total_cmp(&other.median)) {
+                let limit = operation.limit(&self.configuration, dims[1] as u32, copy.median, sum.median);
+                let dispatches = floor.dispatch_count();
+                let bytes = [
+                    operation.ideal_bytes(&self.configuration, plan),
+                    operation.moved_bytes(&self.configuration, plan, dispatches),
+                ];
+                let figures = figures(*time, limit, bytes[0], bytes[1], floor.name(), dispatches);
+                rows.push(self.row(operation.floor_name(), dims, layout, Status::Measured(figures), None));
+            }
         }
         rows
+    }
+
+    fn floors(&self, dims: Dims, layout: Layout, set: &Buffers) -> Vec<(Operation, Floor)> {
+        let operations = self.operations.iter().filter(|_| self.floors);
+        let of = |operation| Floor::fastest(self.gpu, &self.timer, operation, dims, layout, set);
+        operations.flat_map(|&operation| of(operation).into_iter().map(move |floor| (operation, floor))).collect()
     }
 
     fn on_sets<'a>(&self, yardstick: &'a Yardstick, sets: &[Buffers], size: u64) -> Vec<BoundYardstick<'a>> {

@@ -44,6 +44,28 @@ impl Operation {
         }
     }
 
+    /// What the row of its floor is called.
+    pub const fn floor_name(self) -> &'static str {
+        match self {
+            Self::Training => "floor_training",
+            Self::Inference => "floor_inference",
+            Self::Backward => "floor_backward",
+            Self::BackwardFrozen => "floor_frozen",
+            Self::Mark => "floor_mark",
+        }
+    }
+
+    /// Tensors that the reduction and the map of the plain operation read; `None` where it goes over no tensor.
+    pub const fn walks(self) -> Option<[u32; 2]> {
+        match self {
+            Self::Training => Some([1, 1]),
+            Self::Inference => Some([0, 1]),
+            Self::Backward => Some([2, 2]),
+            Self::BackwardFrozen => Some([2, 1]),
+            Self::Mark => None,
+        }
+    }
+
     /// What the reduction reads, what the map reads, and what is written.
     ///
     /// An activation's derivative is taken in both walks of a backward, and padding looked up in every walk. Not

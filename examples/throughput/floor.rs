@@ -1,0 +1,308 @@
+//! The floor of an operation: the least kernels that read and write its tensors in the order that the layout forces, and compute no
+//! statistics. What a floor is above the limit no kernel of that order can save; what an operation is above its floor is its own.
+
+use wgpu_batch_norm::Layout;
+
+use crate::buffers::Buffers;
+use crate::operations::Operation;
+use crate::shapes::Dims;
+use crate::support::Gpu;
+use crate::timer::{Record, Timer};
+
+const WHOLE: &str = include_str!("floor/whole.wgsl");
+const SHARED: &str = include_str!("floor/shared.wgsl");
+
+/// Trips of four units that an invocation takes; beside them, all of a lane.
+const BLOCKS: [u64; 3] = [4, 16, 64];
+
+/// How whole units make lanes, in the terms of `floor/whole.wgsl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Walk {
+    side_by_side: bool,
+    all_lanes: u64,
+    run: u64,
+    distance: u64,
+    extent: u64,
+}
+
+/// The walk over a layout by whole units, if there is one; and whether rows share their end units, so that this is a walk over four
+/// channels at once.
+fn walk([n, c, h, w]: Dims, layout: Layout) -> (Option<Walk>, bool) {
+    let [n, c, positions] = [n as u64, c as u64, (h * w) as u64];
+    let (outer, inner) = match layout {
+        Layout::ChannelsFirst => (n, positions),
+        Layout::ChannelsLast => (n * positions, 1),
+    };
+    let step = c * inner;
+    if inner < 16 {
+        // Whole outer steps that are whole units.
+        let steps = (1..=4).find(|steps| (steps * step).is_multiple_of(4)).filter(|steps| outer.is_multiple_of(*steps));
+        let columns = steps.map(|steps| steps * step / 4);
+        let lanes = |units| Walk {
+            side_by_side: true,
+            all_lanes: units,
+            run: 1,
+            distance: units,
+            extent: outer * step / 4 / units,
+        };
+        return (columns.map(lanes), false);
+    }
+    let rows = |channels: u64| Walk {
+        side_by_side: false,
+        all_lanes: c / channels,
+        run: channels * inner / 4,
+        distance: step / 4,
+        extent: outer * channels * inner / 4,
+    };
+    match (inner.is_multiple_of(4), c.is_multiple_of(4)) {
+        (true, _) => (Some(rows(1)), false),
+        (false, true) => (Some(rows(4)), true),
+        (false, false) => (None, true),
+    }
+}
+
+/// A kernel with its constants.
+#[derive(Clone, Debug)]
+struct Kernel {
+    text: &'static str,
+    constants: Vec<(&'static str, f64)>,
+    groups: u64,
+    name: String,
+}
+
+/// Which tensors are summed, and which are read again.
+type Walks = [u32; 2];
+
+impl Walk {
+    /// `blocks` trips an invocation, or a whole lane.
+    fn kernel(&self, size: u64, positions: u64, blocks: Option<u64>, waits: bool, [summed, mapped]: Walks) -> Kernel {
+        let lanes = (size / positions).min(self.all_lanes);
+        let split = blocks.map_or(self.extent, |blocks| (4 * positions * blocks).min(self.extent));
+        let flag = |is| if is { 1.0 } else { 0.0 };
+        let constants = vec![
+            ("WORKGROUP_SIZE", size as f64),
+            ("SIDE_BY_SIDE", flag(self.side_by_side)),
+            ("LANES", lanes as f64),
+            ("POSITIONS", positions as f64),
+            ("ALL_LANES", self.all_lanes as f64),
+            ("RUN", self.run as f64),
+            ("DISTANCE", self.distance as f64),
+            ("EXTENT", self.extent as f64),
+            ("SPLIT", split as f64),
+            ("SUMMED", f64::from(summed)),
+            ("MAPPED", f64::from(mapped)),
+            ("WAITS", flag(waits)),
+        ];
+        let trips = split.div_ceil(4 * positions);
+        let name = format!("{size}x{trips}{}", if waits { "w" } else { "" });
+        Kernel { text: WHOLE, constants, groups: self.all_lanes.div_ceil(lanes) * self.extent.div_ceil(split), name }
+    }
+
+    /// Positions of a lane in workgroups of `size`, each of which has something to do.
+    fn positions(&self, size: u64) -> Vec<u64> {
+        let useful = self.extent.div_ceil(4).next_power_of_two();
+        if self.side_by_side { vec![(size / self.all_lanes).clamp(1, useful)] } else { vec![1, size.min(useful)] }
+    }
+
+    fn kernels(&self, walks: Walks) -> Vec<Kernel> {
+        let sizes: &[u64] = if self.side_by_side { &[8, 16, 64] } else { &[8] };
+        let mut kernels: Vec<Kernel> = Vec::new();
+        for &size in sizes {
+            for positions in self.positions(size) {
+                for blocks in BLOCKS.map(Some).into_iter().chain([None]) {
+                    // What is summed and mapped by one kernel is a whole lane.
+                    if walks.iter().all(|tensors| *tensors > 0) && blocks.is_some() {
+                        continue;
+                    }
+                    for waits in [false, true] {
+                        if !waits || (self.side_by_side && size > 16) {
+                            kernels.push(self.kernel(size, positions, blocks, waits, walks));
+                        }
+                    }
+                }
+            }
+        }
+        kernels.dedup_by(|one, other| one.constants == other.constants);
+        kernels
+    }
+}
+
+fn shared_kernel([n, c, h, w]: Dims, middle_apart: bool, [summed, mapped]: Walks) -> Kernel {
+    let constants = vec![
+        ("WORKGROUP_SIZE", 8.0),
+        ("CHANNELS", c as f64),
+        ("INNER", (h * w) as f64),
+        ("OUTER", n as f64),
+        ("SUMMED", f64::from(summed)),
+        ("MAPPED", f64::from(mapped)),
+        ("MIDDLE_APART", if middle_apart { 1.0 } else { 0.0 }),
+    ];
+    let name = if middle_apart { "middles apart" } else { "by element" };
+    Kernel { text: SHARED, constants, groups: (c as u64).div_ceil(8), name: name.into() }
+}
+
+/// Which kernels the floor is made of, where it is not the fastest that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Whole units and no waiting.
+    Plain,
+    /// The same with barriers in the loops.
+    Waiting,
+    /// Rows that share units, every element stored by itself.
+    ByElement,
+    /// The same, without a mask where units lie within the row.
+    MiddlesApart,
+}
+
+/// Dispatches that do what an operation must at least.
+pub struct Floor {
+    kernels: Vec<(Kernel, wgpu::ComputePipeline)>,
+}
+
+/// A floor over two tensors that are read and one that is written.
+pub struct BoundFloor<'a> {
+    dispatches: Vec<(&'a wgpu::ComputePipeline, wgpu::BindGroup, [u32; 2])>,
+}
+
+impl Floor {
+    fn new(gpu: &Gpu, kernels: Vec<Kernel>) -> Self {
+        let compiled = kernels.into_iter().map(|kernel| {
+            let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: None,
+                source: wgpu::ShaderSource::Wgsl(kernel.text.into()),
+            });
+            let entry = |binding, read_only| wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: wgpu::BufferBindingType::Storage { read_only },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            };
+            let bind_group_layout = gpu.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label: None,
+                entries: &[entry(0, true), entry(1, true), entry(2, false)],
+            });
+            let layout = gpu.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: None,
+                bind_group_layouts: &[Some(&bind_group_layout)],
+                immediate_size: 0,
+            });
+            let pipeline = gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: None,
+                layout: Some(&layout),
+                module: &module,
+                entry_point: Some("main"),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &kernel.constants,
+                    zero_initialize_workgroup_memory: false,
+                },
+                cache: None,
+            });
+            (kernel, pipeline)
+        });
+        Self { kernels: compiled.collect() }
+    }
+
+    /// One floor of a kind; `None` where the shape or the operation has none.
+    pub fn of(gpu: &Gpu, operation: Operation, dims: Dims, layout: Layout, which: Which) -> Option<Self> {
+        let walks = operation.walks()?;
+        let (walk, shares) = walk(dims, layout);
+        let waits = which == Which::Waiting;
+        let kernels = match which {
+            Which::Plain | Which::Waiting => {
+                let walk = walk?;
+                let lone = !walk.side_by_side && walk.extent <= 512;
+                let (size, positions) = match (walk.side_by_side, lone) {
+                    (true, _) => (64, walk.positions(64)[0]),
+                    (false, lone) => (8, if lone { 1 } else { walk.positions(8)[1] }),
+                };
+                let whole = walk.kernel(size, positions, None, waits, walks);
+                match (walks, whole.groups >= 4) {
+                    (_, true) | ([0, _], _) => vec![whole],
+                    ([summed, mapped], false) => [[summed, 0], [0, mapped]]
+                        .map(|walks| walk.kernel(size, positions, Some(64), waits, walks))
+                        .into(),
+                }
+            }
+            Which::ByElement | Which::MiddlesApart => {
+                let usable = shares && dims.iter().product::<usize>().is_multiple_of(4);
+                vec![usable.then(|| shared_kernel(dims, which == Which::MiddlesApart, walks))?]
+            }
+        };
+        Some(Self::new(gpu, kernels))
+    }
+
+    /// The fastest floors of a shape, of one dispatch and of two, by whole units and by elements.
+    pub fn fastest(
+        gpu: &Gpu,
+        timer: &Timer<'_>,
+        operation: Operation,
+        dims: Dims,
+        layout: Layout,
+        set: &Buffers,
+    ) -> Vec<Self> {
+        let Some(walks @ [summed, mapped]) = operation.walks() else { return Vec::new() };
+        let (walk, _) = walk(dims, layout);
+        let fastest = |kernels: Vec<Kernel>| {
+            let floors: Vec<Self> = kernels.into_iter().map(|kernel| Self::new(gpu, vec![kernel])).collect();
+            let bounds: Vec<BoundFloor<'_>> = floors.iter().map(|floor| floor.bind(gpu, set)).collect();
+            let mut records: Vec<Record<'_>> = Vec::new();
+            for bound in &bounds {
+                records.push(Box::new(|_, pass| bound.record(pass)));
+            }
+            let times = timer.alternate(0.003, 5, 1, &records);
+            let best = (0..times.len()).min_by(|one, other| times[*one].median.total_cmp(&times[*other].median))?;
+            drop(records);
+            drop(bounds);
+            floors.into_iter().nth(best)
+        };
+        let mut found = Vec::new();
+        if let Some(walk) = walk {
+            found.extend(fastest(walk.kernels(walks)));
+            if summed > 0 {
+                let halves = [fastest(walk.kernels([summed, 0])), fastest(walk.kernels([0, mapped]))];
+                found.push(Self { kernels: halves.into_iter().flatten().flat_map(|floor| floor.kernels).collect() });
+            }
+        }
+        let by_element = [Which::ByElement, Which::MiddlesApart];
+        found.extend(by_element.into_iter().filter_map(|which| Self::of(gpu, operation, dims, layout, which)));
+        found
+    }
+
+    /// `Workgroup size` x `trips of an invocation`, `w` where it waits, for every dispatch.
+    pub fn name(&self) -> String {
+        self.kernels.iter().map(|(kernel, _)| &*kernel.name).collect::<Vec<_>>().join(" / ")
+    }
+
+    pub fn dispatch_count(&self) -> usize {
+        self.kernels.len()
+    }
+
+    pub fn bind(&self, gpu: &Gpu, set: &Buffers) -> BoundFloor<'_> {
+        let dispatches = self.kernels.iter().map(|(kernel, pipeline)| {
+            let entry =
+                |binding, buffer| wgpu::BindGroupEntry { binding, resource: wgpu::Buffer::as_entire_binding(buffer) };
+            let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: None,
+                layout: &pipeline.get_bind_group_layout(0),
+                entries: &[entry(0, &set.input), entry(1, &set.output_gradient), entry(2, &set.output)],
+            });
+            let width = kernel.groups.min(65535);
+            (pipeline, bind_group, [width as u32, kernel.groups.div_ceil(width) as u32])
+        });
+        BoundFloor { dispatches: dispatches.collect() }
+    }
+}
+
+impl BoundFloor<'_> {
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        for (pipeline, bind_group, [width, height]) in &self.dispatches {
+            pass.set_pipeline(pipeline);
+            pass.set_bind_group(0, bind_group, &[]);
+            pass.dispatch_workgroups(*width, *height, 1);
+        }
+    }
+}
