@@ -117,7 +117,7 @@ fn throughput(criterion: &mut Criterion) {
         std::process::exit(1);
     };
     println!("adapter: {gpu}");
-    let (kernels, timer) = (Kernels::new(&gpu.device), Timer::new(&gpu));
+    let (kernels, timer) = (Kernels::new(&gpu.device), Timer::new(&gpu, false));
     let [copies, sums] = yardstick::fastest(&gpu, &timer, kernels.profile().class);
     let bench = Bench { gpu: &gpu, kernels, timer, copies, sums };
     let plain = Configuration::default();

@@ -142,24 +142,24 @@ impl Bench<'_> {
         let mut times = self.timer.alternate(self.target, self.rounds, sets.len(), &records);
         let floor_times = times.split_off(times.len() - floors.len());
         let mut times = times.into_iter();
-        let mut fastest = |count| times.by_ref().take(count).min_by(|one, other| one.median.total_cmp(&other.median));
+        let mut fastest = |count| times.by_ref().take(count).min_by(|one, other| one.time.total_cmp(&other.time));
         let (Some(copy), Some(sum)) = (fastest(copies.len()), fastest(sums.len())) else { return Vec::new() };
-        let copy_gbps = gbps(2 * size, copy.median);
+        let copy_gbps = gbps(2 * size, copy.time);
         let figures =
             |time: Summary, limit: f64, ideal: u64, moved: u64, strategy: String, dispatches: usize| Figures {
                 strategy,
                 dispatches,
-                ms: time.median * 1e3,
+                ms: time.time * 1e3,
                 spread: time.spread,
-                ns_per_element: time.median * 1e9 / plan.problem().elements() as f64,
-                ideal_gbps: gbps(ideal, time.median),
-                moved_gbps: gbps(moved, time.median),
-                copy_ratio: gbps(moved, time.median) / copy_gbps,
+                ns_per_element: time.time * 1e9 / plan.problem().elements() as f64,
+                ideal_gbps: gbps(ideal, time.time),
+                moved_gbps: gbps(moved, time.time),
+                copy_ratio: gbps(moved, time.time) / copy_gbps,
                 limit_ms: limit * 1e3,
-                limit_ratio: time.median / limit,
+                limit_ratio: time.time / limit,
             };
         let yardstick = |name, time: Summary, bytes| {
-            let figures = figures(time, time.median, bytes, bytes, "yardstick".into(), 1);
+            let figures = figures(time, time.time, bytes, bytes, "yardstick".into(), 1);
             self.row(name, dims, layout, Status::Measured(figures), None)
         };
         let mut rows = vec![yardstick("copy", copy, 2 * size), yardstick("sum", sum, size)];
@@ -170,7 +170,7 @@ impl Bench<'_> {
                         let dispatches = bounds[0].dispatch_count();
                         Status::Measured(figures(
                             time,
-                            operation.limit(&self.configuration, dims[1] as u32, copy.median, sum.median),
+                            operation.limit(&self.configuration, dims[1] as u32, copy.time, sum.time),
                             operation.ideal_bytes(&self.configuration, plan),
                             operation.moved_bytes(&self.configuration, plan, dispatches),
                             operation.strategy(&self.configuration, plan, dispatches, self.every_strategy),
@@ -183,8 +183,8 @@ impl Bench<'_> {
             };
             rows.push(self.row(operation.name(), dims, layout, status, Some(Workspace::of(plan))));
             let own = floors.iter().zip(&floor_times).filter(|((of, _), _)| of == operation);
-            if let Some(((_, floor), time)) = own.min_by(|(_, one), (_, other)| one.median.total_cmp(&other.median)) {
-                let limit = operation.limit(&self.configuration, dims[1] as u32, copy.median, sum.median);
+            if let Some(((_, floor), time)) = own.min_by(|(_, one), (_, other)| one.time.total_cmp(&other.time)) {
+                let limit = operation.limit(&self.configuration, dims[1] as u32, copy.time, sum.time);
                 let dispatches = floor.dispatch_count();
                 let bytes = [
                     operation.ideal_bytes(&self.configuration, plan),

@@ -43,7 +43,7 @@ pub fn fastest(gpu: &Gpu, timer: &Timer<'_>, class: AdapterClass) -> [Vec<Yardst
             let bounds = candidates.each_ref().map(|candidate| candidate.bind(gpu, &input, &output, size));
             let records = bounds.each_ref().map(|bound| -> Record<'_> { Box::new(|_, pass| bound.record(pass)) });
             let times = timer.alternate(0.01, 5, 1, &records);
-            let order = BLOCKS.iter().zip(&times).min_by(|a, b| a.1.median.total_cmp(&b.1.median));
+            let order = BLOCKS.iter().zip(&times).min_by(|a, b| a.1.time.total_cmp(&b.1.time));
             Yardstick::new(gpu, workgroup_size, order.map_or(1, |(blocks, _)| *blocks), text)
         });
         fastest.collect()

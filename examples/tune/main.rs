@@ -90,7 +90,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let kernels = Kernels::new(&gpu.device);
-    let timer = Timer::new(&gpu);
+    let timer = Timer::new(&gpu, false);
     let [copies, sums] = yardstick::fastest(&gpu, &timer, kernels.profile().class);
     let (rounds, target) = if arguments.quick { (3, 0.003) } else { (9, 0.01) };
     let asked_for = |operation: &Operation| arguments.op.is_empty() || arguments.op.contains(operation);
