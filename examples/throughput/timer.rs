@@ -16,13 +16,13 @@ pub type Record<'a> = Box<dyn Fn(usize, &mut wgpu::ComputePass<'_>) + 'a>;
 /// Times passes by GPU timestamps, or by the wall clock where the device has none.
 pub struct Timer<'a> {
     gpu: &'a Gpu,
-    /// Take the least of the samples in place of the median.
-    least: bool,
+    /// Take the time that processors spend, which other work leaves alone but for its share of caches, and the least of the samples.
+    by_processors: bool,
     timestamps: Option<(wgpu::QuerySet, wgpu::Buffer)>,
 }
 
 impl<'a> Timer<'a> {
-    pub fn new(gpu: &'a Gpu, least: bool) -> Self {
+    pub fn new(gpu: &'a Gpu, by_processors: bool) -> Self {
         let timestamps = gpu.device.features().contains(wgpu::Features::TIMESTAMP_QUERY).then(|| {
             let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: Some("wgpu_batch_norm::throughput::timestamps"),
@@ -37,12 +37,16 @@ impl<'a> Timer<'a> {
             });
             (queries, resolved)
         });
-        Self { gpu, least, timestamps }
+        Self { gpu, by_processors, timestamps }
     }
 
     /// What the times are taken with.
     pub fn clock(&self) -> &'static str {
-        if self.timestamps.is_some() { "GPU timestamps" } else { "wall clock" }
+        match (self.by_processors, &self.timestamps) {
+            (true, _) => "processor time",
+            (false, Some(_)) => "GPU timestamps",
+            (false, None) => "wall clock",
+        }
     }
 
     /// Seconds per iteration of every record, each taken once a round so that drift hits all alike.
@@ -62,7 +66,7 @@ impl<'a> Timer<'a> {
         }
         let summary = |samples: &mut Vec<f64>| {
             let summary = Summary::of(samples);
-            if self.least { Summary { time: samples[0], ..summary } } else { summary }
+            if self.by_processors { Summary { time: samples[0], ..summary } } else { summary }
         };
         samples.iter_mut().map(summary).collect()
     }
@@ -87,10 +91,13 @@ impl<'a> Timer<'a> {
             encoder.resolve_query_set(queries, 0..2, resolved, 0);
         }
         let commands = encoder.finish();
-        let started = Instant::now();
+        let started = (Instant::now(), processor_time());
         self.gpu.queue.submit([commands]);
         self.gpu.wait();
-        let Some((_, resolved)) = &self.timestamps else { return started.elapsed().as_secs_f64() };
+        if let (true, Some(before), Some(after)) = (self.by_processors, started.1, processor_time()) {
+            return after - before;
+        }
+        let Some((_, resolved)) = &self.timestamps else { return started.0.elapsed().as_secs_f64() };
         let ticks: Vec<u64> = self.gpu.read(resolved, 2);
         ticks[1].saturating_sub(ticks[0]) as f64 * f64::from(self.gpu.queue.get_timestamp_period()) * 1e-9
     }
@@ -110,6 +117,17 @@ impl<'a> Timer<'a> {
             iterations = ((iterations as f64 * growth) as usize).min(MOST_ITERATIONS);
         }
     }
+}
+
+/// Seconds that processors have spent on this process, drivers in it included; not known everywhere.
+fn processor_time() -> Option<f64> {
+    #[cfg(target_os = "linux")]
+    {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        Some(time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9)
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
 /// Iterations of `seconds` each for a pass of `target` seconds.
