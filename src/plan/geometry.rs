@@ -374,7 +374,7 @@ impl Geometry {
         params.split_extent = narrow(self.split_extent);
         params.outer_elements = narrow(outer_elements(problem));
         params.step_elements = narrow(self.positions / self.row_units * outer_elements(problem));
-        params.trips_in_step = profile.trips_in_step(self.family, self.workgroup_size, tensor.elements());
+        params.trips_in_step = profile.trips_in_step(self.family, self.workgroup_size, self.blocks, tensor.elements());
         params.step_unit = narrow(self.positions % self.row_units);
         params.blocks = narrow(self.blocks);
         params.repeats = narrow(self.repeats);

@@ -118,10 +118,10 @@ impl DeviceProfile {
     }
 
     /// Trips after which the invocations of a workgroup wait for each other; 0 if never. Not where one or two vectors cover a
-    /// super-row, nor where caches hold the whole tensor.
-    pub(crate) const fn trips_in_step(&self, family: Family, workgroup_size: u32, elements: u64) -> u32 {
-        let waits = self.is_cpu() && matches!(family, Family::Columns) && workgroup_size > 16 && elements > CACHED;
-        if waits { 4 } else { 0 }
+    /// super-row, nor where caches hold the whole tensor, nor where so few trips are made that caches hold what lies beside them.
+    pub(crate) const fn trips_in_step(&self, family: Family, workgroup_size: u32, blocks: u64, elements: u64) -> u32 {
+        let columns = matches!(family, Family::Columns) && workgroup_size > 16;
+        if self.is_cpu() && columns && elements > CACHED && blocks > FEW_TRIPS { 4 } else { 0 }
     }
 
     /// Invocations of a finalize workgroup: few, because its work is small.
@@ -152,6 +152,9 @@ impl DeviceProfile {
 
 /// Elements of a tensor that the caches of a processor hold.
 const CACHED: u64 = 1 << 19;
+
+/// Trips of an invocation of which it does not pay to wait.
+const FEW_TRIPS: u64 = 16;
 
 /// Workgroup memory of the larger accumulator: four vectors of four `f32`.
 pub(crate) const WORKGROUP_BYTES_PER_INVOCATION: u32 = 64;

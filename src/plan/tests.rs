@@ -710,7 +710,8 @@ fn workgroups_keep_in_step_in_columns_of_large_tensors_on_software_drivers_alone
                 for dispatch in all_dispatches(&plan) {
                     let columns = dispatch.kernel.walk().is_some_and(|walk| walk.family == Family::Columns);
                     let wide = dispatch.workgroup_size > 16;
-                    let expected = class == AdapterClass::Cpu && columns && wide && large;
+                    let long = dispatch.params.blocks > 16;
+                    let expected = class == AdapterClass::Cpu && columns && wide && large && long;
                     assert_eq!(dispatch.params.trips_in_step > 0, expected, "{class:?}: {dispatch:?}");
                     if expected {
                         kept.insert(std::mem::discriminant(&dispatch.kernel));
@@ -720,6 +721,21 @@ fn workgroups_keep_in_step_in_columns_of_large_tensors_on_software_drivers_alone
         }
     }
     assert!(kept.len() >= 4, "{}", kept.len());
+}
+
+/// 64 super-rows are 16 trips.
+#[test]
+fn few_trips_are_not_waited_for() {
+    let profile = DeviceProfile::webgpu(AdapterClass::Cpu);
+    for (outer, waits) in [(63, false), (64, false), (65, true)] {
+        let plan = plan(outer, 512, 49, &profile).unwrap();
+        let maps = all_dispatches(&plan).into_iter().filter(|dispatch| match dispatch.kernel {
+            Kernel::Apply(_, walk) | Kernel::MergeAndApply(_, _, walk) => walk.family == Family::Columns,
+            _ => false,
+        });
+        let trips: Vec<_> = maps.map(|map| (map.params.blocks > 16, map.params.trips_in_step > 0)).collect();
+        assert!(trips.len() >= 2 && trips.iter().all(|trips| *trips == (waits, waits)), "{outer}: {trips:?}");
+    }
 }
 
 /// A grid folds into a second dimension what its first does not hold; `tests/device/on_every_adapter/limits.rs` runs such grids.
