@@ -21,8 +21,6 @@ pub(super) struct Rule {
     pub super_rows: RangeInclusive<u64>,
     /// Workgroups that the strategy must have at least, unless the tensor is small.
     pub least_groups: u64,
-    /// Only where rows are a multiple of four elements, so that no unit is shared.
-    pub aligned: bool,
 }
 
 /// Tensors up to this many elements keep no machine busy however they are cut: the fewest dispatches win.
@@ -42,11 +40,7 @@ const fn rule(
     super_rows: RangeInclusive<u64>,
     least_groups: u64,
 ) -> Rule {
-    Rule { strategy, inner, super_rows, least_groups, aligned: false }
-}
-
-const fn aligned(rule: Rule) -> Rule {
-    Rule { aligned: true, ..rule }
+    Rule { strategy, inner, super_rows, least_groups }
 }
 
 /// For training on software drivers. Short channels are held in registers; channels that a core has to itself are read
@@ -64,9 +58,7 @@ pub(super) const CPU_TRAINING: &[Rule] = &[
 /// For both backwards on software drivers. They read two tensors, so caches hold half as much of each.
 pub(super) const CPU_BACKWARD: &[Rule] = &[
     rule(Strategy::Resident(ROWS), 16..=63, 0..=7, 4),
-    rule(Strategy::ChannelLoop(ROWS), 64..=u64::MAX, ANY, 4),
-    rule(Strategy::ChannelLoop(ROWS), 16..=63, 0..=7, 4),
-    aligned(rule(Strategy::ChannelLoop(ROWS), 16..=63, ANY, 4)),
+    rule(Strategy::ChannelLoop(ROWS), 16..=u64::MAX, ANY, 4),
     rule(Strategy::ChannelLoop(COLUMNS), 0..=15, 0..=512, 4),
     rule(split(ROWS, ROWS), 64..=u64::MAX, ANY, 0),
     rule(split(ROWS, ROWS), 16..=63, 0..=7, 0),
@@ -114,7 +106,6 @@ pub(super) fn select(
         .iter()
         .filter(|rule| among(rule.strategy))
         .filter(|rule| rule.inner.contains(&problem.inner) && rule.super_rows.contains(&super_rows(problem)))
-        .filter(|rule| !rule.aligned || problem.inner.is_multiple_of(4))
         .find_map(|rule| {
             let choice = Choice::new(rule.strategy, operation, tensor, profile)?;
             let enough = choice.geometries().all(|geometry| geometry.groups() >= rule.least_groups);

@@ -1031,15 +1031,15 @@ fn selection_changes_exactly_at_its_thresholds() {
         // Rows of 16 elements and more are walked as rows in one dispatch.
         (Cpu, 9, 64, 15, columns, columns, Columns),
         (Cpu, 9, 64, 16, rows, rows, Columns),
-        (Cpu, 9, 64, 17, rows, split(Rows, Columns), Columns),
+        (Cpu, 9, 64, 17, rows, rows, Columns),
         // Inference walks them as rows from 64 on.
-        (Cpu, 9, 64, 63, rows, split(Rows, Columns), Columns),
+        (Cpu, 9, 64, 63, rows, rows, Columns),
         (Cpu, 9, 64, 64, rows, rows, Rows),
         (Cpu, 9, 64, 65, rows, rows, Rows),
         // Up to seven super-rows are too short for columns; four trips of an invocation are held.
         (Cpu, 7, 64, 16, rows, rows, Rows),
         (Cpu, 8, 64, 16, rows, rows, Columns),
-        (Cpu, 8, 64, 18, rows, split(Rows, Columns), Columns),
+        (Cpu, 8, 64, 18, rows, rows, Columns),
         (Cpu, 3, 64, 16, resident(Rows), resident(Rows), Rows),
         (Cpu, 4, 64, 16, resident(Rows), resident(Rows), Rows),
         (Cpu, 5, 64, 16, rows, rows, Rows),
