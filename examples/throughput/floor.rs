@@ -306,3 +306,55 @@ impl BoundFloor<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a walk's lanes take, unit by unit.
+    fn taken(walk: Walk) -> Vec<u64> {
+        let lane = |lane| {
+            (0..walk.extent).map(move |index| lane * walk.run + index % walk.run + index / walk.run * walk.distance)
+        };
+        let mut units: Vec<u64> = (0..walk.all_lanes).flat_map(lane).collect();
+        units.sort_unstable();
+        units
+    }
+
+    #[test]
+    fn walks_take_every_unit_once() {
+        use Layout::{ChannelsFirst, ChannelsLast};
+        let cases = [
+            ([3, 8, 7, 7], ChannelsFirst, Some([2, 147]), true),
+            ([3, 6, 7, 7], ChannelsFirst, None, true),
+            ([3, 6, 8, 2], ChannelsFirst, Some([6, 12]), false),
+            ([3, 8, 7, 7], ChannelsLast, Some([2, 147]), false),
+            ([4, 6, 5, 5], ChannelsLast, Some([3, 50]), false),
+            ([4, 3, 2, 2], ChannelsFirst, Some([3, 4]), false),
+            ([1, 3, 5, 1], ChannelsLast, None, false),
+        ];
+        for (dims, layout, expected, expected_sharing) in cases {
+            let (walk, shares) = walk(dims, layout);
+            assert_eq!(
+                (walk.map(|walk| [walk.all_lanes, walk.extent]), shares),
+                (expected, expected_sharing),
+                "{dims:?}"
+            );
+            let units = dims.iter().product::<usize>() as u64 / 4;
+            assert!(walk.is_none_or(|walk| taken(walk) == (0..units).collect::<Vec<_>>()), "{dims:?}");
+        }
+    }
+
+    #[test]
+    fn kernels_of_both_walks_take_whole_lanes_and_others_are_cut() {
+        let (walk, _) = walk([32, 256, 14, 14], Layout::ChannelsLast);
+        let walk = walk.unwrap();
+        let names =
+            |walks| walk.kernels(walks).into_iter().map(|kernel| (kernel.name, kernel.groups)).collect::<Vec<_>>();
+        let whole = names([1, 1]);
+        assert_eq!(whole, [("8x1568".into(), 8), ("16x1568".into(), 4), ("64x1568".into(), 1), ("64x1568w".into(), 1)]);
+        let maps = names([0, 1]);
+        assert_eq!(maps.len(), 4 * 4);
+        assert!(maps.contains(&("8x16".into(), 8 * 98)) && maps.contains(&("64x64w".into(), 25)), "{maps:?}");
+    }
+}

@@ -88,7 +88,7 @@ copy and the sum fit as well.
                              the bits + a sum of what is read beyond; where less is read than written, a copy of half
                              of both together
 With `--floor`, each operation has the row of its floor: the fastest of the least kernels that read and write what it does in
-the order that the layout forces, without statistics (of 3 to 17 for each walk, of one dispatch or two). An invocation keeps
+the order that the layout forces, without statistics (up to sixteen for each walk, of one dispatch or two). An invocation keeps
 to its channels, since it is their statistics that it would hold; rows that share units are stored by elements, or four
 channels at once. What a floor is above the limit is the layout's; what the operation is above its floor is the kernel's.
 `16x64w / 64x4`: workgroups of 16 that take 64 trips an invocation and wait for each other, then workgroups of 64 that take 4.

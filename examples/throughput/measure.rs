@@ -125,6 +125,13 @@ impl Bench<'_> {
         }
         let candidates = self.candidates(bn, plan, plans, sets, &checkers);
         let floors = self.floors(dims, layout, &sets[0]);
+        let copies_too = floors.iter().filter(|(operation, _)| *operation == Operation::Inference);
+        let copied = copies_too
+            .map(|(_, floor)| floor.bind(self.gpu, &sets[0]))
+            .try_for_each(|floor| checkers[0].copy(|pass| floor.record(pass)));
+        if let Err(message) = copied {
+            return vec![self.row(Operation::Inference.floor_name(), dims, layout, Status::Wrong(message), None)];
+        }
         let bound_floors: Vec<Vec<BoundFloor<'_>>> =
             floors.iter().map(|(_, floor)| sets.iter().map(|set| floor.bind(self.gpu, set)).collect()).collect();
         let mut records: Vec<Record<'_>> = Vec::new();
