@@ -4,7 +4,7 @@
 //! cargo run --release --example throughput -- [--adapter SUBSTRING] [--json FILE] [--plot FILE.svg] [--quick]
 //!     [--op OP] [--shape N,C,H,W] [--layout first|last] [--growth [--budget SECONDS]] [--element f32|f16|bf16]
 //!     [--activation ACTIVATION] [--residual] [--source recompute|output|mask] [--segments K|each] [--padded]
-//!     [--renormalize]
+//!     [--renormalize] [--floor] [--processor-time]
 //! ```
 //!
 //! `--help` says what the figures mean. Exit code: 0 if all was measured or refused with a reason, 1 if a result was

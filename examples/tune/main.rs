@@ -21,6 +21,9 @@ mod configuration;
 #[path = "../throughput/element.rs"]
 mod element;
 #[allow(dead_code, reason = "shared with `throughput`, which uses all of it")]
+#[path = "../throughput/floor.rs"]
+mod floor;
+#[allow(dead_code, reason = "shared with `throughput`, which uses all of it")]
 #[path = "../throughput/measure.rs"]
 mod measure;
 #[allow(dead_code, reason = "shared with `throughput`, which uses all of it")]
@@ -96,9 +99,20 @@ fn main() -> ExitCode {
     let asked_for = |operation: &Operation| arguments.op.is_empty() || arguments.op.contains(operation);
     let operations = Operation::ALL.into_iter().filter(asked_for).collect();
     let configuration = arguments.configuration;
-    let every_strategy = true;
-    let bench =
-        Bench { gpu: &gpu, timer, copies, sums, kernels, operations, configuration, rounds, target, every_strategy };
+    let (every_strategy, floors) = (true, false);
+    let bench = Bench {
+        gpu: &gpu,
+        timer,
+        copies,
+        sums,
+        kernels,
+        operations,
+        configuration,
+        rounds,
+        target,
+        every_strategy,
+        floors,
+    };
     println!("{gpu}, planned as {:?}, {configuration}\n", bench.kernels.profile().class);
     println!(
         "{:19} {:5} {:15} {:21} {:>9}  {:21} {:>9} {:>7}",
