@@ -145,14 +145,18 @@ fn kernels_that_hold_their_blocks_are_compiled_once_for_small_and_for_large_tens
     let compiled = || instance.generate_report().unwrap().hub.compute_pipelines.num_allocated;
     let descriptor = KernelsDescriptor { class: Some(AdapterClass::Cpu), ..Default::default() };
     let kernels = Kernels::with_descriptor(&noop.device, &descriptor);
-    for (strategy, expected) in [(Strategy::Resident(Family::Columns), 1), (Strategy::ChannelLoop(Family::Columns), 2)]
-    {
+    // Just below and above what caches hold, and in the loop more trips than are not waited for.
+    let cases = [
+        (Strategy::Resident(Family::Columns), 16, [32_000, 34_000], 1),
+        (Strategy::ChannelLoop(Family::Columns), 80, [6_400, 6_800], 2),
+    ];
+    for (strategy, rows, channels, expected) in cases {
         let before = compiled();
-        for channels in [32_000, 34_000] {
+        for channels in channels {
             let descriptor = BatchNormDescriptor { channels, ..Default::default() };
             let bn = BatchNorm::with_kernels(&kernels, &descriptor).unwrap();
             let pin = Strategies { training: Some(strategy), ..Default::default() };
-            let plan = bn.plan_with(&Shape::new(&[16, channels as usize]).unwrap(), pin).unwrap();
+            let plan = bn.plan_with(&Shape::new(&[rows, channels as usize]).unwrap(), pin).unwrap();
             let roles = Roles::new(&noop, &plan);
             let [x, y] = [0, 1].map(|tensor| roles.tensors[tensor].slice(..));
             bn.bind_training(&plan, &TrainingBuffers::new(x, y, roles.workspace.slice(..))).unwrap();
