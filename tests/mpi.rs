@@ -257,7 +257,7 @@ fn stopped_job(whom: impl Fn(&str, u32) -> u32) -> Outcome {
     use rustix::process::{Pid, Signal, kill_process};
     let mut asked = false;
     // A second may be short on a busy machine.
-    let patient = ["--mca", "odls_base_sigkill_timeout", "60"];
+    let patient = ["--mca", "odls_base_sigkill_timeout", "10"];
     let outcome = watched_job(&patient, 3, "--steps 100000", |text, mpirun| {
         if !asked && text.lines().any(|line| line.starts_with("step 1 of 100000: loss 2.")) {
             let process = Pid::from_raw(whom(text, mpirun).try_into().unwrap()).expect("no process is 0");
