@@ -57,7 +57,7 @@ fn cut_off_compute_shaders(folder: &Path) -> usize {
     let shaders = files.filter(of_compute).map(|path| (std::fs::read_to_string(&path).unwrap(), path));
     let mut cut = 0;
     for (source, path) in shaders {
-        if source.contains("normalized") {
+        if source.contains("normalizer") {
             std::fs::write(path, &source[..source.len() / 2]).unwrap();
             cut += 1;
         } else {
