@@ -278,9 +278,10 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
         under_layers,
         // wgpu does not hear of memory that ran out there; a test that can assert nothing must not count as passed.
         gl(tests("tests, OpenGL", &["memory_that_runs_out"])),
-        native(verify("verify", "all")),
-        swiftshader(verify("verify, SwiftShader", "SwiftShader")),
+        // The longest of them first, so that no core is without work at the end.
         gl(verify("verify, OpenGL", "all")),
+        swiftshader(verify("verify, SwiftShader", "SwiftShader")),
+        native(verify("verify", "all")),
     ];
     steps.iter_mut().for_each(|step| step.unfiltered = harness.is_empty());
     steps
@@ -593,9 +594,9 @@ mod tests {
                 "MPI, drivers together",
                 "tests, SwiftShader",
                 "tests, OpenGL",
-                "verify",
+                "verify, OpenGL",
                 "verify, SwiftShader",
-                "verify, OpenGL"
+                "verify"
             ]
         );
     }
@@ -603,11 +604,11 @@ mod tests {
     #[test]
     fn what_cannot_run_is_left_out_by_name() {
         assert_eq!(skipped(Facts { rustfmt: false, clippy: false, ..ALL }), ["fmt", "clippy"]);
-        let of_devices = ["tests, SwiftShader", "tests, OpenGL", "verify, SwiftShader", "verify, OpenGL"];
-        let verify = ["bench", "verify", "verify, SwiftShader", "verify, OpenGL"];
+        let of_devices = ["tests, SwiftShader", "tests, OpenGL", "verify, OpenGL", "verify, SwiftShader"];
+        let verify = ["bench", "verify, OpenGL", "verify, SwiftShader", "verify"];
         assert_eq!(skipped(Facts { bench: false, verify: false, ..ALL }), verify);
         let together = ["drivers together", "MPI, hosts", "MPI, drivers together"];
-        let of_gpus = [&["MPI", "bench"][..], &together, &of_devices[..2], &["verify"], &of_devices[2..]].concat();
+        let of_gpus = [&["MPI", "bench"][..], &together, &of_devices, &["verify"]].concat();
         assert_eq!(skipped(Facts { skip_gpu: true, ..ALL }), of_gpus);
         let missing = named(ALL, &nothing(), |step| step.missing.is_some());
         assert_eq!(missing, [&["MPI", "spirv-val", "Tint"][..], &together, &of_devices].concat());
