@@ -214,7 +214,7 @@ impl Operation {
             return Ok(vec![Strategies::default()]);
         }
         let Some(operation) = self.planned() else {
-            let families = [Family::Rows, Family::Columns].map(Some);
+            let families = [Family::Rows, Family::Columns, Family::Quads].map(Some);
             let chosen = bn.plan(shape)?.inference_family();
             let others = families.into_iter().filter(|family| *family != chosen);
             let pins = std::iter::once(chosen).chain(others);

@@ -5,6 +5,10 @@ struct Unit {
     x: vec4<f32>,
 }
 
+fn load_unit(unit: u32) -> Unit {
+    return Unit(load_output_gradient(unit), load_input(unit));
+}
+
 /// Eight loads in flight.
 fn load_block(units: vec4<u32>) -> Block {
     let gradient_a = load_output_gradient(units.x);

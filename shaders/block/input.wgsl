@@ -4,6 +4,10 @@ struct Unit {
     x: vec4<f32>,
 }
 
+fn load_unit(unit: u32) -> Unit {
+    return Unit(load_input(unit));
+}
+
 /// Four loads in flight.
 fn load_block(units: vec4<u32>) -> Block {
     let a = load_input(units.x);

@@ -5,6 +5,10 @@ struct Unit {
     companion: vec4<f32>,
 }
 
+fn load_unit(unit: u32) -> Unit {
+    return Unit(load_input(unit), companion_at(unit));
+}
+
 /// Eight loads in flight.
 fn load_block(units: vec4<u32>) -> Block {
     let companion_a = companion_at(units.x);

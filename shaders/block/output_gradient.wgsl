@@ -4,6 +4,10 @@ struct Unit {
     g: vec4<f32>,
 }
 
+fn load_unit(unit: u32) -> Unit {
+    return Unit(load_output_gradient(unit));
+}
+
 /// Four loads in flight.
 fn load_block(units: vec4<u32>) -> Block {
     let a = load_output_gradient(units.x);

@@ -10,36 +10,14 @@ fn trips_per_level() -> u32 {
 }
 
 /// Must be called in uniform control flow.
-fn reduce_place(place: Place, extent: Extent) -> Accumulator {
-    let basis = basis_of(place, extent);
+fn reduce_trips(basis: Basis, place: Place, extent: Extent) -> Accumulator {
     let whole = whole_trips(extent);
     let per_level = trips_per_level();
-    var total = empty(basis);
     var walker = walk(place, extent);
     // Software drivers execute both sides of a branch, so what needs no mask has a loop of its own, and the body of a loop
     // once more without effect where the condition stands before it. Places that do not participate go along with another's
     // units; nobody asks for what they find.
-    if whole > 0u {
-        var level = 0u;
-        loop {
-            var state = empty(basis);
-            let end = min(level + per_level, whole);
-            var trip = level;
-            loop {
-                state = accumulate(basis, state, load_block(take_units(&walker)), f32(trip - level));
-                keep_in_step(trip);
-                trip++;
-                continuing {
-                    break if trip >= end;
-                }
-            }
-            total = merge(total, state);
-            level += per_level;
-            continuing {
-                break if level >= whole;
-            }
-        }
-    }
+    var total = reduce_whole_trips(basis, &walker, whole, per_level);
     if params.blocks > whole {
         var level = whole;
         loop {
@@ -62,5 +40,5 @@ fn reduce_place(place: Place, extent: Extent) -> Accumulator {
             }
         }
     }
-    return merge_positions(total, place, params.positions, params.merge_groups);
+    return total;
 }

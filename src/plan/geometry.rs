@@ -1,8 +1,9 @@
 //! How a kernel's workgroups and invocations are laid over a tensor.
 //!
-//! Both families hand every invocation a *lane* (rows: a channel; columns: a unit column) and a *position* within the
-//! lane, let positions step through the lane's *extent* (rows: the units of the channel; columns: super-rows), and cut
-//! the extent into *splits*, one workgroup each, for as many workgroups as fill the machine.
+//! All families hand every invocation a *lane* (rows: a channel; columns: a unit column; quads: four channels) and a
+//! *position* within the lane, let positions step through the lane's *extent* (rows: the units of the channel; columns:
+//! super-rows; quads: the units of the four channels), and cut the extent into *splits*, one workgroup each, for as many
+//! workgroups as fill the machine.
 
 use super::kernel::Family;
 use super::params::Params;
@@ -21,6 +22,9 @@ const FEW_SLOTS: u64 = 4;
 
 /// Bytes that a workgroup must map for every byte of partials that it merges first.
 const LEAST_MAPPED_PER_MERGED: u64 = 4;
+
+/// Units that an invocation takes one at a time at most, so that all its loops together stay within what every driver allows.
+const MAX_RUN_UNITS: u64 = 1 << 13;
 
 /// Column units that a workgroup reads side by side at least: 64 bytes.
 const LEAST_LANES: u64 = 4;
@@ -66,12 +70,21 @@ impl Tensor {
         whole_units && matches!(self.begin, Begin::Unit)
     }
 
+    /// Whether quads can walk it, and are of use: four rows one after the other are whole units, one is not, and a unit has
+    /// elements of two rows at most. Long rows, which need not be taken whole, have few units that they share.
+    pub(super) const fn has_quads(&self) -> bool {
+        let Problem { channels, inner, .. } = self.part();
+        let shared = inner > 4 && inner <= MAX_RUN_UNITS && !inner.is_multiple_of(4);
+        shared && channels.is_multiple_of(4) && matches!(self.begin, Begin::Unit)
+    }
+
     /// Whether a family can write it: not where neighbouring rows, which different workgroups write, share a word.
     pub(super) const fn maps(&self, family: Family) -> bool {
         match (family, self.element) {
             (Family::Rows, ElementType::F16 | ElementType::Bf16) => self.has_whole_rows(),
             (Family::Rows, ElementType::F32) => true,
             (Family::Columns, _) => self.has_columns(),
+            (Family::Quads, _) => self.has_quads(),
         }
     }
 }
@@ -89,7 +102,7 @@ pub(crate) struct Geometry {
     pub extent: u64,
     pub split_extent: u64,
     pub blocks: u64,
-    /// Repetitions of the channel sequence in a super-row; 1 in the rows family.
+    /// Repetitions of the channel sequence in a super-row; 1 in the other families.
     pub repeats: u64,
     /// Partials of a channel.
     pub slots: u64,
@@ -124,6 +137,7 @@ impl Geometry {
         let purpose = Purpose::Reduction(most_slots);
         match family {
             Family::Rows => Some(Self::window_rows_reduction(tensor, profile, most_slots)),
+            Family::Quads => tensor.has_quads().then(|| Self::rows(tensor, profile, family, purpose)),
             Family::Columns if !tensor.has_columns() => None,
             Family::Columns if quantum(part) > profile.columns_workgroup_size(row_units_of_columns(part)) => None,
             Family::Columns => Some(Self::columns(tensor, profile, purpose)).filter(|geometry| {
@@ -141,22 +155,23 @@ impl Geometry {
 
     /// As [`Geometry::rows_reduction`], with so many slots at most, but as many as loops ask for.
     pub(super) fn window_rows_reduction(tensor: Tensor, profile: &DeviceProfile, most_slots: u64) -> Self {
-        Self::rows(tensor, profile, Purpose::Reduction(most_slots))
+        Self::rows(tensor, profile, Family::Rows, Purpose::Reduction(most_slots))
     }
 
     /// For a kernel that maps a tensor to a tensor.
     pub(super) fn elementwise(tensor: Tensor, profile: &DeviceProfile, family: Family) -> Self {
-        match family {
-            Family::Rows => Self::rows(tensor, profile, Purpose::Elementwise),
-            Family::Columns => Self::columns(tensor, profile, Purpose::Elementwise),
-        }
+        Self::map(tensor, profile, family, Purpose::Elementwise)
     }
 
     /// For a kernel that merges the slots of a reduction and maps a tensor to a tensor.
     pub(super) fn second(tensor: Tensor, profile: &DeviceProfile, family: Family) -> Self {
+        Self::map(tensor, profile, family, Purpose::Second)
+    }
+
+    fn map(tensor: Tensor, profile: &DeviceProfile, family: Family, purpose: Purpose) -> Self {
         match family {
-            Family::Rows => Self::rows(tensor, profile, Purpose::Second),
-            Family::Columns => Self::columns(tensor, profile, Purpose::Second),
+            Family::Rows | Family::Quads => Self::rows(tensor, profile, family, purpose),
+            Family::Columns => Self::columns(tensor, profile, purpose),
         }
     }
 
@@ -169,33 +184,17 @@ impl Geometry {
         max_blocks: u64,
     ) -> Option<Self> {
         let geometry = match family {
-            Family::Rows => Self::whole_rows(tensor, profile),
+            Family::Quads if !tensor.has_quads() => return None,
+            Family::Rows | Family::Quads => Self::whole_rows(tensor, profile, family),
             Family::Columns => Self::whole_columns(tensor, profile, max_blocks)?,
         };
         (geometry.blocks <= max_blocks).then_some(geometry)
     }
 
-    fn whole_rows(tensor: Tensor, profile: &DeviceProfile) -> Self {
-        let (problem, instances) = (tensor.part(), tensor.segmentation.instances());
-        let row_units = row_units(tensor);
-        let extent = problem.outer * row_units;
-        let size = profile.rows_workgroup_size();
-        let positions = profile.tuning().row_positions(tensor.segmentation, useful_positions(extent)).min(size);
-        let lanes = size / positions;
-        Self {
-            family: Family::Rows,
-            workgroup_size: narrow(size),
-            tiles: instances.div_ceil(lanes),
-            splits: 1,
-            lanes,
-            positions,
-            row_units,
-            extent,
-            split_extent: extent,
-            blocks: extent.div_ceil(positions * UNITS_PER_BLOCK),
-            repeats: 1,
-            slots: 1,
-        }
+    fn whole_rows(tensor: Tensor, profile: &DeviceProfile, family: Family) -> Self {
+        let geometry = Self::uncut_rows(tensor, profile, family);
+        let trip = geometry.positions * UNITS_PER_BLOCK;
+        Self { split_extent: geometry.extent, blocks: geometry.extent.div_ceil(trip), slots: 1, ..geometry }
     }
 
     /// As many lanes as are good for loads, fewer where the channels would not fit or not fill the machine otherwise.
@@ -243,18 +242,27 @@ impl Geometry {
         }
     }
 
-    fn rows(tensor: Tensor, profile: &DeviceProfile, purpose: Purpose) -> Self {
-        let problem = tensor.part();
-        let row_units = row_units(tensor);
-        let extent = problem.outer * row_units;
+    fn rows(tensor: Tensor, profile: &DeviceProfile, family: Family, purpose: Purpose) -> Self {
+        let mut geometry = Self::uncut_rows(tensor, profile, family);
+        geometry.split(profile, purpose);
+        geometry.slots = geometry.splits;
+        geometry
+    }
+
+    /// Lanes and positions of rows, of a channel or of four.
+    fn uncut_rows(tensor: Tensor, profile: &DeviceProfile, family: Family) -> Self {
+        let (row_units, all_lanes) = match family {
+            Family::Quads => (tensor.part().inner, tensor.segmentation.instances() / 4),
+            Family::Rows | Family::Columns => (row_units(tensor), tensor.segmentation.instances()),
+        };
+        let extent = tensor.part().outer * row_units;
         let size = profile.rows_workgroup_size();
-        let positions = profile.tuning().row_positions(tensor.segmentation, useful_positions(extent)).min(size);
+        let positions = profile.tuning().row_positions(tensor.segmentation, all_lanes, useful_positions(extent)).min(size);
         let lanes = size / positions;
-        let tiles = tensor.segmentation.instances().div_ceil(lanes);
-        let mut geometry = Self {
-            family: Family::Rows,
+        Self {
+            family,
             workgroup_size: narrow(size),
-            tiles,
+            tiles: all_lanes.div_ceil(lanes),
             splits: 1,
             lanes,
             positions,
@@ -264,10 +272,7 @@ impl Geometry {
             blocks: 0,
             repeats: 1,
             slots: 0,
-        };
-        geometry.split(profile, purpose);
-        geometry.slots = geometry.splits;
-        geometry
+        }
     }
 
     fn columns(tensor: Tensor, profile: &DeviceProfile, purpose: Purpose) -> Self {
@@ -330,8 +335,12 @@ impl Geometry {
             Purpose::Elementwise | Purpose::Second => profile.max_blocks(),
         };
         let splits = splits.max(blocks.div_ceil(most_blocks)).max(1);
-        // Whole trips per split, so that only the last split has a ragged end.
-        self.split_extent = (blocks.div_ceil(splits) * trip).min(self.extent);
+        // Whole trips per split, so that only the last split has a ragged end; of quads whole rows where these are taken run by
+        // run, and where a slot without elements of some of the four channels would come of it.
+        let reduces = matches!(purpose, Purpose::Reduction(_)) && self.family == Family::Quads;
+        let by_runs = goes_by_runs(self.family, self.positions, self.extent);
+        let step = if reduces || by_runs { self.row_units } else { trip };
+        self.split_extent = (blocks.div_ceil(splits) * trip).next_multiple_of(step).min(self.extent);
         self.splits = self.extent.div_ceil(self.split_extent);
         self.blocks = self.split_extent.div_ceil(trip);
     }
@@ -340,6 +349,7 @@ impl Geometry {
     pub(super) fn over(self, tensor: Tensor) -> Self {
         match self.family {
             Family::Rows => Self { tiles: tensor.segmentation.instances().div_ceil(self.lanes), ..self },
+            Family::Quads => Self { tiles: (tensor.segmentation.instances() / 4).div_ceil(self.lanes), ..self },
             Family::Columns => {
                 let row_units = row_units_of_columns(tensor.part());
                 Self { tiles: tensor.segmentation.parts * row_units.div_ceil(self.lanes), row_units, ..self }
@@ -361,7 +371,7 @@ impl Geometry {
     pub(super) fn describe(&self, tensor: Tensor, profile: &DeviceProfile, params: &mut Params) {
         let problem = tensor.part();
         params.part_tiles = narrow(match self.family {
-            Family::Rows => self.tiles,
+            Family::Rows | Family::Quads => self.tiles,
             Family::Columns => self.tiles / tensor.segmentation.parts,
         });
         params.groups = narrow(self.tiles * self.splits);
@@ -385,7 +395,7 @@ impl Geometry {
     pub(super) const fn merges_apart(&self, slots: u64) -> bool {
         let channels = match self.family {
             Family::Rows => self.lanes,
-            Family::Columns => 4 * self.lanes,
+            Family::Columns | Family::Quads => 4 * self.lanes,
         };
         // Read twice, for two rounds.
         let merged = 2 * slots * channels * RECORD_SIZE;
@@ -442,6 +452,11 @@ impl FinalizeGeometry {
 pub(super) fn outer_elements(problem: Problem) -> u64 {
     // An empty batch may have astronomic rows.
     u64::from(problem.channels).saturating_mul(problem.inner)
+}
+
+/// Whether an invocation of quads takes each row run by run: one that has its quad to itself, within the loops that it may make.
+pub(super) const fn goes_by_runs(family: Family, positions: u64, extent: u64) -> bool {
+    matches!(family, Family::Quads) && positions == 1 && extent <= MAX_RUN_UNITS
 }
 
 /// Units that a row touches at most.

@@ -8,13 +8,16 @@ pub enum Family {
     Rows,
     /// Threads run along `channels · inner` of the `outer × (channels · inner)` matrix.
     Columns,
+    /// Threads run along the inner dimensions of four channels, one after the other: `4 · inner` elements, which are whole units
+    /// where those of one channel share units with its neighbours.
+    Quads,
 }
 
 /// How a tensor's elements are loaded and stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Access {
-    /// Sixteen bytes at once, all of one lane: rows that are a multiple of four elements, columns of a tensor that is.
+    /// Sixteen bytes at once, all of one lane: rows that are a multiple of four elements, columns of a tensor that is, quads.
     Whole,
     /// Sixteen bytes at once, of which the ends of unaligned rows belong to neighbours.
     Shared,
@@ -35,16 +38,22 @@ pub struct Walk {
 
 impl Walk {
     /// Every walk over elements that all count.
-    const WHOLE: [Self; 5] = [
+    const WHOLE: [Self; 6] = [
         Self::new(Family::Rows, Access::Whole),
         Self::new(Family::Rows, Access::Shared),
         Self::new(Family::Rows, Access::Scalar),
         Self::new(Family::Columns, Access::Whole),
         Self::new(Family::Columns, Access::Scalar),
+        Self::new(Family::Quads, Access::Whole),
     ];
 
     const fn new(family: Family, access: Access) -> Self {
         Self { family, access, skips_padding: false }
+    }
+
+    /// Whether an invocation may take rows run by run, which is a constant of the pipeline.
+    pub(crate) const fn has_runs(self) -> bool {
+        matches!(self.family, Family::Quads) && !self.skips_padding
     }
 }
 

@@ -82,8 +82,8 @@ impl DeviceProfile {
                 workgroups: 2048,
                 lanes: 32,
                 least_blocks: 2,
-                elementwise_blocks: [4, 4],
-                second_blocks: [4, 4],
+                elementwise_blocks: [4, 4, 4],
+                second_blocks: [4, 4, 4],
                 least_whole_groups: 32,
                 lone_position_units: 0,
             },
@@ -92,8 +92,8 @@ impl DeviceProfile {
                 workgroups: 16,
                 lanes: 64,
                 least_blocks: 4,
-                elementwise_blocks: [16, 64],
-                second_blocks: [256, 256],
+                elementwise_blocks: [16, 64, 64],
+                second_blocks: [256, 256, 256],
                 least_whole_groups: 4,
                 lone_position_units: 512,
             },
@@ -168,10 +168,10 @@ pub(crate) struct Tuning {
     pub lanes: u64,
     /// Blocks (of four units) that an invocation should have before a channel is split further.
     pub least_blocks: u64,
-    /// Blocks that an invocation of an elementwise kernel takes, in rows and in columns.
-    pub elementwise_blocks: [u64; 2],
+    /// Blocks that an invocation of an elementwise kernel takes, in rows, columns and quads.
+    pub elementwise_blocks: [u64; 3],
     /// The same where every workgroup merges slots first.
-    pub second_blocks: [u64; 2],
+    pub second_blocks: [u64; 3],
     /// Workgroups that a strategy of one dispatch should have at least.
     pub least_whole_groups: u64,
     /// Channels of at most this many units are each left to one invocation, where neighbours need not share cache lines.
@@ -179,10 +179,9 @@ pub(crate) struct Tuning {
 }
 
 impl Tuning {
-    /// Positions of a lane in the rows family.
-    pub(crate) const fn row_positions(&self, segmentation: Segmentation, useful: u64) -> u64 {
-        let lone = segmentation.count() <= 4 * self.lone_position_units
-            && segmentation.instances() >= 8 * self.least_whole_groups;
+    /// Positions of a lane that is a row, or those of four channels.
+    pub(crate) const fn row_positions(&self, segmentation: Segmentation, lanes: u64, useful: u64) -> u64 {
+        let lone = segmentation.count() <= 4 * self.lone_position_units && lanes >= 8 * self.least_whole_groups;
         if lone { 1 } else { useful }
     }
 }

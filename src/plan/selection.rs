@@ -29,6 +29,7 @@ pub(super) const SMALL: u64 = 1 << 16;
 const ANY: RangeInclusive<u64> = 0..=u64::MAX;
 const ROWS: Family = Family::Rows;
 const COLUMNS: Family = Family::Columns;
+const QUADS: Family = Family::Quads;
 
 const fn split(reduction: Family, elementwise: Family) -> Strategy {
     Strategy::Split { reduction, elementwise }
@@ -46,6 +47,7 @@ const fn rule(
 /// For training on software drivers. Short channels are held in registers; channels that a core has to itself are read
 /// again from its caches; long columns are cut, since a tile of theirs leaves gaps in memory.
 pub(super) const CPU_TRAINING: &[Rule] = &[
+    rule(Strategy::ChannelLoop(QUADS), 16..=u64::MAX, ANY, 4),
     rule(Strategy::Resident(ROWS), 16..=63, 0..=7, 4),
     rule(Strategy::ChannelLoop(ROWS), 16..=u64::MAX, ANY, 4),
     rule(Strategy::ChannelLoop(COLUMNS), 0..=15, 0..=1024, 4),
@@ -57,6 +59,7 @@ pub(super) const CPU_TRAINING: &[Rule] = &[
 
 /// For both backwards on software drivers. They read two tensors, so caches hold half as much of each.
 pub(super) const CPU_BACKWARD: &[Rule] = &[
+    rule(Strategy::ChannelLoop(QUADS), 16..=u64::MAX, ANY, 4),
     rule(Strategy::Resident(ROWS), 16..=63, 0..=7, 4),
     rule(Strategy::ChannelLoop(ROWS), 16..=u64::MAX, ANY, 4),
     rule(Strategy::ChannelLoop(COLUMNS), 0..=15, 0..=512, 4),
@@ -83,7 +86,7 @@ pub(super) const fn fallback(tensor: Tensor) -> Strategy {
 
 /// Inference of any class, and the input gradient alone through frozen statistics: elements of a row, super-rows, family.
 pub(super) const INFERENCE: &[(RangeInclusive<u64>, RangeInclusive<u64>, Family)] =
-    &[(64..=u64::MAX, ANY, ROWS), (16..=63, 0..=7, ROWS), (ANY, ANY, COLUMNS)];
+    &[(16..=u64::MAX, ANY, QUADS), (64..=u64::MAX, ANY, ROWS), (16..=63, 0..=7, ROWS), (ANY, ANY, COLUMNS)];
 
 pub(super) const fn table(class: AdapterClass, operation: Operation) -> &'static [Rule] {
     match (class, operation) {

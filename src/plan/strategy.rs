@@ -31,15 +31,22 @@ pub enum Strategy {
 
 impl Strategy {
     /// Every strategy.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 15] = [
         Self::Resident(Family::Rows),
         Self::Resident(Family::Columns),
+        Self::Resident(Family::Quads),
         Self::ChannelLoop(Family::Rows),
         Self::ChannelLoop(Family::Columns),
+        Self::ChannelLoop(Family::Quads),
         Self::Split { reduction: Family::Rows, elementwise: Family::Rows },
         Self::Split { reduction: Family::Rows, elementwise: Family::Columns },
+        Self::Split { reduction: Family::Rows, elementwise: Family::Quads },
         Self::Split { reduction: Family::Columns, elementwise: Family::Rows },
         Self::Split { reduction: Family::Columns, elementwise: Family::Columns },
+        Self::Split { reduction: Family::Columns, elementwise: Family::Quads },
+        Self::Split { reduction: Family::Quads, elementwise: Family::Rows },
+        Self::Split { reduction: Family::Quads, elementwise: Family::Columns },
+        Self::Split { reduction: Family::Quads, elementwise: Family::Quads },
     ];
 }
 
@@ -58,6 +65,7 @@ impl fmt::Display for Family {
         f.write_str(match self {
             Self::Rows => "rows",
             Self::Columns => "columns",
+            Self::Quads => "quads",
         })
     }
 }

@@ -168,18 +168,23 @@ fn walk_of(kernel: Kernel) -> Option<(Family, bool)> {
 /// The elements of those bound that one dispatch over the tensor takes, with the workgroup that takes each and the slot that a
 /// reduction would count it in.
 ///
-/// The same arithmetic as `shaders/walk/{rows,columns}.wgsl`.
+/// The same arithmetic as `shaders/walk/{rows,columns,row_quads,runs}.wgsl`.
 fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, u32, Option<(u32, u32)>)) {
     let Some((family, reduces)) = walk_of(dispatch.kernel) else { return };
     let p = &dispatch.params;
     let groups = dispatch.workgroups[0] * dispatch.workgroups[1];
     assert!(groups >= p.groups && dispatch.workgroups[2] == 1);
+    let by_runs = dispatch.goes_by_runs() && !matches!(dispatch.kernel, Kernel::Resident(..));
     for group in 0..p.groups {
         for invocation in 0..dispatch.workgroup_size {
             let split = group / p.tiles;
             let start = split * p.split_extent;
             let end = (start + p.split_extent).min(p.extent);
-            for trip in 0..p.blocks * 4 {
+            // Run by run, which covers whole rows, an index is a unit of them.
+            let whole_rows = start % p.row_units == 0 && end % p.row_units == 0;
+            assert!(!by_runs || whole_rows, "a run that is cut: {dispatch:?}");
+            let trips = if by_runs { end - start } else { p.blocks * 4 };
+            for trip in 0..trips {
                 match family {
                     Family::Rows => {
                         let (lane, position) = (invocation / p.positions, invocation % p.positions);
@@ -192,6 +197,21 @@ fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, u32, Option<(u32, u32)>)
                         let row = first_element(p, channel) + outer * p.outer_elements;
                         let first = 4 * (row / 4 + unit);
                         for element in (first..first + 4).filter(|e| (row..row + p.inner).contains(e)) {
+                            visit(element, group, reduces.then_some((p.slot_base + split, channel)));
+                        }
+                    }
+                    Family::Quads => {
+                        let (lane, position) = (invocation / p.positions, invocation % p.positions);
+                        let first_of_four = p.first_channel + 4 * ((group % p.tiles) * p.lanes + lane);
+                        let index = start + position + trip * p.positions;
+                        if lane >= p.lanes || first_of_four >= p.end_channel || index >= end {
+                            continue;
+                        }
+                        let (outer, unit) = (index / p.row_units, index % p.row_units);
+                        let row = first_element(p, first_of_four) + outer * p.outer_elements;
+                        assert_eq!(row % 4, 0, "a row that does not begin with a unit: {dispatch:?}");
+                        for element in row + 4 * unit..row + 4 * unit + 4 {
+                            let channel = first_of_four + (element - row) / p.inner;
                             visit(element, group, reduces.then_some((p.slot_base + split, channel)));
                         }
                     }
@@ -411,7 +431,13 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
         let two_steps = |positions: u32, groups: u32| u64::from(positions.div_ceil(groups.max(1)) + groups);
         // Trips and levels of them.
         let blocks = u64::from(blocks);
-        let blocks = blocks + blocks.div_ceil(32) + 2;
+        let blocks = if dispatch.goes_by_runs() {
+            // Rows, the runs of each, and their units one at a time.
+            let rows = params.split_extent.div_ceil(params.row_units);
+            u64::from(rows + rows.div_ceil(16) + 4 * rows + params.split_extent)
+        } else {
+            blocks + blocks.div_ceil(32) + 2
+        };
         let runs = u64::from(
             (4 * lanes / params.inner.max(1)).div_ceil(workgroup_size) * (params.inner + params.inner.div_ceil(8)),
         );
@@ -426,7 +452,7 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
             Kernel::MergeAndApply(..) => over_slots + blocks,
             Kernel::ChannelLoop(_, _, Walk { family, .. }) | Kernel::Resident(_, _, Walk { family, .. }, _) => {
                 // `gather_channels` gives an invocation two channels at most.
-                let direct = family == Family::Rows || (params.inner == 1 && params.repeats == 1);
+                let direct = family != Family::Columns || (params.inner == 1 && params.repeats == 1);
                 let gathered = params.part_channels.min(4 * lanes / params.inner);
                 prop_assert!(direct || gathered <= 2 * workgroup_size, "{params:?}");
                 let gathers = if family == Family::Columns {

@@ -78,7 +78,7 @@ impl Window {
         let access = match family {
             _ if !region.elements.is_multiple_of(4) => Access::Scalar,
             Family::Rows if !self.tensor.has_whole_rows() => Access::Shared,
-            Family::Rows | Family::Columns => Access::Whole,
+            Family::Rows | Family::Columns | Family::Quads => Access::Whole,
         };
         Walk { family, access, skips_padding }
     }

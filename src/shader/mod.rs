@@ -32,6 +32,7 @@ pub(crate) struct Constants {
     pub companion: Option<u32>,
     pub brain_float: Option<bool>,
     pub keeps_in_step: Option<bool>,
+    pub by_runs: Option<bool>,
 }
 
 impl Constants {
@@ -43,6 +44,7 @@ impl Constants {
             ("COMPANION", self.companion.map(f64::from)),
             ("BRAIN_FLOAT", self.brain_float.map(|set| f64::from(u8::from(set)))),
             ("KEEPS_IN_STEP", self.keeps_in_step.map(|set| f64::from(u8::from(set)))),
+            ("BY_RUNS", self.by_runs.map(|set| f64::from(u8::from(set)))),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
@@ -72,6 +74,7 @@ impl Variant {
             let family = match family {
                 Family::Rows => "rows",
                 Family::Columns => "columns",
+                Family::Quads => "quads",
             };
             let access = match access {
                 Access::Whole => "whole",
@@ -176,9 +179,8 @@ impl Variant {
             activation: given.activation.filter(|_| kernel.activates()),
             companion: given.companion.filter(|_| kernel.has_companion()),
             brain_float: given.brain_float.filter(|_| self.storage == Storage::Packed),
-            keeps_in_step: given
-                .keeps_in_step
-                .filter(|_| kernel.walk().is_some_and(|walk| walk.family == Family::Columns)),
+            keeps_in_step: given.keeps_in_step.filter(|_| kernel.walk().is_some_and(|walk| walk.family == Family::Columns)),
+            by_runs: given.by_runs.filter(|_| kernel.walk().is_some_and(Walk::has_runs)),
         }
     }
 }
@@ -220,11 +222,13 @@ impl Files {
             Kernel::MergeAndApply(operation, fusion, walk) => self.merge_and_apply(operation, fusion, walk),
             Kernel::ChannelLoop(operation, fusion, walk) => [
                 self.whole_channels(operation, fusion, walk, derivative(fusion, true)),
-                vec![wgsl!("reduction/loop.wgsl"), loop_of(walk), wgsl!("entry/channel_loop.wgsl")],
+                reduction_loop(walk),
+                loops_of(walk).to_vec(),
+                vec![wgsl!("entry/channel_loop.wgsl")],
             ]
             .concat(),
             Kernel::Resident(operation, fusion, walk, trips) => [
-                self.whole_channels(operation, fusion, walk, kept_derivative(fusion)),
+                self.whole_channels(operation, fusion, walk, kept_derivative(fusion, walk)),
                 match operation {
                     Operation::Training => vec![wgsl!("block/unchanged.wgsl")],
                     Operation::Backward | Operation::FrozenBackward => Vec::new(),
@@ -416,10 +420,11 @@ impl Files {
                 ]
                 .concat(),
             },
-            reduces(reduction, walk),
-            vec![wgsl!("reduction/loop.wgsl")],
+            reduces(reduction, walk, false),
+            reduction_loop(walk),
             match walk.family {
                 Family::Rows => vec![wgsl!("entry/reduce_rows.wgsl")],
+                Family::Quads => vec![wgsl!("entry/reduce_quads.wgsl")],
                 Family::Columns => vec![wgsl!("accumulator/run.wgsl"), wgsl!("entry/reduce_columns.wgsl")],
             },
         ]
@@ -456,7 +461,8 @@ impl Files {
                 ]
                 .concat(),
             },
-            vec![loop_of(walk), wgsl!("entry/apply.wgsl")],
+            loops_of(walk).to_vec(),
+            vec![wgsl!("entry/apply.wgsl")],
         ]
         .concat()
     }
@@ -491,7 +497,8 @@ impl Files {
                 }
             },
             self.maps(operation, fusion, walk),
-            vec![conclusion(operation), loop_of(walk), wgsl!("entry/merge_and_apply.wgsl")],
+            loops_of(walk).to_vec(),
+            vec![conclusion(operation), wgsl!("entry/merge_and_apply.wgsl")],
         ]
         .concat()
     }
@@ -524,9 +531,10 @@ impl Files {
                     [vec![wgsl!("counter/none.wgsl")], known(source, fusion), derivative].concat()
                 }
             },
-            reduces(reduction, walk),
+            reduces(reduction, walk, true),
             match walk.family {
                 Family::Rows => vec![wgsl!("channel/rows.wgsl")],
+                Family::Quads => vec![wgsl!("channel/quads.wgsl")],
                 Family::Columns => vec![wgsl!("accumulator/run.wgsl"), wgsl!("channel/columns.wgsl")],
             },
             commits(operation),
@@ -646,7 +654,12 @@ impl Files {
                 }
             });
         }
+        if walk.family == Family::Quads {
+            files.extend(picked_coefficients(operation));
+        }
         files.push(match (whole, walk.skips_padding) {
+            (true, false) if walk.family == Family::Quads => wgsl!("elementwise/trip_quads.wgsl"),
+            (true, true) if walk.family == Family::Quads => wgsl!("elementwise/trip_padded_quads.wgsl"),
             (true, false) => wgsl!("elementwise/trip_whole.wgsl"),
             (false, false) => wgsl!("elementwise/trip_shared.wgsl"),
             (true, true) => wgsl!("elementwise/trip_padded_whole.wgsl"),
@@ -728,17 +741,42 @@ fn walk_over(walk: Walk) -> Vec<&'static str> {
     let mut files = vec![wgsl!("walk/extent.wgsl")];
     files.extend(match (walk.skips_padding, walk.access) {
         (true, _) => {
-            vec![wgsl!("common/padding.wgsl"), wgsl!("walk/trip_shared.wgsl"), wgsl!("walk/counts_valid.wgsl")]
+            vec![wgsl!("common/padding.wgsl"), trip_of(walk), wgsl!("walk/counts_valid.wgsl")]
         }
-        (false, Access::Whole) => vec![wgsl!("walk/trip_whole.wgsl")],
-        (false, Access::Shared | Access::Scalar) => {
-            vec![wgsl!("walk/trip_shared.wgsl"), wgsl!("walk/counts_all.wgsl")]
+        (false, _) if has_whole_trips(walk) => vec![wgsl!("walk/trip_whole.wgsl")],
+        (false, _) => vec![trip_of(walk), wgsl!("walk/counts_all.wgsl")],
+    });
+    files.extend(match walk.family {
+        Family::Rows => [wgsl!("walk/rows.wgsl"), wgsl!("walk/along_rows.wgsl")].as_slice(),
+        Family::Columns => &[wgsl!("walk/columns.wgsl")],
+        Family::Quads => {
+            &[wgsl!("walk/row_quads.wgsl"), wgsl!("walk/along_rows.wgsl"), wgsl!("walk/owners.wgsl")]
         }
     });
-    files.push(match walk.family {
-        Family::Rows => wgsl!("walk/rows.wgsl"),
-        Family::Columns => wgsl!("walk/columns.wgsl"),
+    if walk.has_runs() {
+        files.push(wgsl!("walk/runs.wgsl"));
+    }
+    files
+}
+
+/// Whether units may be taken without a mask, and without asking whose they are.
+fn has_whole_trips(walk: Walk) -> bool {
+    walk.access == Access::Whole && walk.family != Family::Quads && !walk.skips_padding
+}
+
+/// A trip whose units take masks.
+fn trip_of(walk: Walk) -> &'static str {
+    if walk.family == Family::Quads { wgsl!("walk/trip_of_quads.wgsl") } else { wgsl!("walk/trip_shared.wgsl") }
+}
+
+fn reduction_loop(walk: Walk) -> Vec<&'static str> {
+    let mut files = vec![wgsl!("reduction/loop.wgsl")];
+    files.push(if has_whole_trips(walk) {
+        wgsl!("reduction/whole_trips.wgsl")
+    } else {
+        wgsl!("reduction/no_whole_trips.wgsl")
     });
+    files.push(if walk.has_runs() { wgsl!("reduction/by_runs.wgsl") } else { wgsl!("reduction/by_trips.wgsl") });
     files
 }
 
@@ -750,15 +788,36 @@ fn accumulator(reduction: Reduction) -> Vec<&'static str> {
     vec![record, accumulator, wgsl!("accumulator/positions.wgsl")]
 }
 
-fn reduces(reduction: Reduction, walk: Walk) -> Vec<&'static str> {
+/// `maps` says whether a map follows in the same kernel.
+fn reduces(reduction: Reduction, walk: Walk, maps: bool) -> Vec<&'static str> {
     let samples = match (walk.skips_padding, walk.family) {
         (true, _) => wgsl!("reduction/samples_valid.wgsl"),
         (false, Family::Rows) => wgsl!("reduction/samples_rows.wgsl"),
         (false, Family::Columns) => wgsl!("reduction/samples_columns.wgsl"),
+        (false, Family::Quads) => wgsl!("reduction/samples_quads.wgsl"),
     };
+    let quads = walk.family == Family::Quads;
     match reduction {
-        Reduction::Statistics => vec![samples, wgsl!("reduction/statistics.wgsl")],
-        Reduction::GradientSums(..) => vec![wgsl!("reduction/gradient_sums.wgsl")],
+        Reduction::Statistics => {
+            let blocks: &[_] = if quads {
+                &[wgsl!("accumulator/one_of_moments.wgsl"), wgsl!("reduction/statistics_of_quads.wgsl")]
+            } else {
+                &[wgsl!("reduction/statistics_of_lanes.wgsl")]
+            };
+            [&[samples, wgsl!("reduction/statistics.wgsl")], blocks].concat()
+        }
+        Reduction::GradientSums(..) if quads => {
+            let basis = if maps { Vec::new() } else { PICKED_BASIS.to_vec() };
+            let sums = vec![
+                wgsl!("accumulator/one_of_sums.wgsl"),
+                wgsl!("reduction/gradient_sums.wgsl"),
+                wgsl!("reduction/gradient_sums_of_quads.wgsl"),
+            ];
+            [basis, sums].concat()
+        }
+        Reduction::GradientSums(..) => {
+            vec![wgsl!("reduction/gradient_sums.wgsl"), wgsl!("reduction/gradient_sums_of_lanes.wgsl")]
+        }
     }
 }
 
@@ -766,7 +825,9 @@ fn reduces(reduction: Reduction, walk: Walk) -> Vec<&'static str> {
 fn merges(reduction: Reduction, family: Family) -> Vec<&'static str> {
     let (slots, pivot) = match family {
         Family::Rows => (wgsl!("partials/slots_rows.wgsl"), wgsl!("partials/pivot_rows.wgsl")),
-        Family::Columns => (wgsl!("partials/slots_channels.wgsl"), wgsl!("partials/pivot_channels.wgsl")),
+        Family::Columns | Family::Quads => {
+            (wgsl!("partials/slots_channels.wgsl"), wgsl!("partials/pivot_channels.wgsl"))
+        }
     };
     let merge = match reduction {
         Reduction::Statistics => vec![pivot, wgsl!("partials/merge_statistics.wgsl")],
@@ -797,11 +858,14 @@ fn conclusion(operation: Operation) -> &'static str {
     }
 }
 
-fn loop_of(walk: Walk) -> &'static str {
-    match walk {
-        Walk { access: Access::Whole, skips_padding: false, .. } => wgsl!("elementwise/loop_whole.wgsl"),
-        _ => wgsl!("elementwise/loop_shared.wgsl"),
-    }
+fn loops_of(walk: Walk) -> [&'static str; 2] {
+    let trips = if has_whole_trips(walk) {
+        wgsl!("elementwise/loop_whole.wgsl")
+    } else {
+        wgsl!("elementwise/loop_shared.wgsl")
+    };
+    let place = if walk.has_runs() { wgsl!("elementwise/by_runs.wgsl") } else { wgsl!("elementwise/by_trips.wgsl") };
+    [trips, place]
 }
 
 /// The statistics to normalise with.
@@ -844,8 +908,12 @@ fn derivative(fusion: Fusion, input: bool) -> Vec<&'static str> {
 }
 
 /// As [`derivative`], where a block is held from the reduction to the map: what both need of it and takes long is found once.
-fn kept_derivative(fusion: Fusion) -> Vec<&'static str> {
+fn kept_derivative(fusion: Fusion, walk: Walk) -> Vec<&'static str> {
     let keep = match fusion {
+        // What both need is by element in quads, and found where it is used.
+        _ if walk.family == Family::Quads => {
+            return [derivative(fusion, true), vec![wgsl!("block/unchanged.wgsl")]].concat();
+        }
         Fusion::Activation => wgsl!("gradient/keep_recomputed.wgsl"),
         Fusion::Inverted => wgsl!("gradient/keep_inverted.wgsl"),
         // x̂ by itself is cheaper found twice than held.
@@ -866,3 +934,18 @@ fn activation_of(fusion: Fusion) -> Vec<&'static str> {
     }
     files
 }
+
+/// What a map needs of each element in quads.
+fn picked_coefficients(operation: Operation) -> Vec<&'static str> {
+    match operation {
+        Operation::Training => vec![wgsl!("normalizer/picked.wgsl"), wgsl!("elementwise/picked_normalize.wgsl")],
+        Operation::Backward => {
+            [PICKED_BASIS.to_vec(), vec![wgsl!("elementwise/picked_input_gradient.wgsl")]].concat()
+        }
+        Operation::FrozenBackward => {
+            [PICKED_BASIS.to_vec(), vec![wgsl!("elementwise/picked_frozen_input_gradient.wgsl")]].concat()
+        }
+    }
+}
+
+const PICKED_BASIS: [&str; 2] = [wgsl!("normalizer/picked.wgsl"), wgsl!("gradient/picked.wgsl")];

@@ -145,7 +145,7 @@ const MOST_BYTES: u64 = 1 << 18;
 
 pub(crate) fn pins() -> impl Generated<Value = Strategies> {
     let pin = || prop::option::weighted(0.3, prop::sample::select(&Strategy::ALL[..]));
-    let family = prop::option::weighted(0.2, prop::sample::select(&[Family::Rows, Family::Columns][..]));
+    let family = prop::option::weighted(0.2, prop::sample::select(&[Family::Rows, Family::Columns, Family::Quads][..]));
     let pins = (pin(), pin(), family);
     let pins = pins.prop_map(|(training, backward, inference)| Strategies { training, backward, inference });
     prop_oneof![Just(Strategies::default()), pins]

@@ -141,12 +141,17 @@ fn strategies_of(target: &Target, case: &Case) -> Vec<Strategies> {
     let shape = case.shape();
     let of = |operation| Plan::strategies(&case.descriptor(), &shape, target.kernels.profile(), operation).unwrap();
     let (training, backward) = (of(Operation::Training), of(Operation::Backward));
-    let families = [Family::Rows, Family::Columns];
+    let serves = |&family: &Family| {
+        let pin = Strategies { inference: Some(family), ..Default::default() };
+        family != Family::Quads
+            || Plan::with_strategies(&case.descriptor(), &shape, target.kernels.profile(), pin).is_ok()
+    };
+    let families: Vec<_> = [Family::Rows, Family::Columns, Family::Quads].into_iter().filter(serves).collect();
     (0..training.len().max(backward.len()))
         .map(|index| Strategies {
             training: training.get(index % training.len().max(1)).copied(),
             backward: backward.get(index % backward.len().max(1)).copied(),
-            inference: Some(families[index % 2]),
+            inference: Some(families[index % families.len()]),
         })
         .collect()
 }

@@ -270,7 +270,7 @@ impl Laid {
         let access = match geometry.family {
             _ if !self.tensor.elements().is_multiple_of(4) => Access::Scalar,
             Family::Rows if !self.tensor.part().inner.is_multiple_of(4) => Access::Shared,
-            Family::Rows | Family::Columns => Access::Whole,
+            Family::Rows | Family::Columns | Family::Quads => Access::Whole,
         };
         Walk { family: geometry.family, access, skips_padding }
     }

@@ -1,0 +1,52 @@
+// Maps what a place walks over: trip by trip, or run by run.
+
+/// Must be called in uniform control flow.
+fn apply_to_place(place: Place, extent: Extent, coefficients: Coefficients) {
+    if BY_RUNS {
+        apply_to_runs(place, extent, coefficients);
+    } else {
+        apply_to_trips(place, extent, coefficients);
+    }
+}
+
+fn apply_to_runs(place: Place, extent: Extent, coefficients: Coefficients) {
+    var row = first_row(place, extent);
+    var index = extent.start;
+    if index < extent.end {
+        loop {
+            var channel = 0u;
+            loop {
+                let begin = run_begin(channel);
+                let end = run_begin(channel + 1u);
+                apply_to_unit(row + begin, picked_coefficients(coefficients, owners_at(4u * begin)), place);
+                let own = picked_coefficients(coefficients, whole_owners(channel));
+                var unit = begin + 1u;
+                if unit < end {
+                    loop {
+                        apply_to_unit(row + unit, own, place);
+                        unit++;
+                        continuing {
+                            break if unit >= end;
+                        }
+                    }
+                }
+                channel++;
+                continuing {
+                    break if channel >= 4u;
+                }
+            }
+            row += params.outer_elements / 4u;
+            index += params.row_units;
+            continuing {
+                break if index >= extent.end;
+            }
+        }
+    }
+}
+
+fn apply_to_unit(unit: u32, coefficients: Coefficients, place: Place) {
+    let values = mapped(coefficients, load_unit(unit));
+    if place.participates {
+        store_mapped(unit, values);
+    }
+}

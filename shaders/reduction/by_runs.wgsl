@@ -1,0 +1,69 @@
+// Reduces what a place walks over, trip by trip or run by run, and merges what its lane's positions found.
+
+/// Must be called in uniform control flow.
+fn reduce_place(place: Place, extent: Extent) -> Accumulator {
+    let basis = basis_of(place, extent);
+    if BY_RUNS {
+        return reduce_runs(basis, place, extent);
+    }
+    let total = reduce_trips(basis, place, extent);
+    return merge_positions(total, place, params.positions, params.merge_groups);
+}
+
+/// Rows that one accumulator takes before it is merged into the next level, as with trips.
+const ROWS_PER_LEVEL: u32 = 16u;
+
+fn reduce_runs(basis: Basis, place: Place, extent: Extent) -> Accumulator {
+    var total = empty(basis);
+    var row = first_row(place, extent);
+    var index = extent.start;
+    if index < extent.end {
+        loop {
+            var state = empty(basis);
+            let level_end = min(index + ROWS_PER_LEVEL * params.row_units, extent.end);
+            loop {
+                state = reduce_row(basis, state, row);
+                row += params.outer_elements / 4u;
+                index += params.row_units;
+                continuing {
+                    break if index >= level_end;
+                }
+            }
+            total = merge(total, state);
+            continuing {
+                break if index >= extent.end;
+            }
+        }
+    }
+    return total;
+}
+
+fn reduce_row(basis: Basis, before: Accumulator, row: u32) -> Accumulator {
+    var state = before;
+    var channel = 0u;
+    loop {
+        let begin = run_begin(channel);
+        let end = run_begin(channel + 1u);
+        state = merge(state, reduced_unit(basis, load_unit(row + begin), vec4<bool>(true), owners_at(4u * begin)));
+        let owners = whole_owners(channel);
+        let own = picked_basis(basis, owners);
+        var unit = begin + 1u;
+        if unit < end {
+            var run = empty(own);
+            loop {
+                run = accumulate_unit(own, run, load_unit(row + unit), f32(unit - begin - 1u));
+                unit++;
+                continuing {
+                    break if unit >= end;
+                }
+            }
+            let merged = merge(picked_accumulator(state, owners), merge_components(run));
+            state = select_accumulator(state, merged, vec4<u32>(0u, 1u, 2u, 3u) == vec4<u32>(channel));
+        }
+        channel++;
+        continuing {
+            break if channel >= 4u;
+        }
+    }
+    return state;
+}
