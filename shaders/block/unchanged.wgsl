@@ -1,5 +1,5 @@
 // A block that is held as it was read.
 
-fn kept(basis: Basis, block: Block) -> Block {
+fn kept(basis: Basis, block: Block, trip: Trip) -> Block {
     return block;
 }

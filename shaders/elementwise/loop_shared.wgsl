@@ -1,7 +1,7 @@
 // Maps what a place walks over, trip by trip.
 
 /// Must be called in uniform control flow.
-fn apply_to_trips(place: Place, extent: Extent, coefficients: Coefficients) {
+fn apply_to_place(place: Place, extent: Extent, coefficients: Coefficients) {
     // Conditions stand behind the bodies, as in the reduction.
     var walker = walk(place, extent);
     if params.blocks > 0u {

@@ -1,7 +1,7 @@
 // Maps what a place walks over, trip by trip.
 
 /// Must be called in uniform control flow.
-fn apply_to_trips(place: Place, extent: Extent, coefficients: Coefficients) {
+fn apply_to_place(place: Place, extent: Extent, coefficients: Coefficients) {
     let whole = whole_trips(extent);
     var walker = walk(place, extent);
     // As in the reduction, what needs no mask has a loop of its own, and conditions stand behind the bodies.

@@ -16,7 +16,7 @@ fn main(
     let trip_0 = take_trip(&walker, place, extent);
     let block_0 = load_block(trip_0.units);
     let basis = basis_of(place, extent);
-    let held_0 = kept(basis, block_0);
+    let held_0 = kept(basis, block_0, trip_0);
     var state = empty(basis);
     state = accumulate_masked(basis, state, held_0, trip_0);
     let lanes = merge_positions(state, place, params.positions, params.merge_groups);

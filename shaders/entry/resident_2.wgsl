@@ -18,8 +18,8 @@ fn main(
     let block_0 = load_block(trip_0.units);
     let block_1 = load_block(trip_1.units);
     let basis = basis_of(place, extent);
-    let held_0 = kept(basis, block_0);
-    let held_1 = kept(basis, block_1);
+    let held_0 = kept(basis, block_0, trip_0);
+    let held_1 = kept(basis, block_1, trip_1);
     var state = empty(basis);
     state = accumulate_masked(basis, state, held_0, trip_0);
     state = accumulate_masked(basis, state, held_1, trip_1);

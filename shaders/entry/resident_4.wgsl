@@ -22,10 +22,10 @@ fn main(
     let block_2 = load_block(trip_2.units);
     let block_3 = load_block(trip_3.units);
     let basis = basis_of(place, extent);
-    let held_0 = kept(basis, block_0);
-    let held_1 = kept(basis, block_1);
-    let held_2 = kept(basis, block_2);
-    let held_3 = kept(basis, block_3);
+    let held_0 = kept(basis, block_0, trip_0);
+    let held_1 = kept(basis, block_1, trip_1);
+    let held_2 = kept(basis, block_2, trip_2);
+    let held_3 = kept(basis, block_3, trip_3);
     var state = empty(basis);
     state = accumulate_masked(basis, state, held_0, trip_0);
     state = accumulate_masked(basis, state, held_1, trip_1);

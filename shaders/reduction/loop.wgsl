@@ -10,7 +10,8 @@ fn trips_per_level() -> u32 {
 }
 
 /// Must be called in uniform control flow.
-fn reduce_trips(basis: Basis, place: Place, extent: Extent) -> Accumulator {
+fn reduce_place(place: Place, extent: Extent) -> Accumulator {
+    let basis = basis_of(place, extent);
     let whole = whole_trips(extent);
     let per_level = trips_per_level();
     var walker = walk(place, extent);
@@ -40,5 +41,5 @@ fn reduce_trips(basis: Basis, place: Place, extent: Extent) -> Accumulator {
             }
         }
     }
-    return total;
+    return merge_positions(total, place, params.positions, params.merge_groups);
 }

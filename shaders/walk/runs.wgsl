@@ -1,8 +1,5 @@
-// The rows of a quad, run by run.
-
-/// A constant of the pipeline: an invocation has its quad to itself, and takes each row of it channel by channel: a *run* of units of
-/// one channel, but for the first, which may begin with the end of the channel before. So a run needs no question whose a unit is.
-override BY_RUNS: bool;
+// The rows of a quad, run by run: an invocation has its quad to itself, and takes each row of it channel by channel, a *run* of units of
+// one channel, but for the first, which may begin with the end of the channel before. So a run needs no question whose a unit is.
 
 /// The first unit of the row of the quad in which a place begins.
 fn first_row(place: Place, extent: Extent) -> u32 {

@@ -287,7 +287,7 @@ impl<'a> Bindings<'a> {
             ElementType::F16 | ElementType::Bf16 if kernel.walk().is_some() => Storage::Packed,
             _ => Storage::Single,
         };
-        // What is held in registers is walked over without a loop, so that there is nothing to keep in step, and no run.
+        // What is held in registers is walked over without a loop, so that there is nothing to keep in step.
         let loops = !matches!(kernel, Kernel::Resident(..));
         let constants = Constants {
             workgroup_size: Some(dispatch.workgroup_size),
@@ -295,7 +295,6 @@ impl<'a> Bindings<'a> {
             companion: Some(dispatch.companion as u32),
             brain_float: Some(element == ElementType::Bf16),
             keeps_in_step: Some(loops && dispatch.params.trips_in_step != 0),
-            by_runs: Some(loops && dispatch.goes_by_runs()),
         };
         let variant = Variant { kernel, storage, in_place: replaced.is_some(), pooled };
         let pipeline = kernels.pipeline(variant, constants)?;

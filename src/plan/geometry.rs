@@ -5,7 +5,7 @@
 //! super-rows; quads: the units of the four channels), and cut the extent into *splits*, one workgroup each, for as many
 //! workgroups as fill the machine.
 
-use super::kernel::Family;
+use super::kernel::{Access, Family};
 use super::params::Params;
 use super::profile::DeviceProfile;
 use super::workspace::RECORD_SIZE;
@@ -257,7 +257,8 @@ impl Geometry {
         };
         let extent = tensor.part().outer * row_units;
         let size = profile.rows_workgroup_size();
-        let positions = profile.tuning().row_positions(tensor.segmentation, all_lanes, useful_positions(extent)).min(size);
+        let positions =
+            profile.tuning().row_positions(tensor.segmentation, all_lanes, useful_positions(extent)).min(size);
         let lanes = size / positions;
         Self {
             family,
@@ -338,8 +339,7 @@ impl Geometry {
         // Whole trips per split, so that only the last split has a ragged end; of quads whole rows where these are taken run by
         // run, and where a slot without elements of some of the four channels would come of it.
         let reduces = matches!(purpose, Purpose::Reduction(_)) && self.family == Family::Quads;
-        let by_runs = goes_by_runs(self.family, self.positions, self.extent);
-        let step = if reduces || by_runs { self.row_units } else { trip };
+        let step = if reduces || self.has_runs() { self.row_units } else { trip };
         self.split_extent = (blocks.div_ceil(splits) * trip).next_multiple_of(step).min(self.extent);
         self.splits = self.extent.div_ceil(self.split_extent);
         self.blocks = self.split_extent.div_ceil(trip);
@@ -355,6 +355,15 @@ impl Geometry {
                 Self { tiles: tensor.segmentation.parts * row_units.div_ceil(self.lanes), row_units, ..self }
             }
         }
+    }
+
+    /// Whether an invocation takes each row of a quad run by run: one that has its quad to itself, within the loops that it may make.
+    const fn has_runs(&self) -> bool {
+        matches!(self.family, Family::Quads) && self.positions == 1 && self.extent <= MAX_RUN_UNITS
+    }
+
+    pub(super) const fn access_of_quads(&self, skips_padding: bool) -> Access {
+        if self.has_runs() && !skips_padding { Access::Runs } else { Access::Whole }
     }
 
     /// Workgroups that have work.
@@ -452,11 +461,6 @@ impl FinalizeGeometry {
 pub(super) fn outer_elements(problem: Problem) -> u64 {
     // An empty batch may have astronomic rows.
     u64::from(problem.channels).saturating_mul(problem.inner)
-}
-
-/// Whether an invocation of quads takes each row run by run: one that has its quad to itself, within the loops that it may make.
-pub(super) const fn goes_by_runs(family: Family, positions: u64, extent: u64) -> bool {
-    matches!(family, Family::Quads) && positions == 1 && extent <= MAX_RUN_UNITS
 }
 
 /// Units that a row touches at most.

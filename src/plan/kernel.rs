@@ -19,6 +19,8 @@ pub enum Family {
 pub enum Access {
     /// Sixteen bytes at once, all of one lane: rows that are a multiple of four elements, columns of a tensor that is, quads.
     Whole,
+    /// Sixteen bytes at once, of a quad that one invocation has to itself, channel by channel.
+    Runs,
     /// Sixteen bytes at once, of which the ends of unaligned rows belong to neighbours.
     Shared,
     /// Element by element; the element count is no multiple of four.
@@ -38,22 +40,18 @@ pub struct Walk {
 
 impl Walk {
     /// Every walk over elements that all count.
-    const WHOLE: [Self; 6] = [
+    const WHOLE: [Self; 7] = [
         Self::new(Family::Rows, Access::Whole),
         Self::new(Family::Rows, Access::Shared),
         Self::new(Family::Rows, Access::Scalar),
         Self::new(Family::Columns, Access::Whole),
         Self::new(Family::Columns, Access::Scalar),
         Self::new(Family::Quads, Access::Whole),
+        Self::new(Family::Quads, Access::Runs),
     ];
 
     const fn new(family: Family, access: Access) -> Self {
         Self { family, access, skips_padding: false }
-    }
-
-    /// Whether an invocation may take rows run by run, which is a constant of the pipeline.
-    pub(crate) const fn has_runs(self) -> bool {
-        matches!(self.family, Family::Quads) && !self.skips_padding
     }
 }
 
@@ -179,6 +177,14 @@ pub enum Trips {
 impl Trips {
     /// Every count, ascending.
     pub const ALL: [Self; 3] = [Self::One, Self::Two, Self::Four];
+
+    /// What kernels of a family hold at most: what a unit of a quad takes besides its loads makes kernels of four trips slow to compile.
+    pub(crate) const fn most(family: Family) -> Self {
+        match family {
+            Family::Rows | Family::Columns => Self::Four,
+            Family::Quads => Self::Two,
+        }
+    }
 
     pub(crate) const fn count(self) -> u64 {
         match self {
@@ -363,7 +369,9 @@ impl Kernel {
     pub fn all() -> impl Iterator<Item = Self> {
         let over_tensors = Walk::WHOLE.into_iter().flat_map(|walk| {
             let skipping = Walk { skips_padding: true, ..walk };
-            [over_tensor(walk), over_padded_tensor(skipping)].concat()
+            // What is padding is asked of every unit.
+            let padded = if walk.access == Access::Runs { Vec::new() } else { over_padded_tensor(skipping) };
+            [over_tensor(walk), padded].concat()
         });
         over_tensors
             .chain(
@@ -613,7 +621,9 @@ fn over_tensor(walk: Walk) -> Vec<Kernel> {
             kernels.push(Kernel::MergeAndApply(operation, fusion, walk));
             if !fusion.binds_more() {
                 kernels.push(Kernel::ChannelLoop(operation, fusion, walk));
-                kernels.extend(Trips::ALL.map(|trips| Kernel::Resident(operation, fusion, walk, trips)));
+                let most = Trips::most(walk.family);
+                let trips = Trips::ALL.into_iter().filter(|trips| *trips <= most && walk.access != Access::Runs);
+                kernels.extend(trips.map(|trips| Kernel::Resident(operation, fusion, walk, trips)));
             }
         }
     }

@@ -35,7 +35,7 @@ use crate::{
     Activation, ActivationCost, ActivationSource, BatchNormDescriptor, Error, Problem, Segmentation, SequenceAxes,
     Shape, trace,
 };
-use geometry::{Geometry, Tensor, goes_by_runs};
+use geometry::{Geometry, Tensor};
 use strategy::Choice;
 use window::{Windows, capacity, yielding};
 
@@ -556,12 +556,6 @@ pub(crate) struct Dispatch {
 }
 
 impl Dispatch {
-    /// Whether invocations of quads go run by run.
-    pub(crate) fn goes_by_runs(&self) -> bool {
-        let Params { positions, extent, .. } = self.params;
-        self.kernel.walk().is_some_and(|walk| goes_by_runs(walk.family, positions.into(), extent.into()))
-    }
-
     /// The role whose buffer stands in for a role of the kernel.
     pub(crate) const fn stand_in(&self, role: Role) -> Role {
         match role {

@@ -122,7 +122,7 @@ impl Choice {
             Strategy::Resident(family) => {
                 // Backward holds two tensors; a processor's caches hold them all the same.
                 let many = operation == Operation::Training || profile.is_cpu();
-                let most = if many { Trips::Four } else { Trips::Two };
+                let most = if many { Trips::Four } else { Trips::Two }.min(Trips::most(family));
                 let geometry = Geometry::whole_channels(tensor, profile, family, most.count())?;
                 let trips = Trips::ALL.into_iter().find(|trips| trips.count() >= geometry.blocks)?;
                 Some(Self::Resident(geometry, trips))

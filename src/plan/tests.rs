@@ -165,16 +165,20 @@ fn walk_of(kernel: Kernel) -> Option<(Family, bool)> {
     kernel.walk().map(|walk| (walk.family, matches!(kernel, Kernel::Reduce(..))))
 }
 
+fn goes_by_runs(kernel: Kernel) -> bool {
+    kernel.walk().is_some_and(|walk| walk.access == super::Access::Runs)
+}
+
 /// The elements of those bound that one dispatch over the tensor takes, with the workgroup that takes each and the slot that a
 /// reduction would count it in.
 ///
-/// The same arithmetic as `shaders/walk/{rows,columns,row_quads,runs}.wgsl`.
+/// The same arithmetic as `shaders/walk/{rows,columns,row_quads,along_rows,runs}.wgsl`.
 fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, u32, Option<(u32, u32)>)) {
     let Some((family, reduces)) = walk_of(dispatch.kernel) else { return };
     let p = &dispatch.params;
     let groups = dispatch.workgroups[0] * dispatch.workgroups[1];
     assert!(groups >= p.groups && dispatch.workgroups[2] == 1);
-    let by_runs = dispatch.goes_by_runs() && !matches!(dispatch.kernel, Kernel::Resident(..));
+    let by_runs = goes_by_runs(dispatch.kernel);
     for group in 0..p.groups {
         for invocation in 0..dispatch.workgroup_size {
             let split = group / p.tiles;
@@ -431,7 +435,7 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
         let two_steps = |positions: u32, groups: u32| u64::from(positions.div_ceil(groups.max(1)) + groups);
         // Trips and levels of them.
         let blocks = u64::from(blocks);
-        let blocks = if dispatch.goes_by_runs() {
+        let blocks = if goes_by_runs(kernel) {
             // Rows, the runs of each, and their units one at a time.
             let rows = params.split_extent.div_ceil(params.row_units);
             u64::from(rows + rows.div_ceil(16) + 4 * rows + params.split_extent)

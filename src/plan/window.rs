@@ -73,12 +73,19 @@ impl Window {
         Region { first_element, elements: end - first_element }
     }
 
-    pub(super) fn walk(&self, whole: Tensor, family: Family, profile: &DeviceProfile, skips_padding: bool) -> Walk {
-        let region = self.region(whole, profile);
+    pub(super) fn walk(
+        &self,
+        whole: Tensor,
+        geometry: &Geometry,
+        profile: &DeviceProfile,
+        skips_padding: bool,
+    ) -> Walk {
+        let (region, family) = (self.region(whole, profile), geometry.family);
         let access = match family {
             _ if !region.elements.is_multiple_of(4) => Access::Scalar,
             Family::Rows if !self.tensor.has_whole_rows() => Access::Shared,
-            Family::Rows | Family::Columns | Family::Quads => Access::Whole,
+            Family::Rows | Family::Columns => Access::Whole,
+            Family::Quads => geometry.access_of_quads(skips_padding),
         };
         Walk { family, access, skips_padding }
     }

@@ -32,7 +32,6 @@ pub(crate) struct Constants {
     pub companion: Option<u32>,
     pub brain_float: Option<bool>,
     pub keeps_in_step: Option<bool>,
-    pub by_runs: Option<bool>,
 }
 
 impl Constants {
@@ -44,7 +43,6 @@ impl Constants {
             ("COMPANION", self.companion.map(f64::from)),
             ("BRAIN_FLOAT", self.brain_float.map(|set| f64::from(u8::from(set)))),
             ("KEEPS_IN_STEP", self.keeps_in_step.map(|set| f64::from(u8::from(set)))),
-            ("BY_RUNS", self.by_runs.map(|set| f64::from(u8::from(set)))),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
@@ -78,6 +76,7 @@ impl Variant {
             };
             let access = match access {
                 Access::Whole => "whole",
+                Access::Runs => "runs",
                 Access::Shared => "shared",
                 Access::Scalar => "scalar",
             };
@@ -179,8 +178,9 @@ impl Variant {
             activation: given.activation.filter(|_| kernel.activates()),
             companion: given.companion.filter(|_| kernel.has_companion()),
             brain_float: given.brain_float.filter(|_| self.storage == Storage::Packed),
-            keeps_in_step: given.keeps_in_step.filter(|_| kernel.walk().is_some_and(|walk| walk.family == Family::Columns)),
-            by_runs: given.by_runs.filter(|_| kernel.walk().is_some_and(Walk::has_runs)),
+            keeps_in_step: given
+                .keeps_in_step
+                .filter(|_| kernel.walk().is_some_and(|walk| walk.family == Family::Columns)),
         }
     }
 }
@@ -223,8 +223,7 @@ impl Files {
             Kernel::ChannelLoop(operation, fusion, walk) => [
                 self.whole_channels(operation, fusion, walk, derivative(fusion, true)),
                 reduction_loop(walk),
-                loops_of(walk).to_vec(),
-                vec![wgsl!("entry/channel_loop.wgsl")],
+                vec![loop_of(walk), wgsl!("entry/channel_loop.wgsl")],
             ]
             .concat(),
             Kernel::Resident(operation, fusion, walk, trips) => [
@@ -461,8 +460,7 @@ impl Files {
                 ]
                 .concat(),
             },
-            loops_of(walk).to_vec(),
-            vec![wgsl!("entry/apply.wgsl")],
+            vec![loop_of(walk), wgsl!("entry/apply.wgsl")],
         ]
         .concat()
     }
@@ -497,8 +495,7 @@ impl Files {
                 }
             },
             self.maps(operation, fusion, walk),
-            loops_of(walk).to_vec(),
-            vec![conclusion(operation), wgsl!("entry/merge_and_apply.wgsl")],
+            vec![conclusion(operation), loop_of(walk), wgsl!("entry/merge_and_apply.wgsl")],
         ]
         .concat()
     }
@@ -593,7 +590,7 @@ impl Files {
     /// The map of an operation and the stores of its results.
     fn maps(self, operation: Operation, fusion: Fusion, walk: Walk) -> Vec<&'static str> {
         let access = walk.access;
-        let whole = access == Access::Whole;
+        let whole = matches!(access, Access::Whole | Access::Runs);
         let mut files = match (operation, fusion.binds_more()) {
             (Operation::Training, more) => {
                 let output = self.store(access, tensor!("output.wgsl"));
@@ -657,14 +654,16 @@ impl Files {
         if walk.family == Family::Quads {
             files.extend(picked_coefficients(operation));
         }
-        files.push(match (whole, walk.skips_padding) {
-            (true, false) if walk.family == Family::Quads => wgsl!("elementwise/trip_quads.wgsl"),
-            (true, true) if walk.family == Family::Quads => wgsl!("elementwise/trip_padded_quads.wgsl"),
-            (true, false) => wgsl!("elementwise/trip_whole.wgsl"),
-            (false, false) => wgsl!("elementwise/trip_shared.wgsl"),
-            (true, true) => wgsl!("elementwise/trip_padded_whole.wgsl"),
-            (false, true) => wgsl!("elementwise/trip_padded_shared.wgsl"),
-        });
+        if access != Access::Runs {
+            files.push(match (whole, walk.skips_padding, walk.family) {
+                (true, false, Family::Quads) => wgsl!("elementwise/trip_quads.wgsl"),
+                (true, true, Family::Quads) => wgsl!("elementwise/trip_padded_quads.wgsl"),
+                (true, false, _) => wgsl!("elementwise/trip_whole.wgsl"),
+                (false, false, _) => wgsl!("elementwise/trip_shared.wgsl"),
+                (true, true, _) => wgsl!("elementwise/trip_padded_whole.wgsl"),
+                (false, true, _) => wgsl!("elementwise/trip_padded_shared.wgsl"),
+            });
+        }
         files
     }
 
@@ -680,9 +679,9 @@ impl Files {
     fn load(self, access: Access, files: [&'static str; 4]) -> &'static str {
         let [vector, scalar, packed, packed_scalar] = files;
         match (self.storage, access) {
-            (Storage::Single, Access::Whole | Access::Shared) => vector,
+            (Storage::Single, Access::Whole | Access::Runs | Access::Shared) => vector,
             (Storage::Single, Access::Scalar) => scalar,
-            (Storage::Packed, Access::Whole | Access::Shared) => packed,
+            (Storage::Packed, Access::Whole | Access::Runs | Access::Shared) => packed,
             (Storage::Packed, Access::Scalar) => packed_scalar,
         }
     }
@@ -691,9 +690,9 @@ impl Files {
     fn store(self, access: Access, files: [&'static str; 4]) -> &'static str {
         let [vector, scalar, packed, packed_scalar] = files;
         match (self.storage, access) {
-            (Storage::Single, Access::Whole) => vector,
+            (Storage::Single, Access::Whole | Access::Runs) => vector,
             (Storage::Single, Access::Shared | Access::Scalar) => scalar,
-            (Storage::Packed, Access::Whole) => packed,
+            (Storage::Packed, Access::Whole | Access::Runs) => packed,
             (Storage::Packed, Access::Shared | Access::Scalar) => packed_scalar,
         }
     }
@@ -740,22 +739,21 @@ fn sums_of_parts() -> Vec<&'static str> {
 fn walk_over(walk: Walk) -> Vec<&'static str> {
     let mut files = vec![wgsl!("walk/extent.wgsl")];
     files.extend(match (walk.skips_padding, walk.access) {
+        (_, Access::Runs) => Vec::new(),
         (true, _) => {
             vec![wgsl!("common/padding.wgsl"), trip_of(walk), wgsl!("walk/counts_valid.wgsl")]
         }
         (false, _) if has_whole_trips(walk) => vec![wgsl!("walk/trip_whole.wgsl")],
         (false, _) => vec![trip_of(walk), wgsl!("walk/counts_all.wgsl")],
     });
-    files.extend(match walk.family {
-        Family::Rows => [wgsl!("walk/rows.wgsl"), wgsl!("walk/along_rows.wgsl")].as_slice(),
-        Family::Columns => &[wgsl!("walk/columns.wgsl")],
-        Family::Quads => {
-            &[wgsl!("walk/row_quads.wgsl"), wgsl!("walk/along_rows.wgsl"), wgsl!("walk/owners.wgsl")]
+    files.extend(match (walk.family, walk.access) {
+        (Family::Rows, _) => [wgsl!("walk/rows.wgsl"), wgsl!("walk/along_rows.wgsl")].as_slice(),
+        (Family::Columns, _) => &[wgsl!("walk/columns.wgsl")],
+        (Family::Quads, Access::Runs) => {
+            &[wgsl!("walk/row_quads.wgsl"), wgsl!("walk/runs.wgsl"), wgsl!("walk/owners.wgsl")]
         }
+        (Family::Quads, _) => &[wgsl!("walk/row_quads.wgsl"), wgsl!("walk/along_rows.wgsl"), wgsl!("walk/owners.wgsl")],
     });
-    if walk.has_runs() {
-        files.push(wgsl!("walk/runs.wgsl"));
-    }
     files
 }
 
@@ -770,14 +768,15 @@ fn trip_of(walk: Walk) -> &'static str {
 }
 
 fn reduction_loop(walk: Walk) -> Vec<&'static str> {
-    let mut files = vec![wgsl!("reduction/loop.wgsl")];
-    files.push(if has_whole_trips(walk) {
+    if walk.access == Access::Runs {
+        return vec![wgsl!("reduction/loop_runs.wgsl")];
+    }
+    let whole = if has_whole_trips(walk) {
         wgsl!("reduction/whole_trips.wgsl")
     } else {
         wgsl!("reduction/no_whole_trips.wgsl")
-    });
-    files.push(if walk.has_runs() { wgsl!("reduction/by_runs.wgsl") } else { wgsl!("reduction/by_trips.wgsl") });
-    files
+    };
+    vec![whole, wgsl!("reduction/loop.wgsl")]
 }
 
 fn accumulator(reduction: Reduction) -> Vec<&'static str> {
@@ -796,27 +795,30 @@ fn reduces(reduction: Reduction, walk: Walk, maps: bool) -> Vec<&'static str> {
         (false, Family::Columns) => wgsl!("reduction/samples_columns.wgsl"),
         (false, Family::Quads) => wgsl!("reduction/samples_quads.wgsl"),
     };
-    let quads = walk.family == Family::Quads;
+    let runs = walk.access == Access::Runs;
+    let blocks: &[_] = match (reduction, walk.family) {
+        (Reduction::Statistics, Family::Rows | Family::Columns) => &[wgsl!("reduction/statistics_of_lanes.wgsl")],
+        (Reduction::Statistics, Family::Quads) if runs => &[
+            wgsl!("accumulator/one_of_moments.wgsl"),
+            wgsl!("reduction/statistics_of_quads.wgsl"),
+            wgsl!("reduction/statistics_of_runs.wgsl"),
+        ],
+        (Reduction::Statistics, Family::Quads) => {
+            &[wgsl!("reduction/statistics_of_quads.wgsl"), wgsl!("reduction/statistics_of_quad_trips.wgsl")]
+        }
+        (Reduction::GradientSums(..), Family::Rows | Family::Columns) => {
+            &[wgsl!("reduction/gradient_sums_of_lanes.wgsl")]
+        }
+        (Reduction::GradientSums(..), Family::Quads) if runs => {
+            &[wgsl!("accumulator/one_of_sums.wgsl"), wgsl!("reduction/gradient_sums_of_runs.wgsl")]
+        }
+        (Reduction::GradientSums(..), Family::Quads) => &[wgsl!("reduction/gradient_sums_of_quad_trips.wgsl")],
+    };
     match reduction {
-        Reduction::Statistics => {
-            let blocks: &[_] = if quads {
-                &[wgsl!("accumulator/one_of_moments.wgsl"), wgsl!("reduction/statistics_of_quads.wgsl")]
-            } else {
-                &[wgsl!("reduction/statistics_of_lanes.wgsl")]
-            };
-            [&[samples, wgsl!("reduction/statistics.wgsl")], blocks].concat()
-        }
-        Reduction::GradientSums(..) if quads => {
-            let basis = if maps { Vec::new() } else { PICKED_BASIS.to_vec() };
-            let sums = vec![
-                wgsl!("accumulator/one_of_sums.wgsl"),
-                wgsl!("reduction/gradient_sums.wgsl"),
-                wgsl!("reduction/gradient_sums_of_quads.wgsl"),
-            ];
-            [basis, sums].concat()
-        }
+        Reduction::Statistics => [&[samples, wgsl!("reduction/statistics.wgsl")], blocks].concat(),
         Reduction::GradientSums(..) => {
-            vec![wgsl!("reduction/gradient_sums.wgsl"), wgsl!("reduction/gradient_sums_of_lanes.wgsl")]
+            let basis: &[_] = if walk.family == Family::Quads && !maps { &PICKED_BASIS } else { &[] };
+            [basis, &[wgsl!("reduction/gradient_sums.wgsl")], blocks].concat()
         }
     }
 }
@@ -858,14 +860,12 @@ fn conclusion(operation: Operation) -> &'static str {
     }
 }
 
-fn loops_of(walk: Walk) -> [&'static str; 2] {
-    let trips = if has_whole_trips(walk) {
-        wgsl!("elementwise/loop_whole.wgsl")
-    } else {
-        wgsl!("elementwise/loop_shared.wgsl")
-    };
-    let place = if walk.has_runs() { wgsl!("elementwise/by_runs.wgsl") } else { wgsl!("elementwise/by_trips.wgsl") };
-    [trips, place]
+fn loop_of(walk: Walk) -> &'static str {
+    match walk.access {
+        Access::Runs => wgsl!("elementwise/loop_runs.wgsl"),
+        _ if has_whole_trips(walk) => wgsl!("elementwise/loop_whole.wgsl"),
+        _ => wgsl!("elementwise/loop_shared.wgsl"),
+    }
 }
 
 /// The statistics to normalise with.
@@ -910,10 +910,6 @@ fn derivative(fusion: Fusion, input: bool) -> Vec<&'static str> {
 /// As [`derivative`], where a block is held from the reduction to the map: what both need of it and takes long is found once.
 fn kept_derivative(fusion: Fusion, walk: Walk) -> Vec<&'static str> {
     let keep = match fusion {
-        // What both need is by element in quads, and found where it is used.
-        _ if walk.family == Family::Quads => {
-            return [derivative(fusion, true), vec![wgsl!("block/unchanged.wgsl")]].concat();
-        }
         Fusion::Activation => wgsl!("gradient/keep_recomputed.wgsl"),
         Fusion::Inverted => wgsl!("gradient/keep_inverted.wgsl"),
         // x̂ by itself is cheaper found twice than held.
@@ -921,7 +917,11 @@ fn kept_derivative(fusion: Fusion, walk: Walk) -> Vec<&'static str> {
             return [derivative(fusion, true), vec![wgsl!("block/unchanged.wgsl")]].concat();
         }
     };
-    [activation_of(fusion), vec![keep, wgsl!("gradient/kept.wgsl")]].concat()
+    let block = match walk.family {
+        Family::Rows | Family::Columns => wgsl!("gradient/keep_block.wgsl"),
+        Family::Quads => wgsl!("gradient/keep_block_of_quads.wgsl"),
+    };
+    [activation_of(fusion), vec![keep, block, wgsl!("gradient/kept.wgsl")]].concat()
 }
 
 fn activation_of(fusion: Fusion) -> Vec<&'static str> {
@@ -939,9 +939,7 @@ fn activation_of(fusion: Fusion) -> Vec<&'static str> {
 fn picked_coefficients(operation: Operation) -> Vec<&'static str> {
     match operation {
         Operation::Training => vec![wgsl!("normalizer/picked.wgsl"), wgsl!("elementwise/picked_normalize.wgsl")],
-        Operation::Backward => {
-            [PICKED_BASIS.to_vec(), vec![wgsl!("elementwise/picked_input_gradient.wgsl")]].concat()
-        }
+        Operation::Backward => [PICKED_BASIS.to_vec(), vec![wgsl!("elementwise/picked_input_gradient.wgsl")]].concat(),
         Operation::FrozenBackward => {
             [PICKED_BASIS.to_vec(), vec![wgsl!("elementwise/picked_frozen_input_gradient.wgsl")]].concat()
         }

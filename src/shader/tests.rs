@@ -174,7 +174,6 @@ fn the_pipeline_constants_are_those_that_the_source_declares() {
             companion: Some(1),
             brain_float: Some(true),
             keeps_in_step: Some(true),
-            by_runs: Some(true),
         };
         let mut given: Vec<_> = variant.constants(all).list().into_iter().map(|(name, _)| name.to_owned()).collect();
         declared.sort();

@@ -39,7 +39,7 @@ impl Laid {
                 Kernel::ChannelLoop(operation, fused.fusion, self.walk(geometry, false)).bindings()
             }
             Choice::Resident(geometry, trips) => {
-                Kernel::Resident(operation, fused.fusion, self.walk(geometry, false), *trips).bindings()
+                Kernel::Resident(operation, fused.fusion, self.held_walk(geometry), *trips).bindings()
             }
         };
         if bindings.len() <= plan.profile.max_storage_buffers_per_shader_stage as usize {
@@ -136,7 +136,7 @@ impl Laid {
             }
             Choice::ChannelLoop(geometry) | Choice::Resident(geometry, _) => {
                 let kernel = match choice {
-                    Choice::Resident(_, trips) => Kernel::Resident(operation, fusion, walk(geometry), *trips),
+                    Choice::Resident(_, trips) => Kernel::Resident(operation, fusion, self.held_walk(geometry), *trips),
                     _ => Kernel::ChannelLoop(operation, fusion, walk(geometry)),
                 };
                 let params = Params { flags: params.flags | counts, ..params };
@@ -174,7 +174,7 @@ impl Laid {
         let skips_padding = params.flags & Params::HAS_VALID != 0;
         let slots = self.slots_of(windows);
         let reduce = |(index, window): (usize, &Window)| {
-            let kernel = Kernel::Reduce(reduction, self.walk_of(plan, window, window.reduction.family, skips_padding));
+            let kernel = Kernel::Reduce(reduction, self.walk_of(plan, window, &window.reduction, skips_padding));
             let flags =
                 params.flags | if window.slot_base == 0 { first } else { 0 } | if index == 0 { once } else { 0 };
             let params = Params { flags, ..params };
@@ -196,14 +196,14 @@ impl Laid {
     ) -> Result<Vec<Dispatch>, Error> {
         let skips_padding = params.flags & Params::HAS_VALID != 0;
         let apply = |window: &Window| {
-            let kernel = Kernel::Apply(map, self.walk_of(plan, window, window.map.family, skips_padding));
+            let kernel = Kernel::Apply(map, self.walk_of(plan, window, &window.map, skips_padding));
             self.over_window(plan, kernel, companion, window, &window.map, params)
         };
         windows.iter().rev().map(apply).collect()
     }
 
-    fn walk_of(&self, plan: &Plan, window: &Window, family: Family, skips_padding: bool) -> Walk {
-        window.walk(self.tensor, family, &plan.profile, skips_padding)
+    fn walk_of(&self, plan: &Plan, window: &Window, geometry: &Geometry, skips_padding: bool) -> Walk {
+        window.walk(self.tensor, geometry, &plan.profile, skips_padding)
     }
 
     fn over_window(
@@ -270,9 +270,16 @@ impl Laid {
         let access = match geometry.family {
             _ if !self.tensor.elements().is_multiple_of(4) => Access::Scalar,
             Family::Rows if !self.tensor.part().inner.is_multiple_of(4) => Access::Shared,
-            Family::Rows | Family::Columns | Family::Quads => Access::Whole,
+            Family::Rows | Family::Columns => Access::Whole,
+            Family::Quads => geometry.access_of_quads(skips_padding),
         };
         Walk { family: geometry.family, access, skips_padding }
+    }
+
+    /// Of a kernel that holds what it takes: trips.
+    fn held_walk(&self, geometry: &Geometry) -> Walk {
+        let walk = self.walk(geometry, false);
+        Walk { access: if walk.family == Family::Quads { Access::Whole } else { walk.access }, ..walk }
     }
 
     /// What all kernels share.

@@ -1,4 +1,4 @@
-// Gradient sums: blocks whose units are of one or two channels of a quad.
+// Gradient sums: trips of units of quads.
 
 /// Four units of which only the elements with a true mask count.
 fn accumulate_masked(basis: Basis, state: Accumulator, block: Block, trip: Trip) -> Accumulator {
@@ -9,16 +9,10 @@ fn accumulate_masked(basis: Basis, state: Accumulator, block: Block, trip: Trip)
     return merge(state, merge(merge(a, b), merge(c, d)));
 }
 
-/// One unit.
+/// One unit, of one or two channels.
 fn reduced_unit(basis: Basis, values: Unit, mask: vec4<bool>, owners: Owners) -> Accumulator {
     let term = masked(term_of(picked_basis(basis, owners), values), mask);
     return Accumulator(summed(term.h, owners), summed(term.product, owners));
-}
-
-/// One unit of a run. The components are of one channel, with accumulators of their own.
-fn accumulate_unit(basis: Basis, state: Accumulator, values: Unit, before: f32) -> Accumulator {
-    let term = term_of(basis, values);
-    return Accumulator(state.sum + term.h, state.product + term.product);
 }
 
 /// Selection, not multiplication: a masked element may be a NaN.

@@ -1,19 +1,11 @@
-// Reduces what a place walks over, trip by trip or run by run, and merges what its lane's positions found.
-
-/// Must be called in uniform control flow.
-fn reduce_place(place: Place, extent: Extent) -> Accumulator {
-    let basis = basis_of(place, extent);
-    if BY_RUNS {
-        return reduce_runs(basis, place, extent);
-    }
-    let total = reduce_trips(basis, place, extent);
-    return merge_positions(total, place, params.positions, params.merge_groups);
-}
+// Reduces what a place walks over, run by run. It has its quad to itself, so that there is nothing to merge.
 
 /// Rows that one accumulator takes before it is merged into the next level, as with trips.
 const ROWS_PER_LEVEL: u32 = 16u;
 
-fn reduce_runs(basis: Basis, place: Place, extent: Extent) -> Accumulator {
+/// Must be called in uniform control flow.
+fn reduce_place(place: Place, extent: Extent) -> Accumulator {
+    let basis = basis_of(place, extent);
     var total = empty(basis);
     var row = first_row(place, extent);
     var index = extent.start;
@@ -44,7 +36,7 @@ fn reduce_row(basis: Basis, before: Accumulator, row: u32) -> Accumulator {
     loop {
         let begin = run_begin(channel);
         let end = run_begin(channel + 1u);
-        state = merge(state, reduced_unit(basis, load_unit(row + begin), vec4<bool>(true), owners_at(4u * begin)));
+        state = merge(state, reduced_unit(basis, load_unit(row + begin), owners_at(4u * begin)));
         let owners = whole_owners(channel);
         let own = picked_basis(basis, owners);
         var unit = begin + 1u;

@@ -1,15 +1,7 @@
-// Maps what a place walks over: trip by trip, or run by run.
+// Maps what a place walks over, run by run.
 
 /// Must be called in uniform control flow.
 fn apply_to_place(place: Place, extent: Extent, coefficients: Coefficients) {
-    if BY_RUNS {
-        apply_to_runs(place, extent, coefficients);
-    } else {
-        apply_to_trips(place, extent, coefficients);
-    }
-}
-
-fn apply_to_runs(place: Place, extent: Extent, coefficients: Coefficients) {
     var row = first_row(place, extent);
     var index = extent.start;
     if index < extent.end {
