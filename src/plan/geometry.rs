@@ -24,7 +24,7 @@ const FEW_SLOTS: u64 = 4;
 const LEAST_MAPPED_PER_MERGED: u64 = 4;
 
 /// Units that an invocation takes one at a time at most, so that all its loops together stay within what every driver allows.
-const MAX_RUN_UNITS: u64 = 1 << 13;
+pub(super) const MAX_RUN_UNITS: u64 = 1 << 13;
 
 /// Column units that a workgroup reads side by side at least: 64 bytes.
 const LEAST_LANES: u64 = 4;
@@ -258,7 +258,7 @@ impl Geometry {
         let extent = tensor.part().outer * row_units;
         let size = profile.rows_workgroup_size();
         let positions =
-            profile.tuning().row_positions(tensor.segmentation, all_lanes, useful_positions(extent)).min(size);
+            profile.tuning().row_positions(family, tensor.segmentation, all_lanes, useful_positions(extent)).min(size);
         let lanes = size / positions;
         Self {
             family,

@@ -475,7 +475,7 @@ impl Geometries {
                 selection::select(operation, tensor, profile, split).ok_or_else(|| fallback.clone())
             }
         };
-        let family = strategies.inference.unwrap_or_else(|| selection::select_inference(tensor));
+        let family = strategies.inference.unwrap_or_else(|| selection::select_inference(tensor, profile));
         if !tensor.maps(family) {
             let strategy = Strategy::Split { reduction: family, elementwise: family };
             return Err(Error::StrategyNotServed { strategy });

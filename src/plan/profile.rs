@@ -1,5 +1,6 @@
 //! What the planner knows of a device: numbers, no handles.
 
+use super::geometry::MAX_RUN_UNITS;
 use super::kernel::Family;
 use crate::Segmentation;
 
@@ -86,6 +87,7 @@ impl DeviceProfile {
                 second_blocks: [4, 4, 4],
                 least_whole_groups: 32,
                 lone_position_units: 0,
+                lone_quad_units: 0,
             },
             AdapterClass::Integrated => Tuning { workgroups: 512, ..Self::webgpu(AdapterClass::Discrete).tuning() },
             AdapterClass::Cpu => Tuning {
@@ -96,6 +98,7 @@ impl DeviceProfile {
                 second_blocks: [256, 256, 256],
                 least_whole_groups: 4,
                 lone_position_units: 512,
+                lone_quad_units: MAX_RUN_UNITS,
             },
         }
     }
@@ -176,12 +179,25 @@ pub(crate) struct Tuning {
     pub least_whole_groups: u64,
     /// Channels of at most this many units are each left to one invocation, where neighbours need not share cache lines.
     pub lone_position_units: u64,
+    /// Quads of at most this many units are each left to one invocation.
+    pub lone_quad_units: u64,
 }
 
 impl Tuning {
-    /// Positions of a lane that is a row, or those of four channels.
-    pub(crate) const fn row_positions(&self, segmentation: Segmentation, lanes: u64, useful: u64) -> u64 {
-        let lone = segmentation.count() <= 4 * self.lone_position_units && lanes >= 8 * self.least_whole_groups;
+    /// Positions of a lane that is a row, of a channel or of four, of which there are so many.
+    pub(crate) const fn row_positions(
+        &self,
+        family: Family,
+        segmentation: Segmentation,
+        lanes: u64,
+        useful: u64,
+    ) -> u64 {
+        let most_elements = match family {
+            // A quad has as many units as each of its channels has elements.
+            Family::Quads => self.lone_quad_units,
+            Family::Rows | Family::Columns => 4 * self.lone_position_units,
+        };
+        let lone = segmentation.count() <= most_elements && lanes >= 8 * self.least_whole_groups;
         if lone { 1 } else { useful }
     }
 }

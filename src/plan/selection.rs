@@ -44,13 +44,14 @@ const fn rule(
     Rule { strategy, inner, super_rows, least_groups }
 }
 
-/// For training on software drivers. Short channels are held in registers; channels that a core has to itself are read
+/// For training on software drivers. Rows that share units are walked four at a time. Short channels are held in registers; channels that a core has to itself are read
 /// again from its caches; long columns are cut, since a tile of theirs leaves gaps in memory.
 pub(super) const CPU_TRAINING: &[Rule] = &[
-    rule(Strategy::ChannelLoop(QUADS), 16..=u64::MAX, ANY, 4),
+    rule(Strategy::ChannelLoop(QUADS), ANY, ANY, 4),
     rule(Strategy::Resident(ROWS), 16..=63, 0..=7, 4),
     rule(Strategy::ChannelLoop(ROWS), 16..=u64::MAX, ANY, 4),
     rule(Strategy::ChannelLoop(COLUMNS), 0..=15, 0..=1024, 4),
+    rule(split(QUADS, QUADS), ANY, ANY, 0),
     rule(split(ROWS, ROWS), 64..=u64::MAX, ANY, 0),
     rule(split(ROWS, ROWS), 16..=63, 0..=7, 0),
     rule(split(ROWS, COLUMNS), 16..=63, ANY, 0),
@@ -59,10 +60,11 @@ pub(super) const CPU_TRAINING: &[Rule] = &[
 
 /// For both backwards on software drivers. They read two tensors, so caches hold half as much of each.
 pub(super) const CPU_BACKWARD: &[Rule] = &[
-    rule(Strategy::ChannelLoop(QUADS), 16..=u64::MAX, ANY, 4),
+    rule(Strategy::ChannelLoop(QUADS), ANY, ANY, 4),
     rule(Strategy::Resident(ROWS), 16..=63, 0..=7, 4),
     rule(Strategy::ChannelLoop(ROWS), 16..=u64::MAX, ANY, 4),
     rule(Strategy::ChannelLoop(COLUMNS), 0..=15, 0..=512, 4),
+    rule(split(QUADS, QUADS), ANY, ANY, 0),
     rule(split(ROWS, ROWS), 64..=u64::MAX, ANY, 0),
     rule(split(ROWS, ROWS), 16..=63, 0..=7, 0),
     rule(split(ROWS, COLUMNS), 16..=63, ANY, 0),
@@ -84,9 +86,15 @@ pub(super) const fn fallback(tensor: Tensor) -> Strategy {
     if tensor.has_columns() { split(ROWS, COLUMNS) } else { split(ROWS, ROWS) }
 }
 
-/// Inference of any class, and the input gradient alone through frozen statistics: elements of a row, super-rows, family.
-pub(super) const INFERENCE: &[(RangeInclusive<u64>, RangeInclusive<u64>, Family)] =
-    &[(16..=u64::MAX, ANY, QUADS), (64..=u64::MAX, ANY, ROWS), (16..=63, 0..=7, ROWS), (ANY, ANY, COLUMNS)];
+/// Where a family maps: elements of a row, super-rows, family.
+pub(super) type MapRule = (RangeInclusive<u64>, RangeInclusive<u64>, Family);
+
+/// Inference, and the input gradient alone through frozen statistics, on software drivers.
+pub(super) const CPU_INFERENCE: &[MapRule] =
+    &[(ANY, ANY, QUADS), (64..=u64::MAX, ANY, ROWS), (16..=63, 0..=7, ROWS), (ANY, ANY, COLUMNS)];
+
+/// The same on GPUs.
+pub(super) const GPU_INFERENCE: &[MapRule] = &[(64..=u64::MAX, ANY, ROWS), (16..=63, 0..=7, ROWS), (ANY, ANY, COLUMNS)];
 
 pub(super) const fn table(class: AdapterClass, operation: Operation) -> &'static [Rule] {
     match (class, operation) {
@@ -117,9 +125,13 @@ pub(super) fn select(
         .or_else(|| Choice::new(fallback(tensor), operation, tensor, profile))
 }
 
-pub(super) fn select_inference(tensor: Tensor) -> Family {
+pub(super) fn select_inference(tensor: Tensor, profile: &DeviceProfile) -> Family {
     let problem = tensor.part();
-    INFERENCE
+    let table = match profile.class {
+        AdapterClass::Cpu => CPU_INFERENCE,
+        AdapterClass::Discrete | AdapterClass::Integrated => GPU_INFERENCE,
+    };
+    table
         .iter()
         .filter(|(.., family)| tensor.maps(*family))
         .find(|(inner, rows, _)| inner.contains(&problem.inner) && rows.contains(&super_rows(problem)))
@@ -128,8 +140,9 @@ pub(super) fn select_inference(tensor: Tensor) -> Family {
 
 /// For a reduction that no map follows.
 pub(super) fn select_reduction(tensor: Tensor, profile: &DeviceProfile) -> Geometry {
-    let columns = if tensor.part().inner < 16 { Geometry::reduction(tensor, profile, COLUMNS) } else { None };
-    columns.unwrap_or_else(|| Geometry::rows_reduction(tensor, profile))
+    let quads = if profile.is_cpu() { Geometry::reduction(tensor, profile, QUADS) } else { None };
+    let columns = || if tensor.part().inner < 16 { Geometry::reduction(tensor, profile, COLUMNS) } else { None };
+    quads.or_else(columns).unwrap_or_else(|| Geometry::rows_reduction(tensor, profile))
 }
 
 pub(super) fn super_rows(problem: Problem) -> u64 {

@@ -758,7 +758,7 @@ fn workgroups_keep_in_step_in_columns_of_large_tensors_on_software_drivers_alone
 fn few_trips_are_not_waited_for() {
     let profile = DeviceProfile::webgpu(AdapterClass::Cpu);
     for (outer, waits) in [(63, false), (64, false), (65, true)] {
-        let plan = plan(outer, 512, 49, &profile).unwrap();
+        let plan = plan(outer, 2048, 12, &profile).unwrap();
         let maps = all_dispatches(&plan).into_iter().filter(|dispatch| match dispatch.kernel {
             Kernel::Apply(_, walk) | Kernel::MergeAndApply(_, _, walk) => walk.family == Family::Columns,
             _ => false,
@@ -1052,28 +1052,41 @@ fn policies_decide_about_one_sample_and_none() {
 #[test]
 fn selection_changes_exactly_at_its_thresholds() {
     use AdapterClass::{Cpu, Discrete};
-    use Family::{Columns, Rows};
+    use Family::{Columns, Quads, Rows};
     let split = |reduction, elementwise| Strategy::Split { reduction, elementwise };
     let (rows, columns) = (Strategy::ChannelLoop(Rows), Strategy::ChannelLoop(Columns));
+    let quads = Strategy::ChannelLoop(Quads);
     let resident = Strategy::Resident;
     // (class, outer, channels, inner, training, backward, inference)
     let cases = [
+        // Rows that share units are walked as quads, if channels come in fours; of up to 8,192 elements, and with four workgroups.
+        (Cpu, 9, 64, 3, columns, columns, Columns),
+        (Cpu, 9, 64, 4, columns, columns, Columns),
+        (Cpu, 9, 64, 5, quads, quads, Quads),
+        (Cpu, 9, 64, 15, quads, quads, Quads),
+        (Cpu, 9, 64, 17, quads, quads, Quads),
+        (Cpu, 9, 66, 17, rows, rows, Rows),
+        (Cpu, 1, 2048, 49, quads, quads, Quads),
+        (Cpu, 9, 16, 8191, quads, quads, Quads),
+        (Cpu, 9, 16, 8193, rows, rows, Rows),
+        (Cpu, 9, 12, 8191, rows, rows, Quads),
         // Rows of 16 elements and more are walked as rows in one dispatch.
-        (Cpu, 9, 64, 15, columns, columns, Columns),
+        (Cpu, 9, 64, 12, columns, columns, Columns),
         (Cpu, 9, 64, 16, rows, rows, Columns),
-        (Cpu, 9, 64, 17, rows, rows, Columns),
+        (Cpu, 9, 66, 14, columns, columns, Columns),
         // Inference walks them as rows from 64 on.
-        (Cpu, 9, 64, 63, rows, rows, Columns),
+        (Cpu, 9, 64, 60, rows, rows, Columns),
         (Cpu, 9, 64, 64, rows, rows, Rows),
-        (Cpu, 9, 64, 65, rows, rows, Rows),
+        (Cpu, 9, 64, 68, rows, rows, Rows),
         // Up to seven super-rows are too short for columns; four trips of an invocation are held.
         (Cpu, 7, 64, 16, rows, rows, Rows),
         (Cpu, 8, 64, 16, rows, rows, Columns),
-        (Cpu, 8, 64, 18, rows, rows, Columns),
+        (Cpu, 16, 66, 18, rows, rows, Columns),
         (Cpu, 3, 64, 16, resident(Rows), resident(Rows), Rows),
         (Cpu, 4, 64, 16, resident(Rows), resident(Rows), Rows),
         (Cpu, 5, 64, 16, rows, rows, Rows),
-        (Cpu, 1, 64, 15, columns, columns, Columns),
+        (Cpu, 1, 68, 15, quads, quads, Quads),
+        (Cpu, 1, 66, 14, columns, columns, Columns),
         // Columns of up to 1,024 super-rows are walked in one dispatch, if there are at least four tiles of them.
         (Cpu, 1024, 256, 1, columns, split(Columns, Columns), Columns),
         (Cpu, 1025, 256, 1, split(Columns, Columns), split(Columns, Columns), Columns),

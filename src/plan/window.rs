@@ -295,7 +295,7 @@ fn strategy(
         reduction: Some(selection::select_reduction(window, profile).family)
             .filter(|&f| reduces(f))
             .unwrap_or(Family::Rows),
-        elementwise: Some(selection::select_inference(window)).filter(|&f| maps(f)).unwrap_or(Family::Rows),
+        elementwise: Some(selection::select_inference(window, profile)).filter(|&f| maps(f)).unwrap_or(Family::Rows),
     };
     let pins = [strategies.training, strategies.backward];
     let wanted = pins.into_iter().flatten().next();
