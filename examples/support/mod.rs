@@ -34,6 +34,7 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 /// One adapter with an open device.
 pub struct Gpu {
     pub info: wgpu::AdapterInfo,
+    pub adapter: wgpu::Adapter,
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
 }
@@ -109,7 +110,7 @@ fn open(adapter: &wgpu::Adapter, required_limits: wgpu::Limits) -> Option<Gpu> {
         ..Default::default()
     };
     match pollster::block_on(adapter.request_device(&descriptor)) {
-        Ok((device, queue)) => Some(Gpu { info: adapter.get_info(), device, queue }),
+        Ok((device, queue)) => Some(Gpu { info: adapter.get_info(), adapter: adapter.clone(), device, queue }),
         Err(error) => {
             eprintln!("{}: no device: {error}", adapter.get_info().name);
             None
@@ -118,6 +119,11 @@ fn open(adapter: &wgpu::Adapter, required_limits: wgpu::Limits) -> Option<Gpu> {
 }
 
 impl Gpu {
+    /// Another device of the same adapter, and so of the same instance, with the same limits.
+    pub fn twin(&self) -> Option<Self> {
+        open(&self.adapter, self.device.limits())
+    }
+
     /// A storage buffer that holds `values`.
     pub fn upload<T: Pod>(&self, label: &str, values: &[T]) -> wgpu::Buffer {
         let bytes = bytemuck::cast_slice::<T, u8>(values);

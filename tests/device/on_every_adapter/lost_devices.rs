@@ -1,19 +1,22 @@
-//! A device lost in the middle of training, and memory that runs out: what was there before goes on elsewhere.
+//! Devices that are lost or mistaken for each other, buffers that are gone, mistakes in the same pass: what is not concerned goes
+//! on, here or elsewhere, with the right results.
 
 use std::sync::{Arc, Mutex};
 
 use crate::common::case::Case;
 use crate::common::support::{self, Gpu};
+use crate::common::tolerance::compare;
 use crate::common::{Target, on_every_target};
 use wgpu_batch_norm::Layout::ChannelsFirst;
 use wgpu_batch_norm::{
     BackwardBuffers, BatchNorm, BatchNormDescriptor, BatchNormLayer, BatchNormLayerDescriptor, Error, Gradient,
-    Kernels, KernelsDescriptor, LayerState, RunningState, RunningStatistics, TrainingBuffers, TrainingStep, wgpu,
+    Kernels, KernelsDescriptor, LayerState, RunningState, RunningStatistics, ShaderChecks, TrainingBuffers,
+    TrainingStep, wgpu,
 };
 
 /// A layer in training, with what a program would keep of it in a checkpoint.
 struct Training {
-    gpu: Gpu,
+    gpu: Arc<Gpu>,
     bn: BatchNorm,
     case: Case,
     /// x, y, g, dx, running mean and variance, dgamma, workspace.
@@ -30,9 +33,13 @@ struct Checkpoint {
 
 impl Training {
     fn new(gpu: Gpu, target: &Target, case: &Case) -> Self {
-        let descriptor = KernelsDescriptor { class: Some(target.kernels.profile().class), ..Default::default() };
-        let kernels = Kernels::with_descriptor(&gpu.device, &descriptor);
-        let bn = BatchNorm::with_kernels(&kernels, &case.descriptor()).unwrap();
+        Self::of(&with_kernels(gpu, target), case)
+    }
+
+    /// With a target's own device and kernels.
+    fn of(target: &Target, case: &Case) -> Self {
+        let gpu = Arc::clone(&target.gpu);
+        let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor()).unwrap();
         let plan = bn.plan(&case.shape()).unwrap();
         let (tensor, vector) = (plan.tensor_size(), plan.vector_size());
         let sizes = [tensor, tensor, tensor, tensor, vector, vector, vector, plan.workspace_size()];
@@ -70,6 +77,12 @@ impl Training {
         Ok((forward, backward))
     }
 
+    /// Holds that binding is an error that names what wgpu refused.
+    fn assert_refuses(&self, buffers: &[wgpu::Buffer; 8], place: &str) {
+        let refused = Self::bind(&self.bn, &self.case, buffers).map(drop);
+        assert!(matches!(refused, Err(Error::Device { object: "a bind group", .. })), "{place}: {refused:?}");
+    }
+
     /// One step on a batch of its own.
     fn step(&self, index: usize) {
         let batch: Vec<f32> = self.case.input.iter().map(|x| x * (1.0 + index as f32)).collect();
@@ -79,6 +92,12 @@ impl Training {
             self.forward.record(pass);
             self.backward.record(pass);
         });
+    }
+
+    fn record(&self) -> wgpu::CommandBuffer {
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.forward.record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
+        encoder.finish()
     }
 
     fn checkpoint(&self) -> Checkpoint {
@@ -94,6 +113,13 @@ impl Training {
             self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(values));
         }
     }
+}
+
+/// A device planned for as a target is, with kernels of its own.
+fn with_kernels(gpu: Gpu, target: &Target) -> Target {
+    let descriptor = KernelsDescriptor { class: Some(target.kernels.profile().class), ..Default::default() };
+    let kernels = Kernels::with_descriptor(&gpu.device, &descriptor);
+    Target { gpu: Arc::new(gpu), kernels, checks: ShaderChecks::Trusted, ..*target }
 }
 
 /// A device of its own on a target's adapter.
@@ -181,5 +207,92 @@ fn a_mistake_of_the_caller_in_a_pass_leaves_results_of_other_passes_right() {
         (0..2).for_each(|index| undisturbed.step(index));
         assert_eq!(training.checkpoint(), undisturbed.checkpoint(), "{target}");
         assert!(uncaptured.lock().unwrap().is_empty(), "{target}: {uncaptured:?}");
+    });
+}
+
+/// What wgpu reports to the caller of what is done on a device, the first of it. The rest of the process hears nothing: by default
+/// wgpu panics where an error is nobody's.
+fn reported(gpu: &Gpu, act: impl FnOnce()) -> String {
+    let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
+    act();
+    pollster::block_on(scope.pop()).map_or_else(String::new, |error| error.to_string())
+}
+
+fn assert_meets_reference(target: &Target, case: &Case) {
+    let worst = compare(case, &case.run_device(target).unwrap(), &case.run_reference().unwrap());
+    assert!(worst.ratio <= 1.0, "{target}: {worst:?}");
+}
+
+#[test]
+fn buffers_and_steps_of_another_device_are_refused_and_both_devices_go_on() {
+    on_every_target(|target| {
+        // Plans make no difference.
+        if target.plan > 0 {
+            return;
+        }
+        let case = Case::random(&[6, 10, 5, 7], ChannelsFirst, 1);
+        // Of one instance, for which wgpu holds that they are two.
+        let twin = with_kernels(target.gpu.twin().expect("a second device"), target);
+        let [own, other] = [target, &twin].map(|target| Training::of(target, &case));
+        own.step(0);
+        let (once, never) = (own.checkpoint(), other.checkpoint());
+        assert_ne!(once, never, "{target}");
+
+        for index in 0..own.buffers.len() {
+            let mut mixed = own.buffers.clone();
+            mixed[index].clone_from(&other.buffers[index]);
+            own.assert_refuses(&mixed, &format!("{target}: buffer {index}"));
+        }
+        own.assert_refuses(&other.buffers, &format!("{target}: all buffers"));
+
+        type Record<'a> = &'a dyn Fn(&mut wgpu::ComputePass<'_>);
+        let steps: [Record<'_>; 2] = [&|pass| own.forward.record(pass), &|pass| own.backward.record(pass)];
+        for step in steps {
+            let message = reported(&other.gpu, || {
+                other.gpu.submit(|pass| {
+                    other.forward.record(pass);
+                    step(pass);
+                });
+            });
+            assert!(message.contains("doesn't match"), "{target}: {message}");
+        }
+        assert_eq!([own.checkpoint(), other.checkpoint()], [once, never], "{target}: no part of such a pass is run");
+
+        own.step(1);
+        (0..2).for_each(|index| other.step(index));
+        assert_eq!(own.checkpoint(), other.checkpoint(), "{target}");
+        assert_meets_reference(target, &case);
+    });
+}
+
+#[test]
+fn a_buffer_destroyed_before_submission_costs_that_submission_and_a_new_one_takes_its_place() {
+    on_every_target(|target| {
+        if target.plan > 0 {
+            return;
+        }
+        let case = Case::random(&[6, 10, 5, 7], ChannelsFirst, 1);
+        let [mut training, undisturbed] = [(); 2].map(|()| Training::of(target, &case));
+        (0..2).for_each(|index| undisturbed.step(index));
+        training.step(0);
+        let once = training.checkpoint();
+
+        // What was recorded before, and what is recorded from a step that was bound before.
+        let recorded = training.record();
+        training.buffers[1].destroy();
+        for commands in [recorded, training.record()] {
+            let message = reported(&target.gpu, || {
+                target.gpu.queue.submit([commands]);
+            });
+            assert!(message.contains("has been destroyed"), "{target}: {message}");
+        }
+        assert_eq!(training.checkpoint(), once, "{target}: no part of such a submission is run");
+        training.assert_refuses(&training.buffers, &target.to_string());
+
+        training.buffers[1] = target.gpu.zeroed("in its place", training.buffers[1].size());
+        (training.forward, training.backward) = Training::bind(&training.bn, &case, &training.buffers).unwrap();
+        training.step(1);
+        assert_eq!(training.checkpoint(), undisturbed.checkpoint(), "{target}");
+        assert_meets_reference(target, &case);
     });
 }
