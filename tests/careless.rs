@@ -46,15 +46,27 @@ fn now<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
+/// An instance of the noop backend, and its adapter.
+fn instance(noop: wgpu::NoopBackendOptions) -> (wgpu::Instance, wgpu::Adapter) {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::NOOP,
+        backend_options: wgpu::BackendOptions { noop, ..Default::default() },
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    let adapter = now(instance.request_adapter(&wgpu::RequestAdapterOptions::default())).unwrap();
+    (instance, adapter)
+}
+
 impl Noop {
     fn new() -> Self {
-        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
-            backends: wgpu::Backends::NOOP,
-            backend_options: wgpu::BackendOptions { noop: wgpu::NoopBackendOptions::enabled(), ..Default::default() },
-            ..wgpu::InstanceDescriptor::new_without_display_handle()
-        });
-        let adapter = now(instance.request_adapter(&wgpu::RequestAdapterOptions::default())).unwrap();
+        let (_, adapter) = instance(wgpu::NoopBackendOptions::enabled());
         Self::of(adapter)
+    }
+
+    /// And how many pipelines there are on it.
+    fn counting_pipelines() -> (Self, impl Fn() -> usize) {
+        let (instance, adapter) = instance(wgpu::NoopBackendOptions::enabled());
+        (Self::of(adapter), move || instance.generate_report().unwrap().hub.compute_pipelines.num_allocated)
     }
 
     /// Another device of the same adapter.

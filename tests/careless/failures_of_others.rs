@@ -101,14 +101,8 @@ fn a_tensor_beyond_one_binding_is_served_in_windows() {
 
 #[test]
 fn shapes_epsilon_and_momentum_need_no_pipelines_of_their_own() {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
-        backends: wgpu::Backends::NOOP,
-        backend_options: wgpu::BackendOptions { noop: wgpu::NoopBackendOptions::enabled(), ..Default::default() },
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
-    });
-    let noop = Noop::of(now(instance.request_adapter(&wgpu::RequestAdapterOptions::default())).unwrap());
+    let (noop, compiled) = Noop::counting_pipelines();
     let kernels = Kernels::new(&noop.device);
-    let compiled = || instance.generate_report().unwrap().hub.compute_pipelines.num_allocated;
     let bind = |convention, shape: [usize; 4]| {
         let descriptor = BatchNormDescriptor { channels: shape[1] as u32, convention, ..Default::default() };
         let bn = BatchNorm::with_kernels(&kernels, &descriptor).unwrap();
@@ -136,13 +130,7 @@ fn shapes_epsilon_and_momentum_need_no_pipelines_of_their_own() {
 /// holds its channels in registers there is no loop to do so in.
 #[test]
 fn kernels_that_hold_their_blocks_are_compiled_once_for_small_and_for_large_tensors() {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
-        backends: wgpu::Backends::NOOP,
-        backend_options: wgpu::BackendOptions { noop: wgpu::NoopBackendOptions::enabled(), ..Default::default() },
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
-    });
-    let noop = Noop::of(now(instance.request_adapter(&wgpu::RequestAdapterOptions::default())).unwrap());
-    let compiled = || instance.generate_report().unwrap().hub.compute_pipelines.num_allocated;
+    let (noop, compiled) = Noop::counting_pipelines();
     let descriptor = KernelsDescriptor { class: Some(AdapterClass::Cpu), ..Default::default() };
     let kernels = Kernels::with_descriptor(&noop.device, &descriptor);
     // Just below and above what caches hold, and in the loop more trips than are not waited for.
@@ -170,13 +158,7 @@ fn kernels_that_hold_their_blocks_are_compiled_once_for_small_and_for_large_tens
 /// dispatches, and one for each small dispatch beside.
 #[test]
 fn operations_need_few_pipelines_in_every_layout() {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
-        backends: wgpu::Backends::NOOP,
-        backend_options: wgpu::BackendOptions { noop: wgpu::NoopBackendOptions::enabled(), ..Default::default() },
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
-    });
-    let noop = Noop::of(now(instance.request_adapter(&wgpu::RequestAdapterOptions::default())).unwrap());
-    let compiled = || instance.generate_report().unwrap().hub.compute_pipelines.num_allocated;
+    let (noop, compiled) = Noop::counting_pipelines();
     for class in [AdapterClass::Cpu, AdapterClass::Integrated, AdapterClass::Discrete] {
         for (shape, layout) in [
             (&[1024, 512][..], Layout::ChannelsFirst),

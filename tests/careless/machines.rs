@@ -32,12 +32,7 @@ impl Machine {
             subgroup_max_size: Some(self.subgroups[1]),
             ..Default::default()
         };
-        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
-            backends: wgpu::Backends::NOOP,
-            backend_options: wgpu::BackendOptions { noop, ..Default::default() },
-            ..wgpu::InstanceDescriptor::new_without_display_handle()
-        });
-        let adapter = now(instance.request_adapter(&wgpu::RequestAdapterOptions::default())).unwrap();
+        let (_, adapter) = instance(noop);
         let info = adapter.get_info();
         assert_eq!([info.subgroup_min_size, info.subgroup_max_size], self.subgroups);
         let (required_limits, required_features) = (adapter.limits(), adapter.features());
