@@ -5,7 +5,7 @@ use super::binding::{Bindings, Usage};
 use super::buffers::{BackwardBuffers, ConcludeBuffers, PartBuffers, TrainingBuffers};
 use super::step::{Step, TrainingStep};
 use crate::Error;
-use crate::plan::{Plan, Role, TrainingOptions};
+use crate::plan::{Dispatch, Plan, Role, TrainingOptions};
 
 /// # A batch in parts
 ///
@@ -85,15 +85,8 @@ impl BatchNorm {
         parts: wgpu::BufferSlice<'_>,
         merged: wgpu::BufferSlice<'_>,
     ) -> Result<Step, Error> {
-        self.check(plan)?;
-        let mut bindings = Bindings::new(plan);
-        let size = plan.part_moments_size();
-        let parts = bindings.parts(Role::Moments, "parts", parts, size)?;
-        bindings.optional(Role::PartMoments, "merged", Usage::Write, Some(merged), size)?;
-        let dispatches = plan.merge_moments(parts)?;
-        let label = self.label("merge_moments");
-        let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;
-        Ok(Step { label, dispatches })
+        let (roles, size) = ([Role::Moments, Role::PartMoments], plan.part_moments_size());
+        self.bind_merge(plan, "merge_moments", roles, size, [parts, merged], Plan::merge_moments)
     }
 
     /// Binds what follows from the moments of all parts but the output: saved statistics, running statistics, health. For
@@ -201,15 +194,8 @@ impl BatchNorm {
         parts: wgpu::BufferSlice<'_>,
         merged: wgpu::BufferSlice<'_>,
     ) -> Result<Step, Error> {
-        self.check(plan)?;
-        let mut bindings = Bindings::new(plan);
-        let size = plan.gradient_sums_size();
-        let parts = bindings.parts(Role::GradientSums, "parts", parts, size)?;
-        bindings.optional(Role::MergedGradientSums, "merged", Usage::Write, Some(merged), size)?;
-        let dispatches = plan.merge_gradient_sums(parts)?;
-        let label = self.label("merge_gradient_sums");
-        let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;
-        Ok(Step { label, dispatches })
+        let (roles, size) = ([Role::GradientSums, Role::MergedGradientSums], plan.gradient_sums_size());
+        self.bind_merge(plan, "merge_gradient_sums", roles, size, [parts, merged], Plan::merge_gradient_sums)
     }
 
     /// Binds dx and dz of one part of a batch by the gradient sums of all of them, `sums`, and their counts in `moments`, which
@@ -235,6 +221,26 @@ impl BatchNorm {
         bindings.workspace(buffers.workspace)?;
         let dispatches = plan.backward_from_parts(sums, moments, options)?;
         let label = self.label("backward_from_parts");
+        let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;
+        Ok(Step { label, dispatches })
+    }
+
+    /// Binds the records of several parts and those of one, `size` bytes, and whatever `plan` needs for so many.
+    fn bind_merge(
+        &self,
+        plan: &Plan,
+        operation: &str,
+        [from, to]: [Role; 2],
+        size: u64,
+        [parts, merged]: [wgpu::BufferSlice<'_>; 2],
+        dispatches: fn(&Plan, u64) -> Result<Vec<Dispatch>, Error>,
+    ) -> Result<Step, Error> {
+        self.check(plan)?;
+        let mut bindings = Bindings::new(plan);
+        let parts = bindings.parts(from, "parts", parts, size)?;
+        bindings.optional(to, "merged", Usage::Write, Some(merged), size)?;
+        let dispatches = dispatches(plan, parts)?;
+        let label = self.label(operation);
         let [dispatches] = bindings.bind(&self.kernels, &label, [&dispatches])?;
         Ok(Step { label, dispatches })
     }
