@@ -238,7 +238,8 @@ fn buffers_and_steps_of_another_device_are_refused_and_both_devices_go_on() {
         let (once, never) = (own.checkpoint(), other.checkpoint());
         assert_ne!(once, never, "{target}");
 
-        for index in 0..own.buffers.len() {
+        // All but the workspace, which not every strategy binds.
+        for index in 0..own.buffers.len() - 1 {
             let mut mixed = own.buffers.clone();
             mixed[index].clone_from(&other.buffers[index]);
             own.assert_refuses(&mixed, &format!("{target}: buffer {index}"));
