@@ -44,22 +44,10 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let Some(gpu) = support::open_best(arguments.adapter.as_deref()) else {
-        eprintln!("{}", support::missing(arguments.adapter.as_deref()));
-        return ExitCode::from(2);
-    };
-    println!("adapter: {gpu}");
-    match run(&Context::new(gpu), &arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    support::main(arguments.adapter.as_deref(), |gpu| run(&Context::new(gpu), &arguments))
 }
 
-fn run(context: &Context, arguments: &Arguments) -> Result<bool, wgpu_batch_norm::Error> {
+fn run(context: &Context, arguments: &Arguments) -> Result<ExitCode, wgpu_batch_norm::Error> {
     let inputs = Inputs::new(arguments.rows as usize);
     let [plain, fused] =
         [Chain::plain(context, &inputs)?, Chain::fused(context, &inputs)?].map(|chain| (chain.run(context), chain));
@@ -78,7 +66,7 @@ fn run(context: &Context, arguments: &Arguments) -> Result<bool, wgpu_batch_norm
         1e3 * apart.as_secs_f64(),
         1e3 * together.as_secs_f64()
     );
-    Ok(agree)
+    Ok(if agree { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn median(context: &Context, chain: &Chain, repetitions: u32) -> Duration {

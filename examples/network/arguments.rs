@@ -38,17 +38,13 @@ pub fn main<A: Parser>(
 ) -> ExitCode {
     let arguments: A = parse(steps, out);
     let (common, start) = (common(&arguments), Instant::now());
-    let context = match common.open() {
-        Ok(context) => context,
-        Err(code) => return code,
-    };
-    if let Err(error) = run(&arguments, &context) {
-        eprintln!("error: {error}");
-        return ExitCode::FAILURE;
-    }
-    println!("plots and their data: {}", common.out.display());
-    println!("{:.1} s on {}", start.elapsed().as_secs_f64(), context.gpu.info.name);
-    ExitCode::SUCCESS
+    support::main(common.adapter.as_deref(), |gpu| {
+        let context = Context::new(gpu);
+        run(&arguments, &context)?;
+        println!("plots and their data: {}", common.out.display());
+        println!("{:.1} s on {}", start.elapsed().as_secs_f64(), context.gpu.info.name);
+        Ok::<_, Box<dyn Error>>(ExitCode::SUCCESS)
+    })
 }
 
 /// The command line, with an example's defaults of `--steps` and `--out`.
@@ -80,19 +76,5 @@ impl Common {
     /// The seeds of the runs.
     pub fn seeds(&self) -> impl Iterator<Item = u64> + use<> {
         (self.seed..).take(self.seeds as usize)
-    }
-
-    /// Opens the adapter and says which; says what there is instead, and how to exit, if there is none.
-    ///
-    /// # Errors
-    /// The exit code 2.
-    pub fn open(&self) -> Result<Context, ExitCode> {
-        let filter = self.adapter.as_deref();
-        if let Some(gpu) = support::open_best(filter) {
-            println!("adapter: {gpu}");
-            return Ok(Context::new(gpu));
-        }
-        eprintln!("{}", support::missing(filter));
-        Err(ExitCode::from(2))
     }
 }

@@ -36,25 +36,14 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let Some(gpu) = support::open_best(arguments.adapter.as_deref()) else {
-        eprintln!("{}", support::missing(arguments.adapter.as_deref()));
-        return ExitCode::from(2);
-    };
-    println!("adapter: {gpu}");
-    if !gpu.device.features().contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES) {
-        eprintln!("this device takes no timestamps inside passes");
-        return ExitCode::from(2);
-    }
-    match profile(&gpu, &arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    support::main(arguments.adapter.as_deref(), |gpu| profile(&gpu, &arguments))
 }
 
-fn profile(gpu: &Gpu, arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+fn profile(gpu: &Gpu, arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    if !gpu.device.features().contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES) {
+        eprintln!("this device takes no timestamps inside passes");
+        return Ok(ExitCode::from(2));
+    }
     let channels = arguments.shape.get(1).map_or(0, |&channels| channels as u32);
     let batch_norm = BatchNormDescriptor { channels, label: Some("bn".into()), ..Default::default() };
     let layer = BatchNormLayer::new(&gpu.device, &BatchNormLayerDescriptor { batch_norm, ..Default::default() })?;
@@ -95,7 +84,7 @@ fn profile(gpu: &Gpu, arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     }
     chrometrace::write_chrometrace(&arguments.out, &last)?;
     println!("\ntrace: {}", arguments.out.display());
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print(results: &[GpuTimerQueryResult], depth: usize) {

@@ -30,18 +30,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let filter = Arguments::parse().adapter;
-    let Some(gpu) = support::open_best(filter.as_deref()) else {
-        eprintln!("{}", support::missing(filter.as_deref()));
-        return ExitCode::from(2);
-    };
-    println!("adapter: {gpu}\n");
-    match train_once(&gpu) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    support::main(filter.as_deref(), |gpu| train_once(&gpu).map(|()| ExitCode::SUCCESS))
 }
 
 fn train_once(gpu: &Gpu) -> Result<(), Error> {
@@ -78,7 +67,7 @@ fn train_once(gpu: &Gpu) -> Result<(), Error> {
     let [running_mean, running_variance, dgamma] =
         [layer.running_mean(), layer.running_variance(), layer.gamma_gradient()]
             .map(|buffer| gpu.read::<f32>(buffer.expect("a layer has them by default"), CHANNELS as usize));
-    println!("channel | x: mean  deviation | y: mean  deviation | running: mean  variance |   dgamma");
+    println!("\nchannel | x: mean  deviation | y: mean  deviation | running: mean  variance |   dgamma");
     for channel in 0..CHANNELS as usize {
         let [(mean, deviation), (mean_after, deviation_after)] =
             [before, &after].map(|tensor| mean_and_deviation(tensor, channel));

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each program uses its part")]
 
 use std::fmt;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use bytemuck::Pod;
@@ -26,6 +27,19 @@ pub fn missing(filter: Option<&str>) -> String {
         }
         _ => NO_ADAPTER.to_owned(),
     }
+}
+
+/// The `main` of a program: opens the best adapter that matches `filter` and says which, runs, and says what went wrong.
+pub fn main<E: fmt::Display>(filter: Option<&str>, run: impl FnOnce(Gpu) -> Result<ExitCode, E>) -> ExitCode {
+    let Some(gpu) = open_best(filter) else {
+        eprintln!("{}", missing(filter));
+        return ExitCode::from(2);
+    };
+    println!("adapter: {gpu}");
+    run(gpu).unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
 }
 
 /// How long a read-back may take before it counts as a hang.
