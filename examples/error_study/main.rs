@@ -64,7 +64,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, String> {
-    let gpu = support::open_best(arguments.adapter.as_deref()).ok_or(support::NO_ADAPTER)?;
+    let gpu = support::open_best(arguments.adapter.as_deref());
+    let gpu = gpu.ok_or_else(|| support::missing(arguments.adapter.as_deref()))?;
     let peers = match std::fs::read_to_string(&arguments.pytorch) {
         Ok(text) => Some(Peers::parse(&text)?),
         Err(error) => {

@@ -174,13 +174,7 @@ fn main() -> ExitCode {
         Arguments::command().error(ErrorKind::MissingRequiredArgument, message).exit();
     }
     let Some(gpu) = support::open_best(arguments.adapter.as_deref()) else {
-        let others: Vec<String> = support::open_all(None).iter().map(|gpu| format!("  {gpu}")).collect();
-        match (&arguments.adapter, others.is_empty()) {
-            (Some(filter), false) => {
-                eprintln!("no adapter matches `{filter}`; this machine has:\n{}", others.join("\n"));
-            }
-            _ => eprintln!("{}", support::NO_ADAPTER),
-        }
+        eprintln!("{}", support::missing(arguments.adapter.as_deref()));
         return ExitCode::from(2);
     };
     match run(&arguments, &gpu) {

@@ -89,7 +89,7 @@ enum LayoutArgument {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let Some(gpu) = support::open_best(arguments.adapter.as_deref()) else {
-        eprintln!("{}", support::NO_ADAPTER);
+        eprintln!("{}", support::missing(arguments.adapter.as_deref()));
         return ExitCode::from(2);
     };
     let kernels = Kernels::new(&gpu.device);

@@ -149,10 +149,8 @@ fn open_targets(adapter: Option<&str>) -> Result<Vec<Target>, String> {
         None => support::open_best(None).into_iter().collect(),
     };
     if gpus.is_empty() {
-        if let Some(filter) = adapter {
-            let others: Vec<String> = support::open_all(None).iter().map(|gpu| format!("  {gpu}")).collect();
-            let found = if others.is_empty() { support::NO_ADAPTER.into() } else { others.join("\n") };
-            return Err(format!("no adapter matches `{filter}`; this machine has:\n{found}"));
+        if adapter.is_some() {
+            return Err(support::missing(adapter));
         }
         println!("{}\nReference only.\n", support::NO_ADAPTER);
     }
