@@ -1,4 +1,4 @@
-//! Every public type goes from thread to thread and may be shared between them.
+//! Every public type goes from thread to thread and may be shared between them, but for a collective of MPI, which only goes.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,14 +9,17 @@ use wgpu_batch_norm::*;
 fn checked() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     macro_rules! check {
-        ($($type:ty),* $(,)?) => {{
-            const fn send_and_sync<T: Send + Sync>() {}
+        (of $($bound:ident)*: $($type:ty),*) => {{
+            const fn holds<T: $($bound +)*>() {}
             $({
-                send_and_sync::<$type>();
+                holds::<$type>();
                 let name = std::any::type_name::<$type>();
                 names.insert(name.split('<').next().unwrap_or(name).to_owned());
             })*
         }};
+        ($($type:ty),* $(,)?) => {
+            check!(of Send Sync: $($type),*)
+        };
     }
     check!(Activation, ActivationSource, ActivationCost, BatchNormDescriptor, ElementType, Error);
     check!(Convention, Momentum, EmptyBatchPolicy, NonFinitePolicy, OneSamplePolicy, RunningVariance, SegmentRunning);
@@ -42,7 +45,10 @@ fn checked() -> BTreeSet<String> {
     check!(reference::RunningStatistics<'static, f32>, reference::Gradient<'static, f32>);
     check!(reference::ActivationState<'static, f32>);
     #[cfg(feature = "mpi")]
-    check!(exchange::MpiCollective, exchange::MpiError);
+    {
+        check!(exchange::MpiError);
+        check!(of Send: exchange::MpiCollective);
+    }
     names
 }
 
