@@ -60,7 +60,7 @@ fn smooth_derivative(t: vec4<f32>) -> vec4<f32> {
     if ACTIVATION == SILU {
         let shares = logistic_shares(t);
         let c = clamp(t, vec4<f32>(-100.0), vec4<f32>(100.0));
-        return shares.share * (1.0 + c * shares.rest);
+        return shares.share + (c * shares.rest) * shares.share;
     }
     if ACTIVATION == GELU {
         let c = clamp(t, vec4<f32>(-NORMAL_TAIL), vec4<f32>(NORMAL_TAIL));
@@ -98,7 +98,7 @@ fn inverse_activation(y: vec4<f32>) -> vec4<f32> {
     return y;
 }
 
-/// 1/(1 + exp(−t)) and 1/(1 + exp(t)), neither by subtraction from 1.
+/// 1/(1 + exp(−t)) and 1/(1 + exp(t)), the larger by subtraction from 1, as a quotient has more roundings.
 struct Shares {
     share: vec4<f32>,
     rest: vec4<f32>,
@@ -111,8 +111,8 @@ fn decay(t: vec4<f32>) -> vec4<f32> {
 
 fn logistic_shares(t: vec4<f32>) -> Shares {
     let decayed = decay(t);
-    let larger = 1.0 / (1.0 + decayed);
-    let smaller = decayed * larger;
+    let smaller = decayed / (1.0 + decayed);
+    let larger = 1.0 - smaller;
     let positive = t > vec4<f32>();
     return Shares(select(smaller, larger, positive), select(larger, smaller, positive));
 }
