@@ -6,8 +6,7 @@ struct Coefficients {
 }
 
 fn coefficients_with(channels: vec4<u32>, normalizer: Normalizer) -> Coefficients {
-    let gamma = gammas_at(channels);
-    return Coefficients(with_short_centre(normalizer, gamma), affine_of(normalizer, gamma, betas_at(channels)));
+    return Coefficients(normalizer, affine_of(normalizer, gammas_at(channels), betas_at(channels)));
 }
 
 // Never x·scale + (beta − mean·scale): that subtracts two large numbers where the mean is large.

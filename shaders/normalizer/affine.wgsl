@@ -9,39 +9,17 @@ struct Affine {
     shift: vec4<f32>,
 }
 
-/// With the centre of `with_short_centre`.
 fn affine_of(normalizer: Normalizer, gamma: vec4<f32>, beta: vec4<f32>) -> Affine {
-    let inverse = normalizer.inverse;
-    let power = power_of(inverse);
-    let factor = bitcast<vec4<f32>>((bitcast<vec4<u32>>(inverse) & vec4<u32>(0x007fffffu)) | vec4<u32>(0x3f800000u));
-    let scale = select(inverse, factor, has_exponent(inverse)) * gamma;
-    // An infinite gamma in both terms would make a NaN of infinities.
-    let shift = select(beta, fma(normalizer.shift, gamma, beta), has_exponent(gamma));
-    let moved = with_short_centre(normalizer, gamma).centre - normalizer.centre;
-    return Affine(power, scale, select(shift, fma(moved * power, scale, shift), moved != vec4<f32>()));
-}
-
-/// Within two deviations of 0 the centre is cut off to a multiple of half a deviation or so, and the affine shift has the rest: a
-/// difference from few digits is not rounded where it is smaller than x, and one from 0 never. The deviation is the one without
-/// epsilon, less a little, so that what is constant stays exactly beta; and a gamma near the end of f32 leaves the centre alone.
-fn with_short_centre(normalizer: Normalizer, gamma: vec4<f32>) -> Normalizer {
-    let inverse = normalizer.inverse;
-    let distance = normalizer.centre * inverse;
-    let square = distance * distance;
-    let most = 4.0 - ((4.004 * params.epsilon) * inverse) * inverse;
-    let near = (square > vec4<f32>()) & (square <= most) & (abs(gamma) < vec4<f32>(1e37));
-    let power = 2.0 * power_of(inverse);
-    return Normalizer(select(normalizer.centre, trunc(normalizer.centre * power) / power, near), inverse, normalizer.shift);
-}
-
-/// The largest power of two that is no larger, or 1 for what is no number or infinite.
-fn power_of(value: vec4<f32>) -> vec4<f32> {
-    let power = bitcast<vec4<f32>>(bitcast<vec4<u32>>(value) & vec4<u32>(0x7f800000u));
-    return select(vec4<f32>(1.0), power, has_exponent(value));
-}
-
-fn has_exponent(value: vec4<f32>) -> vec4<bool> {
-    return (bitcast<vec4<u32>>(value) & vec4<u32>(0x7f800000u)) != vec4<u32>(0x7f800000u);
+    let mask = vec4<u32>(0x7f800000u);
+    let bits = bitcast<vec4<u32>>(normalizer.inverse);
+    let exponent = bits & mask;
+    let factor = bitcast<vec4<f32>>((bits & vec4<u32>(0x007fffffu)) | vec4<u32>(0x3f800000u));
+    return Affine(
+        select(vec4<f32>(1.0), bitcast<vec4<f32>>(exponent), exponent != mask),
+        select(normalizer.inverse, factor, exponent != mask) * gamma,
+        // An infinite gamma in both terms would make a NaN of infinities.
+        select(beta, fma(normalizer.shift, gamma, beta), (bitcast<vec4<u32>>(gamma) & mask) != mask),
+    );
 }
 
 fn scaled_and_shifted(normalizer: Normalizer, affine: Affine, x: vec4<f32>) -> vec4<f32> {

@@ -439,7 +439,10 @@ impl Files {
                     // Forward needs beta, whatever is fused.
                     known(source, Fusion::Activation),
                     self.maps(Operation::Training, fusion, walk),
-                    vec![wgsl!("conclusion/known_normalize.wgsl")],
+                    vec![match source {
+                        Normalizer::Running => wgsl!("conclusion/running_normalize.wgsl"),
+                        Normalizer::Saved | Normalizer::Prepared => wgsl!("conclusion/known_normalize.wgsl"),
+                    }],
                 ]
                 .concat(),
                 Elementwise::InputGradient(fusion) => [
