@@ -36,10 +36,15 @@ for _ in range(20):
     shift = f(BETA - f(mean) * scale)
     centre = f(mean)
     beta = f(f(centre - mean) * scale + BETA)
+    half = 2.0 ** -(math.frexp(rounded)[1])
+    short = math.trunc(centre / half) * half
+    rest = f(f((short - centre) * scale) + beta)
     forms = {
         "((x - pivot) - offset) * r * gamma + beta": lambda x: f(f(f(f(f(x - pivot) - offset) * rounded) * GAMMA) + BETA),
         "(x - centre) * scale + beta', fused": lambda x: f(f(x - centre) * scale + beta),
         "(x - centre) * scale + beta', not fused": lambda x: f(f(f(x - centre) * scale) + beta),
+        "(x - short centre) * scale + beta'', fused": lambda x: f(f(x - short) * scale + rest),
+        "(x - short centre) * scale + beta'', not fused": lambda x: f(f(f(x - short) * scale) + rest),
         "x * scale + shift, fused": lambda x: f(x * scale + shift),
         "x * scale + shift, not fused": lambda x: f(f(x * scale) + shift),
         "in f64, rounded once": lambda x: f((x - mean) * inverse * GAMMA + BETA),
