@@ -840,6 +840,8 @@ fn pinned_strategies_say_where_they_do_not_serve() {
         (Strategy::ChannelLoop(Family::Rows), [2, 64, 32]),
         (Strategy::Resident(Family::Columns), [8, 64, 4]),
         (Strategy::ChannelLoop(Family::Columns), [8, 64, 4]),
+        (Strategy::Resident(Family::Quads), [2, 64, 7]),
+        (Strategy::ChannelLoop(Family::Quads), [2, 64, 7]),
     ] {
         let refused = Err(Error::StrategyNotServed { strategy });
         let pin = Strategies { training: Some(strategy), backward: Some(strategy), inference: None };
@@ -886,6 +888,31 @@ fn pinned_strategies_say_where_they_do_not_serve() {
     ] {
         assert_eq!(in_parts(64, 4, pin), Ok(()), "{pin:?}");
         assert_eq!(in_parts(5, 7, pin), Err(Error::StrategyNotServed { strategy: columns }), "{pin:?}");
+    }
+
+    // Quads are for rows that share units, of channels that come in fours; what a resident kernel holds of them is less.
+    let quads = Strategy::Split { reduction: Family::Quads, elementwise: Family::Quads };
+    let resident = Strategy::Resident(Family::Quads);
+    for (strategy, channels, inner, served) in [
+        (quads, 64, 4, false),
+        (quads, 64, 5, true),
+        (quads, 66, 5, false),
+        (quads, 64, 8, false),
+        (quads, 64, 8191, true),
+        (quads, 64, 8193, false),
+        (resident, 64, 31, true),
+        (resident, 64, 33, false),
+    ] {
+        let descriptor = BatchNormDescriptor { channels, element: ElementType::F16, ..BatchNormDescriptor::default() };
+        let shape = Shape::new(&[2, channels as usize, inner]).unwrap();
+        let bn = BatchNorm::new(&noop.device, &descriptor).unwrap();
+        for pin in [
+            Strategies { training: Some(strategy), ..Default::default() },
+            Strategies { backward: Some(strategy), ..Default::default() },
+        ] {
+            let expected = if served { Ok(()) } else { Err(Error::StrategyNotServed { strategy }) };
+            assert_eq!(bn.plan_with(&shape, pin).map(drop), expected, "{channels} × {inner}: {pin:?}");
+        }
     }
 
     // Neighbouring rows of 16-bit elements share words unless they are whole units.

@@ -13,21 +13,22 @@ struct Params {
     outer_elements: u32,
     /// Workgroups that have work; the folded grid may hold more.
     groups: u32,
-    /// Groups along the channels (rows) or along the columns (columns); the others are splits.
+    /// Groups along the channels (rows, quads) or along the columns (columns); the others are splits.
     tiles: u32,
-    /// What one workgroup serves side by side: channels (rows), column units (columns), groups of four channels (finalize).
+    /// What one workgroup serves side by side: channels (rows), column units (columns), groups of four channels (quads, finalize).
     lanes: u32,
     /// Invocations that share one lane.
     positions: u32,
     /// Invocations of a lane that take part in the second merge step.
     merge_groups: u32,
-    /// Rows: units of one (outer, channel) row, cut-off ones at its ends included. Columns: units of a super-row.
+    /// Rows: units of one (outer, channel) row, cut-off ones at its ends included. Columns: units of a super-row. Quads: units
+    /// of four such rows, as many as one of them has elements.
     row_units: u32,
-    /// Rows: units of a channel. Columns: super-rows.
+    /// Rows: units of a channel. Columns: super-rows. Quads: units of four channels.
     extent: u32,
     /// The part of the extent that one split covers.
     split_extent: u32,
-    /// Rows: what one step of `positions` units goes on by: whole outer steps, in elements, and units.
+    /// Rows and quads: what one step of `positions` units goes on by: whole outer steps, in elements, and units.
     step_elements: u32,
     step_unit: u32,
     /// Trip count of the main loop; a trip takes four units.

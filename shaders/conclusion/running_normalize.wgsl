@@ -7,8 +7,9 @@ fn coefficients_of(place: Place) -> Coefficients {
 
 /// Within two deviations of 0 the centre is cut off to a multiple of half a deviation or so, and the shift has the rest: a difference
 /// from few digits is not rounded where it is smaller than x, and one from 0 never. The deviation is the one without epsilon, less a
-/// little, so that what is constant stays exactly beta; and a gamma near the end of f32 leaves the centre alone. Not in training, whose
-/// mean is off by more than the roundings that this saves.
+/// little, so that what is constant stays exactly beta; and a gamma near the end of f32 leaves the centre alone. So does a beta that
+/// is smaller than the rest: near the mean y would lose digits. Not in training, whose mean is off by more than the roundings that
+/// this saves.
 fn with_short_centre(coefficients: Coefficients) -> Coefficients {
     let normalizer = coefficients.normalizer;
     let affine = coefficients.affine;
@@ -18,10 +19,12 @@ fn with_short_centre(coefficients: Coefficients) -> Coefficients {
     let most = 4.0 - ((4.004 * params.epsilon) * inverse) * inverse;
     let near = (square > vec4<f32>()) & (square <= most) & (abs(affine.scale) < vec4<f32>(1e37));
     let halves = 2.0 * affine.power;
-    let centre = select(normalizer.centre, trunc(normalizer.centre * halves) / halves, near);
-    let shift = fma((centre - normalizer.centre) * affine.power, affine.scale, affine.shift);
+    let centre = trunc(normalizer.centre * halves) / halves;
+    let rest = (centre - normalizer.centre) * affine.power;
+    let shift = fma(rest, affine.scale, affine.shift);
+    let taken = near & (abs(rest * affine.scale) <= abs(affine.shift));
     return Coefficients(
-        Normalizer(centre, inverse, normalizer.shift),
-        Affine(affine.power, affine.scale, select(affine.shift, shift, near)),
+        Normalizer(select(normalizer.centre, centre, taken), inverse, normalizer.shift),
+        Affine(affine.power, affine.scale, select(affine.shift, shift, taken)),
     );
 }

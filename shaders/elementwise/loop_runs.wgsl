@@ -1,6 +1,5 @@
 // Maps what a place walks over, run by run.
 
-/// Must be called in uniform control flow.
 fn apply_to_place(place: Place, extent: Extent, coefficients: Coefficients) {
     var row = first_row(place, extent);
     var index = extent.start;

@@ -18,7 +18,3 @@ fn apply_to_trip(trip: Trip, coefficients: Coefficients, block: Block) {
         store_mapped(trip.units.w, d);
     }
 }
-
-fn mapped_unit(coefficients: Coefficients, values: Unit, trip: Trip, which: u32) -> Mapped {
-    return mapped(picked_coefficients(coefficients, owners_of(trip, which)), values);
-}

@@ -1,9 +1,9 @@
 // Reduces what a place walks over, run by run. It has its quad to itself, so that there is nothing to merge.
 
-/// Rows that one accumulator takes before it is merged into the next level, as with trips.
+/// Units of a run, and rows, that one accumulator takes before it is merged into the next level, as with trips.
+const UNITS_PER_LEVEL: u32 = 64u;
 const ROWS_PER_LEVEL: u32 = 16u;
 
-/// Must be called in uniform control flow.
 fn reduce_place(place: Place, extent: Extent) -> Accumulator {
     let basis = basis_of(place, extent);
     var total = empty(basis);
@@ -41,16 +41,23 @@ fn reduce_row(basis: Basis, before: Accumulator, row: u32) -> Accumulator {
         let own = picked_basis(basis, owners);
         var unit = begin + 1u;
         if unit < end {
-            var run = empty(own);
             loop {
-                run = accumulate_unit(own, run, load_unit(row + unit), f32(unit - begin - 1u));
-                unit++;
+                var run = empty(own);
+                let level = unit;
+                let level_end = min(level + UNITS_PER_LEVEL, end);
+                loop {
+                    run = accumulate_unit(own, run, load_unit(row + unit), f32(unit - level));
+                    unit++;
+                    continuing {
+                        break if unit >= level_end;
+                    }
+                }
+                let merged = merge(picked_accumulator(state, owners), merge_components(run));
+                state = select_accumulator(state, merged, vec4<u32>(0u, 1u, 2u, 3u) == vec4<u32>(channel));
                 continuing {
                     break if unit >= end;
                 }
             }
-            let merged = merge(picked_accumulator(state, owners), merge_components(run));
-            state = select_accumulator(state, merged, vec4<u32>(0u, 1u, 2u, 3u) == vec4<u32>(channel));
         }
         channel++;
         continuing {

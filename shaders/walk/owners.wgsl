@@ -39,8 +39,3 @@ fn summed(values: vec4<f32>, owners: Owners) -> vec4<f32> {
         channels == vec4<u32>(owners.channel),
     );
 }
-
-/// Of a unit that is all of one channel.
-fn whole_owners(channel: u32) -> Owners {
-    return Owners(channel, vec4<bool>(true));
-}

@@ -1,7 +1,7 @@
 // The quads family: a lane is a quad, four consecutive channels, its positions walk the units of all rows of the quad.
 //
-// Four rows that lie one after the other are `inner` whole units, whatever `inner` is: a row of a quad. A unit's elements are of
-// one of its channels, or the last of one and the first of the next.
+// Four rows that lie one after the other are `inner` whole units, whatever `inner` is: a row of a quad. A unit's elements are
+// of one of its channels, or the last of one and the first of the next.
 
 struct Place {
     lane: u32,

@@ -1,5 +1,6 @@
-// The rows of a quad, run by run: an invocation has its quad to itself, and takes each row of it channel by channel, a *run* of units of
-// one channel, but for the first, which may begin with the end of the channel before. So a run needs no question whose a unit is.
+// The rows of a quad, run by run: an invocation has its quad to itself, and takes each row of it channel by channel. A *run* is
+// the units of one channel, of which the first may begin with the end of the channel before; of the others nobody asks whose
+// they are.
 
 /// The first unit of the row of the quad in which a place begins.
 fn first_row(place: Place, extent: Extent) -> u32 {
@@ -9,4 +10,9 @@ fn first_row(place: Place, extent: Extent) -> u32 {
 /// Where a channel's run begins in a row of the quad, in units; that of the channel past the last one is the row's end.
 fn run_begin(channel: u32) -> u32 {
     return channel * params.inner / 4u;
+}
+
+/// Of a unit that is all of one channel.
+fn whole_owners(channel: u32) -> Owners {
+    return Owners(channel, vec4<bool>(true));
 }

@@ -26,6 +26,9 @@ const LEAST_MAPPED_PER_MERGED: u64 = 4;
 /// Units that an invocation takes one at a time at most, so that all its loops together stay within what every driver allows.
 pub(super) const MAX_RUN_UNITS: u64 = 1 << 13;
 
+/// Elements of a row, and so units of four, of which a reduction of quads takes whole rows within the loops that it may make.
+const MAX_QUAD_ROW: u64 = 1 << 13;
+
 /// Column units that a workgroup reads side by side at least: 64 bytes.
 const LEAST_LANES: u64 = 4;
 
@@ -74,7 +77,7 @@ impl Tensor {
     /// elements of two rows at most. Long rows, which need not be taken whole, have few units that they share.
     pub(super) const fn has_quads(&self) -> bool {
         let Problem { channels, inner, .. } = self.part();
-        let shared = inner > 4 && inner <= MAX_RUN_UNITS && !inner.is_multiple_of(4);
+        let shared = inner > 4 && inner <= MAX_QUAD_ROW && !inner.is_multiple_of(4);
         shared && channels.is_multiple_of(4) && matches!(self.begin, Begin::Unit)
     }
 

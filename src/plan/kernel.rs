@@ -8,8 +8,9 @@ pub enum Family {
     Rows,
     /// Threads run along `channels · inner` of the `outer × (channels · inner)` matrix.
     Columns,
-    /// Threads run along the inner dimensions of four channels, one after the other: `4 · inner` elements, which are whole units
-    /// where those of one channel share units with its neighbours.
+    /// Threads run along the inner dimensions of four channels, one after the other: `4 · inner` elements, which are whole groups
+    /// of 16 bytes where `inner` is no multiple of four. Serves such an `inner` between 5 and 8,191 where channels come in fours;
+    /// software drivers are planned to use it, GPUs not, until one is measured.
     Quads,
 }
 

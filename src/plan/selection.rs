@@ -27,6 +27,8 @@ pub(super) struct Rule {
 pub(super) const SMALL: u64 = 1 << 16;
 
 const ANY: RangeInclusive<u64> = 0..=u64::MAX;
+/// Super-rows that columns of short rows are not better for than quads.
+const FEW: RangeInclusive<u64> = 0..=64;
 const ROWS: Family = Family::Rows;
 const COLUMNS: Family = Family::Columns;
 const QUADS: Family = Family::Quads;
@@ -44,14 +46,17 @@ const fn rule(
     Rule { strategy, inner, super_rows, least_groups }
 }
 
-/// For training on software drivers. Rows that share units are walked four at a time. Short channels are held in registers; channels that a core has to itself are read
-/// again from its caches; long columns are cut, since a tile of theirs leaves gaps in memory.
+/// For training on software drivers. Rows that share units are walked four channels at a time. Short channels are held in
+/// registers; channels that a core has to itself are read again from its caches; long columns are cut, since a tile of theirs
+/// leaves gaps in memory.
 pub(super) const CPU_TRAINING: &[Rule] = &[
-    rule(Strategy::ChannelLoop(QUADS), ANY, ANY, 4),
+    rule(Strategy::ChannelLoop(QUADS), 16..=u64::MAX, ANY, 4),
+    rule(Strategy::ChannelLoop(QUADS), 0..=15, FEW, 4),
     rule(Strategy::Resident(ROWS), 16..=63, 0..=7, 4),
     rule(Strategy::ChannelLoop(ROWS), 16..=u64::MAX, ANY, 4),
     rule(Strategy::ChannelLoop(COLUMNS), 0..=15, 0..=1024, 4),
-    rule(split(QUADS, QUADS), ANY, ANY, 0),
+    rule(split(QUADS, QUADS), 16..=u64::MAX, ANY, 0),
+    rule(split(QUADS, QUADS), 0..=15, FEW, 0),
     rule(split(ROWS, ROWS), 64..=u64::MAX, ANY, 0),
     rule(split(ROWS, ROWS), 16..=63, 0..=7, 0),
     rule(split(ROWS, COLUMNS), 16..=63, ANY, 0),
@@ -60,11 +65,13 @@ pub(super) const CPU_TRAINING: &[Rule] = &[
 
 /// For both backwards on software drivers. They read two tensors, so caches hold half as much of each.
 pub(super) const CPU_BACKWARD: &[Rule] = &[
-    rule(Strategy::ChannelLoop(QUADS), ANY, ANY, 4),
+    rule(Strategy::ChannelLoop(QUADS), 16..=u64::MAX, ANY, 4),
+    rule(Strategy::ChannelLoop(QUADS), 0..=15, FEW, 4),
     rule(Strategy::Resident(ROWS), 16..=63, 0..=7, 4),
     rule(Strategy::ChannelLoop(ROWS), 16..=u64::MAX, ANY, 4),
     rule(Strategy::ChannelLoop(COLUMNS), 0..=15, 0..=512, 4),
-    rule(split(QUADS, QUADS), ANY, ANY, 0),
+    rule(split(QUADS, QUADS), 16..=u64::MAX, ANY, 0),
+    rule(split(QUADS, QUADS), 0..=15, FEW, 0),
     rule(split(ROWS, ROWS), 64..=u64::MAX, ANY, 0),
     rule(split(ROWS, ROWS), 16..=63, 0..=7, 0),
     rule(split(ROWS, COLUMNS), 16..=63, ANY, 0),
@@ -90,8 +97,13 @@ pub(super) const fn fallback(tensor: Tensor) -> Strategy {
 pub(super) type MapRule = (RangeInclusive<u64>, RangeInclusive<u64>, Family);
 
 /// Inference, and the input gradient alone through frozen statistics, on software drivers.
-pub(super) const CPU_INFERENCE: &[MapRule] =
-    &[(ANY, ANY, QUADS), (64..=u64::MAX, ANY, ROWS), (16..=63, 0..=7, ROWS), (ANY, ANY, COLUMNS)];
+pub(super) const CPU_INFERENCE: &[MapRule] = &[
+    (64..=u64::MAX, ANY, QUADS),
+    (ANY, 0..=512, QUADS),
+    (64..=u64::MAX, ANY, ROWS),
+    (16..=63, 0..=7, ROWS),
+    (ANY, ANY, COLUMNS),
+];
 
 /// The same on GPUs.
 pub(super) const GPU_INFERENCE: &[MapRule] = &[(64..=u64::MAX, ANY, ROWS), (16..=63, 0..=7, ROWS), (ANY, ANY, COLUMNS)];
@@ -140,8 +152,10 @@ pub(super) fn select_inference(tensor: Tensor, profile: &DeviceProfile) -> Famil
 
 /// For a reduction that no map follows.
 pub(super) fn select_reduction(tensor: Tensor, profile: &DeviceProfile) -> Geometry {
-    let quads = if profile.is_cpu() { Geometry::reduction(tensor, profile, QUADS) } else { None };
-    let columns = || if tensor.part().inner < 16 { Geometry::reduction(tensor, profile, COLUMNS) } else { None };
+    let short = tensor.part().inner < 16;
+    let quads = profile.is_cpu() && (!short || FEW.contains(&super_rows(tensor.part())));
+    let quads = if quads { Geometry::reduction(tensor, profile, QUADS) } else { None };
+    let columns = || if short { Geometry::reduction(tensor, profile, COLUMNS) } else { None };
     quads.or_else(columns).unwrap_or_else(|| Geometry::rows_reduction(tensor, profile))
 }
 

@@ -214,9 +214,16 @@ fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, u32, Option<(u32, u32)>)
                         let (outer, unit) = (index / p.row_units, index % p.row_units);
                         let row = first_element(p, first_of_four) + outer * p.outer_elements;
                         assert_eq!(row % 4, 0, "a row that does not begin with a unit: {dispatch:?}");
-                        for element in row + 4 * unit..row + 4 * unit + 4 {
-                            let channel = first_of_four + (element - row) / p.inner;
-                            visit(element, group, reduces.then_some((p.slot_base + split, channel)));
+                        let (first_owner, left) = owners_at(p, 4 * unit);
+                        if by_runs {
+                            // The run that the unit is in; only its first unit is asked whose it is.
+                            let run = (0..4).rfind(|channel| channel * p.inner / 4 <= unit).unwrap();
+                            let first = run * p.inner / 4 == unit;
+                            assert!(first || (first_owner == run && left >= 4), "a unit of two channels in a run");
+                        }
+                        for component in 0..4 {
+                            let channel = first_of_four + first_owner + u32::from(component >= left);
+                            visit(row + 4 * unit + component, group, reduces.then_some((p.slot_base + split, channel)));
                         }
                     }
                     Family::Columns => {
@@ -242,6 +249,12 @@ fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, u32, Option<(u32, u32)>)
             }
         }
     }
+}
+
+/// As `shaders/walk/owners.wgsl` has it: the channel of a quad that a unit's first element is of, and how many elements from there on.
+fn owners_at(p: &Params, offset: u32) -> (u32, u32) {
+    let channel = u32::from(offset >= p.inner) + u32::from(offset >= 2 * p.inner) + u32::from(offset >= 3 * p.inner);
+    (channel, (channel + 1) * p.inner - offset)
 }
 
 /// As `shaders/common/instance.wgsl` has it.
@@ -350,6 +363,7 @@ fn check_coverage(plan: &Plan) -> Result<(), TestCaseError> {
                 |dispatch: &Dispatch| Params { flags: 0, records_base: 0, partials_base: 0, ..dispatch.params };
             let alone = |kernel| matches!(kernel, Kernel::ChannelLoop(..) | Kernel::Resident(..));
             walk_of(other.kernel) == walk_of(dispatch.kernel)
+                && goes_by_runs(other.kernel) == goes_by_runs(dispatch.kernel)
                 && alone(other.kernel) == alone(dispatch.kernel)
                 && walked(other) == walked(&dispatch)
         };
@@ -386,7 +400,8 @@ fn check_coverage(plan: &Plan) -> Result<(), TestCaseError> {
             // A last split may hold no more than masked units: of a cut-off super-row, or of an unaligned row that needs
             // fewer units than its place offers. Its slots are written with a count of 0.
             let cut_off = dispatch.params.repeats > 1 && dispatch.params.extent > 1;
-            let spare_units = !dispatch.params.inner.is_multiple_of(4);
+            let rows = dispatch.kernel.walk().is_some_and(|walk| walk.family == Family::Rows);
+            let spare_units = rows && !dispatch.params.inner.is_multiple_of(4);
             let may_be_empty = cut_off || spare_units;
             prop_assert!(written == expected || (may_be_empty && written < expected), "{written} slots of {expected}");
             prop_assert!((0..channels).all(|channel| slots.contains_key(&(0, channel))), "slot 0 is empty");
@@ -436,9 +451,9 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
         // Trips and levels of them.
         let blocks = u64::from(blocks);
         let blocks = if goes_by_runs(kernel) {
-            // Rows, the runs of each, and their units one at a time.
+            // Levels of rows, rows, the runs of each, levels of their units, and these one at a time.
             let rows = params.split_extent.div_ceil(params.row_units);
-            u64::from(rows + rows.div_ceil(16) + 4 * rows + params.split_extent)
+            u64::from(rows.div_ceil(16) + rows + 4 * rows + 4 * rows + params.split_extent / 64 + params.split_extent)
         } else {
             blocks + blocks.div_ceil(32) + 2
         };
@@ -791,6 +806,37 @@ fn workgroups_beyond_what_a_dimension_holds_are_folded() {
     assert!(folded.len() > 8, "{}", folded.len());
 }
 
+/// Software drivers give every quad an invocation where there are quads enough; the random shapes above have too few channels.
+#[test]
+fn quads_by_runs_cover_every_element() {
+    let profile = DeviceProfile::webgpu(AdapterClass::Cpu);
+    let shapes = (5..=11).map(|inner| (3, 128, inner)).chain([
+        (35, 132, 5),
+        (1, 140, 301),
+        (1, 128, 8191),
+        (1638, 128, 5),
+        (64, 128, 129),
+        (300, 128, 18),
+    ]);
+    for (outer, channels, inner) in shapes {
+        let mut by_runs = 0;
+        for plan in plans(outer, channels, inner, &profile).unwrap() {
+            check_coverage(&plan).unwrap();
+            check_limits(&plan, &profile).unwrap();
+            by_runs += all_dispatches(&plan).iter().filter(|dispatch| goes_by_runs(dispatch.kernel)).count();
+        }
+        // As far as the loops of an invocation go.
+        assert_eq!(by_runs > 0, inner % 4 != 0 && outer * inner <= 8192, "{outer}×{channels}×{inner}");
+    }
+    let in_windows = DeviceProfile { max_window_size: 1 << 14, ..profile };
+    let mut by_runs = 0;
+    for plan in plans(12, 128, 7, &in_windows).unwrap() {
+        check_window_coverage(&plan).unwrap();
+        by_runs += all_dispatches(&plan).iter().filter(|dispatch| goes_by_runs(dispatch.kernel)).count();
+    }
+    assert!(by_runs > 0, "no window was gone over by runs");
+}
+
 #[test]
 fn coverage_holds_around_every_family_threshold() {
     for class in [AdapterClass::Discrete, AdapterClass::Integrated, AdapterClass::Cpu] {
@@ -1066,6 +1112,12 @@ fn selection_changes_exactly_at_its_thresholds() {
         (Cpu, 9, 64, 15, quads, quads, Quads),
         (Cpu, 9, 64, 17, quads, quads, Quads),
         (Cpu, 9, 66, 17, rows, rows, Rows),
+        // Short ones where rows are few.
+        (Cpu, 64, 128, 15, quads, quads, Quads),
+        (Cpu, 65, 128, 15, columns, columns, Quads),
+        (Cpu, 512, 128, 17, quads, quads, Quads),
+        (Cpu, 513, 128, 17, quads, quads, Columns),
+        (Cpu, 513, 128, 65, quads, quads, Quads),
         (Cpu, 1, 2048, 49, quads, quads, Quads),
         (Cpu, 9, 16, 8191, quads, quads, Quads),
         (Cpu, 9, 16, 8193, rows, rows, Rows),

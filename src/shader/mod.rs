@@ -240,12 +240,12 @@ impl Files {
             ]
             .concat(),
             Kernel::MergePartials(reduction) => [
-                merges_of_quads(reduction),
+                finalized_merges(reduction),
                 vec![wgsl!("common/count_of_shape.wgsl"), wgsl!("conclusion/partial.wgsl"), FINALIZE],
             ]
             .concat(),
             Kernel::FinalizeStatistics => [
-                merges_of_quads(Reduction::Statistics),
+                finalized_merges(Reduction::Statistics),
                 vec![
                     wgsl!("common/count_of_valid.wgsl"),
                     wgsl!("common/inverse_deviation.wgsl"),
@@ -255,15 +255,15 @@ impl Files {
             ]
             .concat(),
             Kernel::AccumulateMoments => [
-                merges_of_quads(Reduction::Statistics),
+                finalized_merges(Reduction::Statistics),
                 vec![wgsl!("common/count_of_valid.wgsl"), wgsl!("conclusion/accumulate_moments.wgsl"), FINALIZE],
             ]
             .concat(),
             Kernel::FinalizeGradients => {
-                [merges_of_quads(GRADIENT_SUMS), vec![wgsl!("conclusion/gradients.wgsl"), FINALIZE]].concat()
+                [finalized_merges(GRADIENT_SUMS), vec![wgsl!("conclusion/gradients.wgsl"), FINALIZE]].concat()
             }
             Kernel::ConcludeStatistics => [
-                merges_of_quads(Reduction::Statistics),
+                finalized_merges(Reduction::Statistics),
                 vec![
                     wgsl!("common/count_of_valid.wgsl"),
                     wgsl!("counter/recorded.wgsl"),
@@ -277,7 +277,7 @@ impl Files {
             ]
             .concat(),
             Kernel::ConcludeGradients => [
-                merges_of_quads(GRADIENT_SUMS),
+                finalized_merges(GRADIENT_SUMS),
                 vec![
                     wgsl!("common/count_of_valid.wgsl"),
                     wgsl!("coefficients/written.wgsl"),
@@ -289,7 +289,7 @@ impl Files {
             ]
             .concat(),
             Kernel::ShareGradients => [
-                quads(),
+                finalize_walk(),
                 accumulator(GRADIENT_SUMS),
                 vec![
                     wgsl!("partials/instance_gradients.wgsl"),
@@ -313,7 +313,7 @@ impl Files {
                 wgsl!("entry/update_running.wgsl"),
             ],
             Kernel::PartMoments => [
-                merges_of_quads(Reduction::Statistics),
+                finalized_merges(Reduction::Statistics),
                 vec![wgsl!("common/count_of_valid.wgsl"), wgsl!("conclusion/part_moments.wgsl"), FINALIZE],
             ]
             .concat(),
@@ -332,7 +332,7 @@ impl Files {
             ]
             .concat(),
             Kernel::PartGradientSums => [
-                merges_of_quads(GRADIENT_SUMS),
+                finalized_merges(GRADIENT_SUMS),
                 vec![
                     wgsl!("renormalization/read.wgsl"),
                     wgsl!("conclusion/part_gradient_sums.wgsl"),
@@ -351,7 +351,7 @@ impl Files {
             ]
             .concat(),
             Kernel::Prepare(source) => [
-                quads(),
+                finalize_walk(),
                 direct(source),
                 vec![
                     wgsl!("parameter/gamma.wgsl"),
@@ -364,7 +364,7 @@ impl Files {
             ]
             .concat(),
             Kernel::ReportHealth => [
-                quads(),
+                finalize_walk(),
                 vec![
                     wgsl!("normalizer/saved.wgsl"),
                     wgsl!("common/finite.wgsl"),
@@ -374,7 +374,7 @@ impl Files {
             ]
             .concat(),
             Kernel::FoldBias => [
-                quads(),
+                finalize_walk(),
                 direct(Normalizer::Running),
                 vec![
                     wgsl!("parameter/gamma.wgsl"),
@@ -384,7 +384,7 @@ impl Files {
                 ],
             ]
             .concat(),
-            Kernel::Population => [quads(), vec![wgsl!("conclusion/population.wgsl"), EACH_CHANNEL]].concat(),
+            Kernel::Population => [finalize_walk(), vec![wgsl!("conclusion/population.wgsl"), EACH_CHANNEL]].concat(),
             Kernel::PackValid => vec![wgsl!("entry/pack_valid.wgsl")],
             Kernel::MarkValid => vec![wgsl!("entry/mark_valid.wgsl")],
             Kernel::CountValid => vec![wgsl!("entry/count_valid.wgsl")],
@@ -657,6 +657,9 @@ impl Files {
         if walk.family == Family::Quads {
             files.extend(picked_coefficients(operation));
         }
+        if access == Access::Whole && walk.family == Family::Quads {
+            files.push(wgsl!("elementwise/unit_of_quads.wgsl"));
+        }
         if access != Access::Runs {
             files.push(match (whole, walk.skips_padding, walk.family) {
                 (true, false, Family::Quads) => wgsl!("elementwise/trip_quads.wgsl"),
@@ -708,14 +711,13 @@ const FINALIZE: &str = wgsl!("entry/finalize.wgsl");
 /// Sums are sums, whatever was added up.
 const GRADIENT_SUMS: Reduction = Operation::Backward.reduction(Fusion::None);
 
-fn quads() -> Vec<&'static str> {
-    vec![wgsl!("walk/quads.wgsl")]
+fn finalize_walk() -> Vec<&'static str> {
+    vec![wgsl!("walk/finalize.wgsl")]
 }
 
 /// The merge of all slots of four channels.
-fn merges_of_quads(reduction: Reduction) -> Vec<&'static str> {
-    // The quads of finalize have channels like columns.
-    [quads(), accumulator(reduction), merges(reduction, Family::Columns)].concat()
+fn finalized_merges(reduction: Reduction) -> Vec<&'static str> {
+    [finalize_walk(), accumulator(reduction), merges(reduction, Family::Quads)].concat()
 }
 
 /// How many elements all parts of a batch have.
@@ -729,14 +731,14 @@ fn moments_of_parts() -> Vec<&'static str> {
         wgsl!("partials/pivot_channels.wgsl"),
         wgsl!("partials/merge_statistics.wgsl"),
     ];
-    [quads(), accumulator(Reduction::Statistics), COUNTS_OF_PARTS.to_vec(), merge.to_vec()].concat()
+    [finalize_walk(), accumulator(Reduction::Statistics), COUNTS_OF_PARTS.to_vec(), merge.to_vec()].concat()
 }
 
 /// The same of their gradient sums.
 fn sums_of_parts() -> Vec<&'static str> {
     let merge =
         [wgsl!("partials/share_slots.wgsl"), wgsl!("partials/slots_sums.wgsl"), wgsl!("partials/merge_gradients.wgsl")];
-    [quads(), accumulator(GRADIENT_SUMS), merge.to_vec()].concat()
+    [finalize_walk(), accumulator(GRADIENT_SUMS), merge.to_vec()].concat()
 }
 
 fn walk_over(walk: Walk) -> Vec<&'static str> {

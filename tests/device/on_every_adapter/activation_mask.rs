@@ -10,7 +10,9 @@ const BEFORE: u32 = 0x5a5a_5a5a;
 
 #[test]
 fn masks_hold_the_signs_of_preactivations_and_keep_bits_past_the_end() {
-    let cases: [(&[usize], ElementType, Activation, bool); 3] = [
+    let cases: [(&[usize], ElementType, Activation, bool); 5] = [
+        (&[5, 8, 9], ElementType::F32, Activation::Relu, true),
+        (&[5, 8, 9], ElementType::F16, Activation::Relu, true),
         (&[13, 7], ElementType::F32, Activation::Relu, true),
         (&[3, 5, 65], ElementType::F16, Activation::LeakyRelu { slope: 0.1 }, false),
         (&[4, 3, 64], ElementType::Bf16, Activation::Relu, true),

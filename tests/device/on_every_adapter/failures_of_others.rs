@@ -28,7 +28,7 @@ fn around(case: &mut Case, mean: f32, deviation: f32) {
     case.running_variance.fill(deviation * deviation);
 }
 
-/// Shapes of both walks, of which each plan of an adapter takes one: pipelines take long on software drivers. Where there is one plan
+/// Shapes of rows and of columns, of which each plan of an adapter takes one: pipelines take long on software drivers. Where there is one plan
 /// only it is the last, which no other driver may have.
 fn shape_of(target: &Target) -> &'static [usize] {
     let index = if target.plans == 1 { 2 } else { target.plan % 3 };

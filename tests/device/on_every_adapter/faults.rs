@@ -88,8 +88,8 @@ fn healthy_and_faulty(shape: &[usize]) -> (Case, Case) {
 
 fn each_strategy(check: impl Fn(&Target, Strategies, &Case, &Case) + Sync) {
     let seen = Mutex::new(HashSet::new());
-    // Short rows, which every strategy serves but one, and long ones.
-    for shape in [&[6, 40, 4, 4][..], &[2, 40, 32]] {
+    // Short rows, which every strategy serves but one and quads, long ones, and rows that share units.
+    for shape in [&[6, 40, 4, 4][..], &[2, 40, 32], &[3, 40, 15]] {
         let (healthy, faulty) = healthy_and_faulty(shape);
         on_every_target(|target| {
             let pins = strategies_of(target, &healthy).into_iter().map(|pin| pin.training);

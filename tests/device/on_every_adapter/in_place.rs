@@ -30,9 +30,12 @@ pub(super) fn bits(results: &Results) -> Vec<(&'static str, Vec<u32>)> {
 #[test]
 fn in_place_gives_the_same_bits_as_out_of_place() {
     let (f32, f16) = (ElementType::F32, ElementType::F16);
-    // Whole, shared and cut-off units, in rows and in columns. What is fused is carried out by a split, the rest in one
+    // Whole, shared and cut-off units, in rows, in columns and in quads. What is fused is carried out by a split, the rest in one
     // dispatch.
-    let cases: [(&[usize], ElementType, bool); 9] = [
+    let cases: [(&[usize], ElementType, bool); 12] = [
+        (&[4, 8, 65], f32, true),
+        (&[4, 8, 65], f16, false),
+        (&[4, 8, 65], f32, false),
         (&[2, 6, 64], f32, false),
         (&[2, 6, 64], f16, true),
         (&[4, 5, 65], f32, true),

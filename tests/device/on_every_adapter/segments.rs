@@ -11,7 +11,9 @@ use super::strategies_of;
 
 /// Ghost batch norm, instance norm and steps of recurrent layers, in both layouts, with parts that are whole units and parts
 /// that share them.
-const CASES: [(&[usize], Layout, Segments); 13] = [
+const CASES: [(&[usize], Layout, Segments); 15] = [
+    (&[8, 8, 5, 5], ChannelsFirst, Segments::SubBatches(2)),
+    (&[8, 64, 5, 5], ChannelsFirst, Segments::SubBatches(2)),
     (&[8, 6, 5, 5], ChannelsFirst, Segments::SubBatches(2)),
     (&[8, 5, 5, 6], ChannelsLast, Segments::SubBatches(2)),
     (&[64, 48], ChannelsFirst, Segments::SubBatches(8)),

@@ -13,7 +13,9 @@ use wgpu_batch_norm::{
 };
 
 /// Shapes that windows cut at outer steps, at channels and within rows; aligned, unaligned and odd.
-const SHAPES: [(&[usize], Layout); 12] = [
+const SHAPES: [(&[usize], Layout); 14] = [
+    (&[40, 8, 9], ChannelsFirst),
+    (&[24, 128, 5], ChannelsFirst),
     (&[40, 12], ChannelsFirst),
     (&[301, 5], ChannelsFirst),
     (&[1027, 3], ChannelsLast),
@@ -110,6 +112,7 @@ fn padding_counts_for_nothing_in_windows() {
             (&[5, 6, 64], ChannelsFirst, sequences(0, 2)),
             (&[9, 7, 5], ChannelsLast, sequences(1, 0)),
             (&[3, 7, 11, 5], ChannelsFirst, sequences(0, 2)),
+            (&[9, 8, 11], ChannelsFirst, sequences(0, 2)),
             (&[61, 20], ChannelsFirst, None),
             (&[2, 3, 33, 65], ChannelsFirst, None),
         ]) {
@@ -182,14 +185,18 @@ fn large_means_outliers_and_not_a_number_do_in_windows_what_they_do_in_one_dispa
 }
 
 #[test]
-fn windows_give_the_same_bits_each_time_and_are_walked_by_rows_or_columns() {
+fn windows_give_the_same_bits_each_time_and_are_walked_by_any_family() {
     on_every_target(|target| {
         let windowed = target.in_windows(2000);
-        let (rows, columns) = (Family::Rows, Family::Columns);
-        for (seed, (shape, layout)) in (0..).zip([(&[65, 24][..], ChannelsFirst), (&[12, 6, 4, 4], ChannelsFirst)]) {
-            let case = Case::random(shape, layout, seed);
+        let (rows, columns, quads) = (Family::Rows, Family::Columns, Family::Quads);
+        let either = [(rows, rows), (rows, columns), (columns, rows), (columns, columns)];
+        let with_quads = [(quads, quads), (rows, quads), (quads, columns)];
+        for (seed, (shape, families)) in
+            (0..).zip([(&[65, 24][..], &either[..]), (&[12, 6, 4, 4], &either), (&[40, 8, 9], &with_quads)])
+        {
+            let case = Case::random(shape, ChannelsFirst, seed);
             let truth = case.run_reference().unwrap();
-            for (reduction, elementwise) in [(rows, rows), (rows, columns), (columns, rows), (columns, columns)] {
+            for &(reduction, elementwise) in families {
                 let split = Some(Strategy::Split { reduction, elementwise });
                 let pin = Strategies { training: split, backward: split, inference: Some(elementwise) };
                 let first = case.run_device_with(&windowed, pin).unwrap();

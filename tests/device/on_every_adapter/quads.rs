@@ -1,0 +1,128 @@
+//! Rows that share units with their neighbours, walked four channels at a time: run by run where a software driver's invocations have
+//! a quad each, trip by trip elsewhere.
+
+use crate::common::case::{Case, Results};
+use crate::common::tolerance::compare;
+use crate::common::{Target, on_every_target};
+use wgpu_batch_norm::Layout::ChannelsFirst;
+use wgpu_batch_norm::{Activation, ActivationSource, AdapterClass, ElementType, Family, Strategies, Strategy};
+
+/// Channels enough for an invocation each and too few, rows from the shortest to such as one level does not hold, more rows than one
+/// level holds, and boundaries at every component of a unit.
+const SHAPES: [&[usize]; 8] = [
+    &[3, 132, 7],
+    &[2, 128, 10],
+    &[1, 140, 5],
+    &[35, 128, 5],
+    &[1, 128, 301],
+    &[33, 8, 49],
+    &[3, 12, 6],
+    &[2, 4, 1023],
+];
+
+fn pin(strategy: Strategy) -> Strategies {
+    Strategies { training: Some(strategy), backward: Some(strategy), inference: Some(Family::Quads) }
+}
+
+const LOOP: Strategy = Strategy::ChannelLoop(Family::Quads);
+const SPLIT: Strategy = Strategy::Split { reduction: Family::Quads, elementwise: Family::Quads };
+
+fn check(target: &Target, case: &Case, strategy: Strategy, place: &str) -> Results {
+    let got = case.run_device_with(target, pin(strategy)).unwrap();
+    let worst = compare(case, &got, &case.run_reference().unwrap());
+    assert!(worst.ratio <= 1.0, "{target}: {place} {:?} {strategy}: {worst:?}", case.shape);
+    got
+}
+
+#[test]
+fn quads_meet_the_reference_wherever_rows_begin() {
+    on_every_target(|target| {
+        for (seed, shape) in (0..).zip(SHAPES) {
+            let case = Case::random(shape, ChannelsFirst, seed);
+            check(target, &case, LOOP, "plain");
+            check(target, &case, SPLIT, "plain");
+        }
+    });
+}
+
+#[test]
+fn quads_meet_the_reference_whatever_is_fused_and_however_tensors_are_stored() {
+    let leaky = Activation::LeakyRelu { slope: 0.1 };
+    let fused = [
+        (Activation::Silu, false, ActivationSource::Recompute, LOOP),
+        (leaky, true, ActivationSource::Recompute, SPLIT),
+        (Activation::Relu, true, ActivationSource::Output, SPLIT),
+        (Activation::Relu, true, ActivationSource::Mask, SPLIT),
+    ];
+    on_every_target(|target| {
+        // Pipelines take long on software drivers: all of them for the walk by runs, a few for the other.
+        let software = target.kernels.profile().class == AdapterClass::Cpu;
+        let elements = [ElementType::F32, ElementType::F16, ElementType::Bf16];
+        for (seed, shape) in (0..).zip([&[3, 132, 7][..], &[5, 8, 9]]) {
+            for (index, (activation, residual, source, strategy)) in fused.into_iter().enumerate() {
+                if !software && index % 3 != target.plan % 3 {
+                    continue;
+                }
+                let element = elements[(index + usize::from(shape[1] == 8)) % 3];
+                let case = Case::random(shape, ChannelsFirst, seed).stored_as(element);
+                let case = case.fused(activation, residual, source);
+                check(target, &case, strategy, &format!("{activation} {element:?}"));
+            }
+        }
+    });
+}
+
+#[test]
+fn large_means_and_heavy_tails_cost_no_digits_in_quads() {
+    on_every_target(|target| {
+        for (seed, shape) in (0..).zip([&[4, 128, 7, 7][..], &[5, 8, 9], &[2, 128, 301]]) {
+            let clean = Case::random(shape, ChannelsFirst, seed);
+            let mut shifted = clean.clone();
+            let mut tailed = clean.clone();
+            for index in 0..clean.input.len() {
+                let sign = if clean.channel(index).is_multiple_of(2) { 1.0 } else { -1.0 };
+                shifted.input[index] = sign * 1e6 + 0.1 * clean.input[index];
+                let value = clean.input[index];
+                tailed.input[index] = (3.0 * value.abs().min(6.0)).exp().copysign(value);
+            }
+            for strategy in [LOOP, SPLIT] {
+                check(target, &shifted, strategy, "a mean of a million");
+                check(target, &tailed, strategy, "heavy-tailed");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_channel_of_nan_in_a_quad_leaves_its_neighbours_as_they_are() {
+    on_every_target(|target| {
+        for shape in [&[3, 132, 7][..], &[5, 8, 9]] {
+            let clean = Case::random(shape, ChannelsFirst, 1);
+            let mut odd = clean.clone();
+            for index in (0..odd.input.len()).filter(|&index| clean.channel(index) == 5) {
+                (odd.input[index], odd.output_gradient[index]) = (f32::NAN, f32::INFINITY);
+            }
+            for strategy in [LOOP, SPLIT] {
+                let expected = check(target, &clean, strategy, "clean");
+                let got = odd.run_device_with(target, pin(strategy)).unwrap();
+                let place = format!("{target}: {shape:?} {strategy}");
+                for (name, got, expected, tensor) in [
+                    ("output", &got.output, &expected.output, true),
+                    ("inference", &got.inference, &expected.inference, true),
+                    ("running_variance", &got.running_variance, &expected.running_variance, false),
+                    ("input_gradient", &got.input_gradient, &expected.input_gradient, true),
+                    ("frozen_input_gradient", &got.frozen_input_gradient, &expected.frozen_input_gradient, true),
+                    ("gamma_gradient", &got.gamma_gradient, &expected.gamma_gradient, false),
+                    ("beta_gradient", &got.beta_gradient, &expected.beta_gradient, false),
+                ] {
+                    for index in 0..got.len() {
+                        let channel = if tensor { clean.channel(index) } else { index };
+                        let same = got[index].to_bits() == expected[index].to_bits();
+                        assert!(same || channel == 5, "{place}: {name}[{index}] beside NaN");
+                        assert!(!same || channel != 5, "{place}: {name}[{index}] hides NaN");
+                    }
+                }
+            }
+        }
+    });
+}
