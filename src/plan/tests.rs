@@ -185,7 +185,7 @@ fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, u32, Option<(u32, u32)>)
             let start = split * p.split_extent;
             let end = (start + p.split_extent).min(p.extent);
             // Run by run, which covers whole rows, an index is a unit of them.
-            let whole_rows = start % p.row_units == 0 && end % p.row_units == 0;
+            let whole_rows = start.is_multiple_of(p.row_units) && end.is_multiple_of(p.row_units);
             assert!(!by_runs || whole_rows, "a run that is cut: {dispatch:?}");
             let trips = if by_runs { end - start } else { p.blocks * 4 };
             for trip in 0..trips {
