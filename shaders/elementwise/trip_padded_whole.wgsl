@@ -1,10 +1,10 @@
 // Maps one trip of whole units and stores the results, zeros where there is padding.
 
 fn apply_to_trip(trip: Trip, coefficients: Coefficients, block: Block) {
-    let a = without_padding(mapped(coefficients, block.a), load_valid(trip.units.x));
-    let b = without_padding(mapped(coefficients, block.b), load_valid(trip.units.y));
-    let c = without_padding(mapped(coefficients, block.c), load_valid(trip.units.z));
-    let d = without_padding(mapped(coefficients, block.d), load_valid(trip.units.w));
+    let a = without_padding(mapped_unit(coefficients, block.a, trip, 0u), load_valid(trip.units.x));
+    let b = without_padding(mapped_unit(coefficients, block.b, trip, 1u), load_valid(trip.units.y));
+    let c = without_padding(mapped_unit(coefficients, block.c, trip, 2u), load_valid(trip.units.z));
+    let d = without_padding(mapped_unit(coefficients, block.d, trip, 3u), load_valid(trip.units.w));
     if trip.valid.x {
         store_mapped(trip.units.x, a);
     }

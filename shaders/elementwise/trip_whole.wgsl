@@ -1,10 +1,10 @@
 // Maps one trip of whole units and stores the results.
 
 fn apply_to_trip(trip: Trip, coefficients: Coefficients, block: Block) {
-    let a = mapped(coefficients, block.a);
-    let b = mapped(coefficients, block.b);
-    let c = mapped(coefficients, block.c);
-    let d = mapped(coefficients, block.d);
+    let a = mapped_unit(coefficients, block.a, trip, 0u);
+    let b = mapped_unit(coefficients, block.b, trip, 1u);
+    let c = mapped_unit(coefficients, block.c, trip, 2u);
+    let d = mapped_unit(coefficients, block.d, trip, 3u);
     if trip.valid.x {
         store_mapped(trip.units.x, a);
     }

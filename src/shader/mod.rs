@@ -657,18 +657,21 @@ impl Files {
         if walk.family == Family::Quads {
             files.extend(picked_coefficients(operation));
         }
-        if access == Access::Whole && walk.family == Family::Quads {
-            files.push(wgsl!("elementwise/unit_of_quads.wgsl"));
-        }
-        if access != Access::Runs {
-            files.push(match (whole, walk.skips_padding, walk.family) {
-                (true, false, Family::Quads) => wgsl!("elementwise/trip_quads.wgsl"),
-                (true, true, Family::Quads) => wgsl!("elementwise/trip_padded_quads.wgsl"),
-                (true, false, _) => wgsl!("elementwise/trip_whole.wgsl"),
-                (false, false, _) => wgsl!("elementwise/trip_shared.wgsl"),
-                (true, true, _) => wgsl!("elementwise/trip_padded_whole.wgsl"),
-                (false, true, _) => wgsl!("elementwise/trip_padded_shared.wgsl"),
-            });
+        match (access, walk.skips_padding) {
+            (Access::Runs, _) => {}
+            (Access::Whole, padded) => {
+                files.push(match walk.family {
+                    Family::Rows | Family::Columns => wgsl!("elementwise/unit_of_lanes.wgsl"),
+                    Family::Quads => wgsl!("elementwise/unit_of_quads.wgsl"),
+                });
+                files.push(if padded {
+                    wgsl!("elementwise/trip_padded_whole.wgsl")
+                } else {
+                    wgsl!("elementwise/trip_whole.wgsl")
+                });
+            }
+            (Access::Shared | Access::Scalar, false) => files.push(wgsl!("elementwise/trip_shared.wgsl")),
+            (Access::Shared | Access::Scalar, true) => files.push(wgsl!("elementwise/trip_padded_shared.wgsl")),
         }
         files
     }
