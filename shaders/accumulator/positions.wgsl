@@ -1,6 +1,10 @@
 // Merges the accumulators of the positions of a lane; depends on `merge`, `store_shared` and `load_shared`.
 // Both functions must be called in uniform control flow.
 
+/// Accumulators that are merged in a chain before they are merged with others: every addition of a chain may take a
+/// roundoff from a channel whose sum is one outlier's.
+const POSITIONS_PER_CHAIN: u32 = 4u;
+
 /// Afterwards position 0 of each lane holds the merge of its lane's first `positions` accumulators. Two barriers instead
 /// of a tree: first `groups` positions merge every `groups`-th accumulator, then position 0 merges theirs.
 fn merge_positions(own: Accumulator, place: Place, positions: u32, groups: u32) -> Accumulator {
@@ -13,18 +17,27 @@ fn merge_positions(own: Accumulator, place: Place, positions: u32, groups: u32) 
     }
     workgroupBarrier();
     if place.participates && place.position < groups {
-        for (var other = place.position + groups; other < positions; other += groups) {
-            merged = merge(merged, load_shared(other * params.lanes + place.lane));
-        }
+        merged = merge_every(own, place.position, positions, groups, place.lane);
         store_shared(place.position * params.lanes + place.lane, merged);
     }
     workgroupBarrier();
     if place.participates && place.position == 0u {
-        for (var other = 1u; other < groups; other++) {
-            merged = merge(merged, load_shared(other * params.lanes + place.lane));
-        }
+        merged = merge_every(own, 0u, groups, 1u, place.lane);
     }
     return merged;
+}
+
+/// What the positions `begin`, `begin + step`, ... below `end` stored, in chains of `POSITIONS_PER_CHAIN` and one chain of these.
+fn merge_every(like: Accumulator, begin: u32, end: u32, step: u32, lane: u32) -> Accumulator {
+    var total = emptied(like);
+    for (var first = begin; first < end; first += POSITIONS_PER_CHAIN * step) {
+        var chain = emptied(like);
+        for (var position = first; position < min(first + POSITIONS_PER_CHAIN * step, end); position += step) {
+            chain = merge(chain, load_shared(position * params.lanes + lane));
+        }
+        total = merge(total, chain);
+    }
+    return total;
 }
 
 /// Gives what position 0 of a lane holds to all its positions.

@@ -2,7 +2,7 @@
 
 /// Trips that one accumulator takes at least before it is merged into the next level: long runs of additions into one f32 drift,
 /// by as many roundings as there are additions where all add the same.
-const TRIPS_PER_LEVEL: u32 = 32u;
+const TRIPS_PER_LEVEL: u32 = 16u;
 
 /// About the square root of all trips where there are more than the square of that, so that neither level has a long run.
 fn trips_per_level() -> u32 {

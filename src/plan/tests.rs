@@ -447,7 +447,11 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
         prop_assert!(!divisors.contains(&0), "{params:?}");
         prop_assert!(!over_tensor || !walked.contains(&0), "{params:?}");
         // lavapipe's 65,535 iterations for all loops of an invocation.
-        let two_steps = |positions: u32, groups: u32| u64::from(positions.div_ceil(groups.max(1)) + groups);
+        // Accumulators, and chains of four of them.
+        let chained = |count: u32| u64::from(count + count.div_ceil(4));
+        let two_steps = |positions: u32, groups: u32| chained(positions.div_ceil(groups.max(1))) + chained(groups);
+        // Columns of a run, chains of them, chains of these, and the side of the cube.
+        let columns_of_run = |inner: u32| 2 * inner + 2 * (1..).find(|side: &u32| side.pow(3) >= inner).unwrap_or(0);
         // Trips and levels of them.
         let blocks = u64::from(blocks);
         let blocks = if goes_by_runs(kernel) {
@@ -455,11 +459,9 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
             let rows = params.split_extent.div_ceil(params.row_units);
             u64::from(rows.div_ceil(16) + rows + 4 * rows + 4 * rows + params.split_extent / 64 + params.split_extent)
         } else {
-            blocks + blocks.div_ceil(32) + 2
+            blocks + blocks.div_ceil(16) + 2
         };
-        let runs = u64::from(
-            (4 * lanes / params.inner.max(1)).div_ceil(workgroup_size) * (params.inner + params.inner.div_ceil(8)),
-        );
+        let runs = u64::from((4 * lanes / params.inner.max(1)).div_ceil(workgroup_size) * columns_of_run(params.inner));
         let over_slots =
             2 * (u64::from(slots.div_ceil(slot_positions.max(1))) + two_steps(slot_positions, slot_merge_groups));
         let iterations = match kernel {
@@ -474,11 +476,8 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
                 let direct = family != Family::Columns || (params.inner == 1 && params.repeats == 1);
                 let gathered = params.part_channels.min(4 * lanes / params.inner);
                 prop_assert!(direct || gathered <= 2 * workgroup_size, "{params:?}");
-                let gathers = if family == Family::Columns {
-                    2 * params.repeats * (params.inner + params.inner.div_ceil(8) + 1)
-                } else {
-                    0
-                };
+                let gathers =
+                    if family == Family::Columns { 2 * params.repeats * (columns_of_run(params.inner) + 1) } else { 0 };
                 2 * blocks + two_steps(positions, merge_groups) + u64::from(gathers)
             }
             Kernel::MergePartials(_)

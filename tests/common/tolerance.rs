@@ -10,7 +10,8 @@
 //! division, which WGSL grants 2.5 units in the last place.
 
 use wgpu_batch_norm::{
-    Activation, ChannelMoments, Convention, ElementType, Momentum, SegmentRunning, Segmentation, Shape,
+    Activation, ChannelMoments, ChannelStatistics, Convention, ElementType, Momentum, SegmentRunning, Segmentation,
+    Shape,
 };
 
 use super::case::{Case, Moments, Results};
@@ -61,8 +62,9 @@ impl Worst {
 
     pub fn see(&mut self, name: &str, index: usize, got: f32, truth: f32, tolerance: f64) {
         let error = (f64::from(got) - f64::from(truth)).abs();
-        // The truth is rounded to f32 itself.
-        let allowed = tolerance + 0.5 * U * f64::from(truth).abs() + f64::from(f32::MIN_POSITIVE);
+        // The truth is rounded to f32 itself, by half a unit in the last place.
+        let truth_rounding = U * f64::from(f32::from_bits(truth.to_bits() & f32::INFINITY.to_bits()));
+        let allowed = tolerance + truth_rounding + f64::from(f32::MIN_POSITIVE);
         let same = got.to_bits() == truth.to_bits() || got == truth;
         // Nothing is allowed everything.
         let ratio = if same {
@@ -145,8 +147,8 @@ pub fn compare(case: &Case, got: &Results, truth: &Results) -> Worst {
     }
     assert_eq!(got.batches_tracked, truth.batches_tracked, "batches_tracked");
     let (segmentation, recorded) = (case.segmentation(), case.recorded());
-    let batch = Side::new(case, segmentation, false);
-    let frozen = Side::new(case, recorded, true);
+    let batch = Side::new(case, segmentation, false, &got.saved);
+    let frozen = Side::new(case, recorded, true, &[]);
     batch.compare_statistics(&mut worst, got, truth);
     batch.compare_running(&mut worst, recorded, got, truth);
     let forward = [
@@ -363,7 +365,7 @@ struct Side<'a> {
 }
 
 impl<'a> Side<'a> {
-    fn new(case: &'a Case, segmentation: Segmentation, frozen: bool) -> Self {
+    fn new(case: &'a Case, segmentation: Segmentation, frozen: bool, records: &[ChannelStatistics]) -> Self {
         let valid = case.valid_elements();
         let mut indices = vec![Vec::new(); segmentation.instances() as usize];
         for index in (0..case.input.len()).filter(|&index| valid[index]) {
@@ -375,7 +377,7 @@ impl<'a> Side<'a> {
             let normalizer = if frozen {
                 frozen_normalizer(case, instance, &indices)
             } else {
-                batch_normalizer(case, &moments, &indices)
+                batch_normalizer(case, &moments, &indices, records.get(instance).map_or(0.0, |record| record.pivot))
             };
             let parameters = parameters(case, segmentation, instance, &moments, &normalizer, frozen);
             Instance { channel, indices, moments, normalizer, parameters }
@@ -649,7 +651,8 @@ fn invert(case: &Case, variance: f64) -> f64 {
     if sum == 0.0 { 0.0 } else { 1.0 / sum.sqrt() }
 }
 
-fn batch_normalizer(case: &Case, moments: &Moments, indices: &[usize]) -> Normalizer {
+/// With the pivot that the record says was taken.
+fn batch_normalizer(case: &Case, moments: &Moments, indices: &[usize], pivot: f32) -> Normalizer {
     let Moments { mean, variance, .. } = *moments;
     let count = moments.count.max(1.0);
     let path = 2.0 + count.log2();
@@ -659,8 +662,9 @@ fn batch_normalizer(case: &Case, moments: &Moments, indices: &[usize]) -> Normal
     let largest_deviation = values().map(|x| (x - mean).abs()).fold(0.0, f64::max);
     let magnitude = values().map(f64::abs).sum::<f64>() / count;
     let pivoted = U * (path * deviation + largest_deviation) + 2_f64.powi(-44) * mean.abs();
-    // Where the mean is small against the deviation, no worse than a tree over the values themselves.
-    let mean_error = pivoted.min(U * path * magnitude);
+    // Where the mean is small against the deviation, no worse than a tree over the values themselves; but a pivot that two of
+    // three samples chose far from 0 is the size of the offset.
+    let mean_error = pivoted.min(U * (path * magnitude + f64::from(pivot).abs()));
     let variance_error = U * (6.0 + 2.0 * path) * variance + mean_error.powi(2);
     Normalizer {
         mean,

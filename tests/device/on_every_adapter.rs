@@ -256,10 +256,11 @@ fn every_combination_of_optional_parts_meets_the_reference() {
 }
 
 /// (N,C), channels first and channels last shapes for data that breaks careless kernels.
-const ADVERSARIAL_SHAPES: [(&[usize], Layout); 6] = [
+const ADVERSARIAL_SHAPES: [(&[usize], Layout); 7] = [
     (&[517, 5], ChannelsFirst),
     (&[9, 5, 7, 7], ChannelsFirst),
     (&[9, 7, 7, 5], ChannelsLast),
+    (&[4, 128, 7, 7], ChannelsFirst),
     (&[6, 4, 32, 32], ChannelsFirst),
     (&[2, 3, 111, 111], ChannelsFirst),
     (&[300, 64], ChannelsLast),
