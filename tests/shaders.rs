@@ -17,12 +17,13 @@ use wgpu_batch_norm::shader::Variant;
 /// once, not their product: they do not meet in one expression.
 fn constants(source: &str) -> impl Iterator<Item = Vec<(&'static str, f64)>> + use<> {
     // 256 is the largest workgroup that the crate asks for.
-    let values: [(&str, &[f64]); 5] = [
+    let values: [(&str, &[f64]); 6] = [
         ("WORKGROUP_SIZE", &[256.0]),
         ("ACTIVATION", &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
         ("COMPANION", &[0.0, 1.0, 2.0]),
         ("BRAIN_FLOAT", &[0.0, 1.0]),
         ("KEEPS_IN_STEP", &[1.0, 0.0]),
+        ("SPAN", &[8.0]),
     ];
     let declared: Vec<_> =
         values.into_iter().filter(|(name, _)| source.contains(&format!("override {name}:"))).collect();

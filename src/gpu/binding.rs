@@ -295,6 +295,7 @@ impl<'a> Bindings<'a> {
             companion: Some(dispatch.companion as u32),
             brain_float: Some(element == ElementType::Bf16),
             keeps_in_step: Some(loops && dispatch.params.trips_in_step != 0),
+            span: Some(dispatch.params.lanes.div_ceil(dispatch.workgroup_size)),
         };
         let variant = Variant { kernel, storage, in_place: replaced.is_some(), pooled };
         let pipeline = kernels.pipeline(variant, constants)?;

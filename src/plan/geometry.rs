@@ -5,7 +5,7 @@
 //! super-rows; quads: the units of the four channels), and cut the extent into *splits*, one workgroup each, for as many
 //! workgroups as fill the machine.
 
-use super::kernel::{Access, Family};
+use super::kernel::{Access, Family, Kernel, Walk};
 use super::params::Params;
 use super::profile::DeviceProfile;
 use super::workspace::RECORD_SIZE;
@@ -28,6 +28,12 @@ pub(super) const MAX_RUN_UNITS: u64 = 1 << 13;
 
 /// Elements of a row, and so units of four, of which a reduction of quads takes whole rows within the loops that it may make.
 const MAX_QUAD_ROW: u64 = 1 << 13;
+
+/// Invocations of a workgroup that takes several lanes with each: those that a software driver runs as one vector.
+pub(super) const SPAN_INVOCATIONS: u32 = 8;
+
+/// Lanes that an invocation takes side by side at most, as in `shaders/walk/spans.wgsl`.
+const MOST_LANES_PER_SPAN: u64 = 8;
 
 /// Column units that a workgroup reads side by side at least: 64 bytes.
 const LEAST_LANES: u64 = 4;
@@ -109,6 +115,8 @@ pub(crate) struct Geometry {
     pub repeats: u64,
     /// Partials of a channel.
     pub slots: u64,
+    /// Whether lanes are taken several at once by one vector of invocations, unless it is asked what is padding.
+    pub spans: bool,
 }
 
 /// What the extent is cut for.
@@ -231,6 +239,7 @@ impl Geometry {
                 blocks: extent.div_ceil(positions * UNITS_PER_BLOCK),
                 repeats,
                 slots: 1,
+                spans: has_spans(problem, profile, lanes, positions) && extent <= max_span_rows(profile),
             }
         };
         let mut lanes = wanted;
@@ -276,6 +285,7 @@ impl Geometry {
             blocks: 0,
             repeats: 1,
             slots: 0,
+            spans: false,
         }
     }
 
@@ -314,6 +324,7 @@ impl Geometry {
             blocks: 0,
             repeats,
             slots: 0,
+            spans: has_spans(problem, profile, lanes, positions) && extent <= MAX_SLOTS * max_span_rows(profile),
         };
         geometry.split(profile, purpose);
         geometry.slots = geometry.splits * repeats;
@@ -334,6 +345,7 @@ impl Geometry {
             Purpose::Second => wanted.max(blocks.div_ceil(tuning.second_blocks[self.family as usize])).min(blocks),
         };
         let most_blocks = match purpose {
+            _ if self.spans => max_span_rows(profile) / UNITS_PER_BLOCK,
             // The one long walk of its kernel.
             Purpose::Reduction(_) => 2 * profile.max_blocks(),
             Purpose::Elementwise | Purpose::Second => profile.max_blocks(),
@@ -363,6 +375,15 @@ impl Geometry {
     /// Whether an invocation takes each row of a quad run by run: one that has its quad to itself, within the loops that it may make.
     const fn has_runs(&self) -> bool {
         matches!(self.family, Family::Quads) && self.positions == 1 && self.extent <= MAX_RUN_UNITS
+    }
+
+    pub(super) const fn access_of_columns(&self, skips_padding: bool) -> Access {
+        if self.spans && !skips_padding { Access::Spans } else { Access::Whole }
+    }
+
+    /// Invocations of a workgroup that walks so.
+    pub(super) fn workgroup_size_of(&self, kernel: Kernel) -> u32 {
+        if kernel.walk().is_some_and(Walk::has_spans) { SPAN_INVOCATIONS } else { self.workgroup_size }
     }
 
     pub(super) const fn access_of_quads(&self, skips_padding: bool) -> Access {
@@ -495,6 +516,21 @@ pub(super) fn max_slots(tensor: Tensor) -> u64 {
 /// As [`max_slots`], for the reduction of each of the windows that an instance's elements fall into.
 pub(super) fn max_window_slots(tensor: Tensor, cells: u64) -> u64 {
     (slots_within_budget(tensor) / cells).clamp(1, MAX_SLOTS)
+}
+
+/// Whether invocations may take several lanes of columns: where each component of a unit is another channel, row after row.
+fn has_spans(problem: Problem, profile: &DeviceProfile, lanes: u64, positions: u64) -> bool {
+    let invocations = u64::from(SPAN_INVOCATIONS);
+    let lanes_fit = lanes > invocations && lanes <= MOST_LANES_PER_SPAN * invocations;
+    let vector = profile.is_cpu() && profile.rows_workgroup_size() == invocations;
+    vector && problem.inner == 1 && repeats(problem) == 1 && positions == 1 && lanes_fit
+}
+
+/// Rows that an invocation may take by spans: a row may be as many turns of a loop as it has lanes, and one, twice in a kernel that
+/// reduces and maps.
+const fn max_span_rows(profile: &DeviceProfile) -> u64 {
+    let rows = 8 * profile.max_blocks() / 5 / (1 + MOST_LANES_PER_SPAN);
+    rows - rows % UNITS_PER_BLOCK
 }
 
 /// Slots that keep the workspace within 1 % of the tensor, or within 96 bytes an instance and 64 KiB.

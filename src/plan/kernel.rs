@@ -22,6 +22,9 @@ pub enum Access {
     Whole,
     /// Sixteen bytes at once, of a quad that one invocation has to itself, channel by channel.
     Runs,
+    /// Sixteen bytes at once, of several lanes that an invocation takes side by side: columns of many channels whose elements lie next
+    /// to each other, on software drivers.
+    Spans,
     /// Sixteen bytes at once, of which the ends of unaligned rows belong to neighbours.
     Shared,
     /// Element by element; the element count is no multiple of four.
@@ -41,11 +44,12 @@ pub struct Walk {
 
 impl Walk {
     /// Every walk over elements that all count.
-    const WHOLE: [Self; 7] = [
+    const WHOLE: [Self; 8] = [
         Self::new(Family::Rows, Access::Whole),
         Self::new(Family::Rows, Access::Shared),
         Self::new(Family::Rows, Access::Scalar),
         Self::new(Family::Columns, Access::Whole),
+        Self::new(Family::Columns, Access::Spans),
         Self::new(Family::Columns, Access::Scalar),
         Self::new(Family::Quads, Access::Whole),
         Self::new(Family::Quads, Access::Runs),
@@ -53,6 +57,10 @@ impl Walk {
 
     const fn new(family: Family, access: Access) -> Self {
         Self { family, access, skips_padding: false }
+    }
+
+    pub(crate) const fn has_spans(self) -> bool {
+        matches!(self.access, Access::Spans)
     }
 }
 
@@ -371,7 +379,11 @@ impl Kernel {
         let over_tensors = Walk::WHOLE.into_iter().flat_map(|walk| {
             let skipping = Walk { skips_padding: true, ..walk };
             // What is padding is asked of every unit.
-            let padded = if walk.access == Access::Runs { Vec::new() } else { over_padded_tensor(skipping) };
+            let padded = if matches!(walk.access, Access::Runs | Access::Spans) {
+                Vec::new()
+            } else {
+                over_padded_tensor(skipping)
+            };
             [over_tensor(walk), padded].concat()
         });
         over_tensors
@@ -623,7 +635,9 @@ fn over_tensor(walk: Walk) -> Vec<Kernel> {
             if !fusion.binds_more() {
                 kernels.push(Kernel::ChannelLoop(operation, fusion, walk));
                 let most = Trips::most(walk.family);
-                let trips = Trips::ALL.into_iter().filter(|trips| *trips <= most && walk.access != Access::Runs);
+                let trips = Trips::ALL
+                    .into_iter()
+                    .filter(|trips| *trips <= most && !matches!(walk.access, Access::Runs | Access::Spans));
                 kernels.extend(trips.map(|trips| Kernel::Resident(operation, fusion, walk, trips)));
             }
         }

@@ -165,6 +165,10 @@ fn walk_of(kernel: Kernel) -> Option<(Family, bool)> {
     kernel.walk().map(|walk| (walk.family, matches!(kernel, Kernel::Reduce(..))))
 }
 
+fn goes_by_spans(kernel: Kernel) -> bool {
+    kernel.walk().is_some_and(Walk::has_spans)
+}
+
 fn goes_by_runs(kernel: Kernel) -> bool {
     kernel.walk().is_some_and(|walk| walk.access == super::Access::Runs)
 }
@@ -172,15 +176,17 @@ fn goes_by_runs(kernel: Kernel) -> bool {
 /// The elements of those bound that one dispatch over the tensor takes, with the workgroup that takes each and the slot that a
 /// reduction would count it in.
 ///
-/// The same arithmetic as `shaders/walk/{rows,columns,row_quads,along_rows,runs}.wgsl`.
+/// The same arithmetic as `shaders/walk/{rows,columns,super_rows,spans,row_quads,along_rows,runs}.wgsl`.
 fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, u32, Option<(u32, u32)>)) {
     let Some((family, reduces)) = walk_of(dispatch.kernel) else { return };
     let p = &dispatch.params;
     let groups = dispatch.workgroups[0] * dispatch.workgroups[1];
     assert!(groups >= p.groups && dispatch.workgroups[2] == 1);
     let by_runs = goes_by_runs(dispatch.kernel);
+    let lanes_of_span = if goes_by_spans(dispatch.kernel) { p.lanes.div_ceil(dispatch.workgroup_size) } else { 1 };
     for group in 0..p.groups {
-        for invocation in 0..dispatch.workgroup_size {
+        // By spans an invocation has several lanes, each as far from the next as there are invocations.
+        for invocation in 0..dispatch.workgroup_size * lanes_of_span {
             let split = group / p.tiles;
             let start = split * p.split_extent;
             let end = (start + p.split_extent).min(p.extent);
@@ -364,6 +370,7 @@ fn check_coverage(plan: &Plan) -> Result<(), TestCaseError> {
             let alone = |kernel| matches!(kernel, Kernel::ChannelLoop(..) | Kernel::Resident(..));
             walk_of(other.kernel) == walk_of(dispatch.kernel)
                 && goes_by_runs(other.kernel) == goes_by_runs(dispatch.kernel)
+                && goes_by_spans(other.kernel) == goes_by_spans(dispatch.kernel)
                 && alone(other.kernel) == alone(dispatch.kernel)
                 && walked(other) == walked(&dispatch)
         };
@@ -430,7 +437,12 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
             continue;
         }
         let Params { positions, lanes, merge_groups, slot_positions, slot_merge_groups, blocks, slots, .. } = params;
-        prop_assert!(positions * lanes <= workgroup_size, "{params:?}");
+        let by_spans = goes_by_spans(kernel);
+        let span = if by_spans { lanes.div_ceil(workgroup_size) } else { 1 };
+        // An array of the shader holds so many.
+        prop_assert!(span <= 8, "{params:?}");
+        prop_assert!(positions * lanes <= span * workgroup_size, "{params:?}");
+        prop_assert!(!by_spans || (positions == 1 && lanes >= workgroup_size), "{params:?}");
         let walks_only =
             matches!(kernel, Kernel::Reduce(..) | Kernel::Apply(..) | Kernel::ChannelLoop(..) | Kernel::Resident(..));
         if !walks_only {
@@ -458,6 +470,10 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
             // Levels of rows, rows, the runs of each, levels of their units, and these one at a time.
             let rows = params.split_extent.div_ceil(params.row_units);
             u64::from(rows.div_ceil(16) + rows + 4 * rows + 4 * rows + params.split_extent / 64 + params.split_extent)
+        } else if by_spans {
+            // Levels of rows, rows, and for each of either the lanes, of levels twice.
+            let (rows, span) = (u64::from(params.split_extent), u64::from(span));
+            rows * (1 + span) + (rows.div_ceil(16) + 3) * (1 + 2 * span)
         } else {
             blocks + blocks.div_ceil(16) + 2
         };
@@ -470,7 +486,7 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
             }
             Kernel::Reduce(..) => blocks + two_steps(positions, merge_groups),
             Kernel::Apply(..) => blocks,
-            Kernel::MergeAndApply(..) => over_slots + blocks,
+            Kernel::MergeAndApply(..) => u64::from(span) * (1 + over_slots) + blocks,
             Kernel::ChannelLoop(_, _, Walk { family, .. }) | Kernel::Resident(_, _, Walk { family, .. }, _) => {
                 // `gather_channels` gives an invocation two channels at most.
                 let direct = family != Family::Columns || (params.inner == 1 && params.repeats == 1);
@@ -747,11 +763,13 @@ fn workgroups_keep_in_step_in_columns_of_large_tensors_on_software_drivers_alone
     let mut kept = std::collections::HashSet::new();
     for class in [AdapterClass::Discrete, AdapterClass::Integrated, AdapterClass::Cpu] {
         let profile = DeviceProfile::webgpu(class);
-        for (outer, channels, inner) in [(1024, 512, 1), (1025, 512, 1), (4099, 131, 1), (300, 37, 49), (70_000, 8, 1)]
+        for (outer, channels, inner) in
+            [(1024, 512, 1), (1025, 512, 1), (4099, 131, 1), (300, 37, 49), (70_000, 8, 1), (1500, 256, 2)]
         {
             let large = outer * channels as usize * inner > 1 << 19;
             for plan in plans(outer, channels, inner, &profile).unwrap() {
-                for dispatch in all_dispatches(&plan) {
+                // Spans have no barrier at all.
+                for dispatch in all_dispatches(&plan).into_iter().filter(|dispatch| !goes_by_spans(dispatch.kernel)) {
                     let columns = dispatch.kernel.walk().is_some_and(|walk| walk.family == Family::Columns);
                     let wide = dispatch.workgroup_size > 16;
                     let long = dispatch.params.blocks > 16;

@@ -84,7 +84,8 @@ impl Window {
         let access = match family {
             _ if !region.elements.is_multiple_of(4) => Access::Scalar,
             Family::Rows if !self.tensor.has_whole_rows() => Access::Shared,
-            Family::Rows | Family::Columns => Access::Whole,
+            Family::Rows => Access::Whole,
+            Family::Columns => geometry.access_of_columns(skips_padding),
             Family::Quads => geometry.access_of_quads(skips_padding),
         };
         Walk { family, access, skips_padding }

@@ -32,6 +32,7 @@ pub(crate) struct Constants {
     pub companion: Option<u32>,
     pub brain_float: Option<bool>,
     pub keeps_in_step: Option<bool>,
+    pub span: Option<u32>,
 }
 
 impl Constants {
@@ -43,6 +44,7 @@ impl Constants {
             ("COMPANION", self.companion.map(f64::from)),
             ("BRAIN_FLOAT", self.brain_float.map(|set| f64::from(u8::from(set)))),
             ("KEEPS_IN_STEP", self.keeps_in_step.map(|set| f64::from(u8::from(set)))),
+            ("SPAN", self.span.map(f64::from)),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
@@ -77,6 +79,7 @@ impl Variant {
             let access = match access {
                 Access::Whole => "whole",
                 Access::Runs => "runs",
+                Access::Spans => "spans",
                 Access::Shared => "shared",
                 Access::Scalar => "scalar",
             };
@@ -180,7 +183,8 @@ impl Variant {
             brain_float: given.brain_float.filter(|_| self.storage == Storage::Packed),
             keeps_in_step: given
                 .keeps_in_step
-                .filter(|_| kernel.walk().is_some_and(|walk| walk.family == Family::Columns)),
+                .filter(|_| kernel.walk().is_some_and(|walk| walk.family == Family::Columns && !walk.has_spans())),
+            span: given.span.filter(|_| kernel.walk().is_some_and(Walk::has_spans)),
         }
     }
 }
@@ -223,7 +227,7 @@ impl Files {
             Kernel::ChannelLoop(operation, fusion, walk) => [
                 self.whole_channels(operation, fusion, walk, derivative(fusion, true)),
                 reduction_loop(walk),
-                vec![loop_of(walk), wgsl!("entry/channel_loop.wgsl")],
+                vec![loop_of(walk), entry_of_channel_loop(walk)],
             ]
             .concat(),
             Kernel::Resident(operation, fusion, walk, trips) => [
@@ -424,6 +428,7 @@ impl Files {
             match walk.family {
                 Family::Rows => vec![wgsl!("entry/reduce_rows.wgsl")],
                 Family::Quads => vec![wgsl!("entry/reduce_quads.wgsl")],
+                Family::Columns if walk.has_spans() => vec![wgsl!("entry/reduce_spans.wgsl")],
                 Family::Columns => vec![wgsl!("accumulator/run.wgsl"), wgsl!("entry/reduce_columns.wgsl")],
             },
         ]
@@ -463,7 +468,7 @@ impl Files {
                 ]
                 .concat(),
             },
-            vec![loop_of(walk), wgsl!("entry/apply.wgsl")],
+            vec![loop_of(walk), entry_of_apply(walk)],
         ]
         .concat()
     }
@@ -498,7 +503,7 @@ impl Files {
                 }
             },
             self.maps(operation, fusion, walk),
-            vec![conclusion(operation), loop_of(walk), wgsl!("entry/merge_and_apply.wgsl")],
+            vec![conclusion(operation), loop_of(walk), entry_of_merge_and_apply(walk)],
         ]
         .concat()
     }
@@ -535,6 +540,8 @@ impl Files {
             match walk.family {
                 Family::Rows => vec![wgsl!("channel/rows.wgsl")],
                 Family::Quads => vec![wgsl!("channel/quads.wgsl")],
+                // A component is a channel.
+                Family::Columns if walk.has_spans() => Vec::new(),
                 Family::Columns => vec![wgsl!("accumulator/run.wgsl"), wgsl!("channel/columns.wgsl")],
             },
             commits(operation),
@@ -593,7 +600,7 @@ impl Files {
     /// The map of an operation and the stores of its results.
     fn maps(self, operation: Operation, fusion: Fusion, walk: Walk) -> Vec<&'static str> {
         let access = walk.access;
-        let whole = matches!(access, Access::Whole | Access::Runs);
+        let whole = matches!(access, Access::Whole | Access::Runs | Access::Spans);
         let mut files = match (operation, fusion.binds_more()) {
             (Operation::Training, more) => {
                 let output = self.store(access, tensor!("output.wgsl"));
@@ -658,7 +665,7 @@ impl Files {
             files.extend(picked_coefficients(operation));
         }
         match (access, walk.skips_padding) {
-            (Access::Runs, _) => {}
+            (Access::Runs | Access::Spans, _) => {}
             (Access::Whole, padded) => {
                 files.push(match walk.family {
                     Family::Rows | Family::Columns => wgsl!("elementwise/unit_of_lanes.wgsl"),
@@ -688,9 +695,9 @@ impl Files {
     fn load(self, access: Access, files: [&'static str; 4]) -> &'static str {
         let [vector, scalar, packed, packed_scalar] = files;
         match (self.storage, access) {
-            (Storage::Single, Access::Whole | Access::Runs | Access::Shared) => vector,
+            (Storage::Single, Access::Whole | Access::Runs | Access::Spans | Access::Shared) => vector,
             (Storage::Single, Access::Scalar) => scalar,
-            (Storage::Packed, Access::Whole | Access::Runs | Access::Shared) => packed,
+            (Storage::Packed, Access::Whole | Access::Runs | Access::Spans | Access::Shared) => packed,
             (Storage::Packed, Access::Scalar) => packed_scalar,
         }
     }
@@ -699,9 +706,9 @@ impl Files {
     fn store(self, access: Access, files: [&'static str; 4]) -> &'static str {
         let [vector, scalar, packed, packed_scalar] = files;
         match (self.storage, access) {
-            (Storage::Single, Access::Whole | Access::Runs) => vector,
+            (Storage::Single, Access::Whole | Access::Runs | Access::Spans) => vector,
             (Storage::Single, Access::Shared | Access::Scalar) => scalar,
-            (Storage::Packed, Access::Whole | Access::Runs) => packed,
+            (Storage::Packed, Access::Whole | Access::Runs | Access::Spans) => packed,
             (Storage::Packed, Access::Shared | Access::Scalar) => packed_scalar,
         }
     }
@@ -747,7 +754,7 @@ fn sums_of_parts() -> Vec<&'static str> {
 fn walk_over(walk: Walk) -> Vec<&'static str> {
     let mut files = vec![wgsl!("walk/extent.wgsl")];
     files.extend(match (walk.skips_padding, walk.access) {
-        (_, Access::Runs) => Vec::new(),
+        (_, Access::Runs | Access::Spans) => Vec::new(),
         (true, _) => {
             vec![wgsl!("common/padding.wgsl"), trip_of(walk), wgsl!("walk/counts_valid.wgsl")]
         }
@@ -756,7 +763,8 @@ fn walk_over(walk: Walk) -> Vec<&'static str> {
     });
     files.extend(match (walk.family, walk.access) {
         (Family::Rows, _) => [wgsl!("walk/rows.wgsl"), wgsl!("walk/along_rows.wgsl")].as_slice(),
-        (Family::Columns, _) => &[wgsl!("walk/columns.wgsl")],
+        (Family::Columns, Access::Spans) => &[wgsl!("walk/columns.wgsl"), wgsl!("walk/spans.wgsl")],
+        (Family::Columns, _) => &[wgsl!("walk/columns.wgsl"), wgsl!("walk/super_rows.wgsl")],
         (Family::Quads, Access::Runs) => {
             &[wgsl!("walk/row_quads.wgsl"), wgsl!("walk/runs.wgsl"), wgsl!("walk/owners.wgsl")]
         }
@@ -776,8 +784,10 @@ fn trip_of(walk: Walk) -> &'static str {
 }
 
 fn reduction_loop(walk: Walk) -> Vec<&'static str> {
-    if walk.access == Access::Runs {
-        return vec![wgsl!("reduction/loop_runs.wgsl")];
+    match walk.access {
+        Access::Runs => return vec![wgsl!("reduction/loop_runs.wgsl")],
+        Access::Spans => return vec![wgsl!("reduction/loop_spans.wgsl")],
+        Access::Whole | Access::Shared | Access::Scalar => {}
     }
     let whole = if has_whole_trips(walk) {
         wgsl!("reduction/whole_trips.wgsl")
@@ -805,10 +815,13 @@ fn reduces(reduction: Reduction, walk: Walk, maps: bool) -> Vec<&'static str> {
     };
     let runs = walk.access == Access::Runs;
     let blocks: &[_] = match (reduction, walk.family) {
+        (Reduction::Statistics, _) if walk.has_spans() => &[wgsl!("reduction/statistics_of_units.wgsl")],
+        (Reduction::GradientSums(..), _) if walk.has_spans() => &[wgsl!("reduction/gradient_sums_of_units.wgsl")],
         (Reduction::Statistics, Family::Rows | Family::Columns) => &[wgsl!("reduction/statistics_of_lanes.wgsl")],
         (Reduction::Statistics, Family::Quads) if runs => &[
             wgsl!("accumulator/one_of_moments.wgsl"),
             wgsl!("reduction/statistics_of_quads.wgsl"),
+            wgsl!("reduction/statistics_of_units.wgsl"),
             wgsl!("reduction/statistics_of_runs.wgsl"),
         ],
         (Reduction::Statistics, Family::Quads) => {
@@ -817,9 +830,11 @@ fn reduces(reduction: Reduction, walk: Walk, maps: bool) -> Vec<&'static str> {
         (Reduction::GradientSums(..), Family::Rows | Family::Columns) => {
             &[wgsl!("reduction/gradient_sums_of_lanes.wgsl")]
         }
-        (Reduction::GradientSums(..), Family::Quads) if runs => {
-            &[wgsl!("accumulator/one_of_sums.wgsl"), wgsl!("reduction/gradient_sums_of_runs.wgsl")]
-        }
+        (Reduction::GradientSums(..), Family::Quads) if runs => &[
+            wgsl!("accumulator/one_of_sums.wgsl"),
+            wgsl!("reduction/gradient_sums_of_units.wgsl"),
+            wgsl!("reduction/gradient_sums_of_runs.wgsl"),
+        ],
         (Reduction::GradientSums(..), Family::Quads) => &[wgsl!("reduction/gradient_sums_of_quad_trips.wgsl")],
     };
     match reduction {
@@ -871,9 +886,22 @@ fn conclusion(operation: Operation) -> &'static str {
 fn loop_of(walk: Walk) -> &'static str {
     match walk.access {
         Access::Runs => wgsl!("elementwise/loop_runs.wgsl"),
+        Access::Spans => wgsl!("elementwise/loop_spans.wgsl"),
         _ if has_whole_trips(walk) => wgsl!("elementwise/loop_whole.wgsl"),
         _ => wgsl!("elementwise/loop_shared.wgsl"),
     }
+}
+
+fn entry_of_apply(walk: Walk) -> &'static str {
+    if walk.has_spans() { wgsl!("entry/apply_spans.wgsl") } else { wgsl!("entry/apply.wgsl") }
+}
+
+fn entry_of_merge_and_apply(walk: Walk) -> &'static str {
+    if walk.has_spans() { wgsl!("entry/merge_and_apply_spans.wgsl") } else { wgsl!("entry/merge_and_apply.wgsl") }
+}
+
+fn entry_of_channel_loop(walk: Walk) -> &'static str {
+    if walk.has_spans() { wgsl!("entry/channel_loop_spans.wgsl") } else { wgsl!("entry/channel_loop.wgsl") }
 }
 
 /// The statistics to normalise with.

@@ -174,6 +174,7 @@ fn the_pipeline_constants_are_those_that_the_source_declares() {
             companion: Some(1),
             brain_float: Some(true),
             keeps_in_step: Some(true),
+            span: Some(8),
         };
         let mut given: Vec<_> = variant.constants(all).list().into_iter().map(|(name, _)| name.to_owned()).collect();
         declared.sort();
@@ -215,7 +216,7 @@ fn codes_have_the_same_values_in_rust_and_wgsl() {
 #[test]
 fn flags_have_the_same_values_in_rust_and_wgsl() {
     // This kernel declares no other constants.
-    let declared = constants_of(find(|kernel| kernel == Kernel::FinalizeGradients));
+    let declared = constants_of(find(|kernel| kernel == Kernel::FoldBias));
     let expected = [
         ("HAS_GAMMA", Params::HAS_GAMMA),
         ("HAS_BETA", Params::HAS_BETA),

@@ -27,6 +27,7 @@ mod renormalization;
 mod resident;
 mod segments;
 mod sizes;
+mod spans;
 mod threads;
 mod windows;
 
@@ -284,6 +285,32 @@ fn a_mean_a_million_times_the_deviation_costs_no_digits() {
             }
         }
     });
+}
+
+/// Channel 5 of NaN and infinite gradients spoils what is of channel 5, and leaves the bits of all else.
+fn assert_nan_stays(target: &Target, clean: &Case, strategies: Strategies, expected: &Results) {
+    let mut odd = clean.clone();
+    for index in (0..odd.input.len()).filter(|&index| clean.channel(index) == 5) {
+        (odd.input[index], odd.output_gradient[index]) = (f32::NAN, f32::INFINITY);
+    }
+    let got = odd.run_device_with(target, strategies).unwrap();
+    let place = format!("{target}: {:?} {strategies:?}", clean.shape);
+    for (name, got, expected, tensor) in [
+        ("output", &got.output, &expected.output, true),
+        ("inference", &got.inference, &expected.inference, true),
+        ("running_variance", &got.running_variance, &expected.running_variance, false),
+        ("input_gradient", &got.input_gradient, &expected.input_gradient, true),
+        ("frozen_input_gradient", &got.frozen_input_gradient, &expected.frozen_input_gradient, true),
+        ("gamma_gradient", &got.gamma_gradient, &expected.gamma_gradient, false),
+        ("beta_gradient", &got.beta_gradient, &expected.beta_gradient, false),
+    ] {
+        for index in 0..got.len() {
+            let channel = if tensor { clean.channel(index) } else { index };
+            let same = got[index].to_bits() == expected[index].to_bits();
+            assert!(same || channel == 5, "{place}: {name}[{index}] beside NaN");
+            assert!(!same || channel != 5, "{place}: {name}[{index}] hides NaN");
+        }
+    }
 }
 
 /// Meets the reference within the tolerances, on every target and by every strategy.

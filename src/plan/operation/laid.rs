@@ -156,7 +156,7 @@ impl Laid {
     ) -> Result<Dispatch, Error> {
         geometry.describe(self.tensor, &plan.profile, &mut params);
         let workgroups = geometry.workgroups(&plan.profile)?;
-        let workgroup_size = geometry.workgroup_size;
+        let workgroup_size = geometry.workgroup_size_of(kernel);
         Ok(Dispatch { kernel, region: None, companion, workgroup_size, workgroups, params, per_instance: false })
     }
 
@@ -236,7 +236,7 @@ impl Laid {
             kernel,
             region: self.in_windows().then_some(region),
             companion,
-            workgroup_size: geometry.workgroup_size,
+            workgroup_size: geometry.workgroup_size_of(kernel),
             workgroups: geometry.workgroups(&plan.profile)?,
             params,
             per_instance: false,
@@ -270,7 +270,8 @@ impl Laid {
         let access = match geometry.family {
             _ if !self.tensor.elements().is_multiple_of(4) => Access::Scalar,
             Family::Rows if !self.tensor.part().inner.is_multiple_of(4) => Access::Shared,
-            Family::Rows | Family::Columns => Access::Whole,
+            Family::Rows => Access::Whole,
+            Family::Columns => geometry.access_of_columns(skips_padding),
             Family::Quads => geometry.access_of_quads(skips_padding),
         };
         Walk { family: geometry.family, access, skips_padding }
@@ -279,7 +280,11 @@ impl Laid {
     /// Of a kernel that holds what it takes: trips.
     fn held_walk(&self, geometry: &Geometry) -> Walk {
         let walk = self.walk(geometry, false);
-        Walk { access: if walk.family == Family::Quads { Access::Whole } else { walk.access }, ..walk }
+        let access = match walk.access {
+            Access::Runs | Access::Spans => Access::Whole,
+            access @ (Access::Whole | Access::Shared | Access::Scalar) => access,
+        };
+        Walk { access, ..walk }
     }
 
     /// What all kernels share.

@@ -1,0 +1,107 @@
+//! Columns of many channels: a software driver's invocations take several lanes each, side by side.
+
+use super::assert_nan_stays;
+use crate::common::case::{Case, Results};
+use crate::common::tolerance::compare;
+use crate::common::{Target, on_every_target};
+use wgpu_batch_norm::Layout::{ChannelsFirst, ChannelsLast};
+use wgpu_batch_norm::{Activation, ActivationSource, AdapterClass, ElementType, Family, Layout, Strategies, Strategy};
+
+/// Two to eight lanes an invocation, with and without lanes to spare, one tile and several, one row, one level of rows and more.
+const SHAPES: [(&[usize], Layout); 9] = [
+    (&[3, 36], ChannelsFirst),
+    (&[17, 64], ChannelsFirst),
+    (&[2, 5, 7, 96], ChannelsLast),
+    (&[70, 132], ChannelsFirst),
+    (&[9, 160], ChannelsFirst),
+    (&[3, 11, 200], ChannelsLast),
+    (&[40, 220], ChannelsFirst),
+    (&[2, 3, 3, 256], ChannelsLast),
+    (&[1100, 260], ChannelsFirst),
+];
+
+fn pin(strategy: Strategy) -> Strategies {
+    Strategies { training: Some(strategy), backward: Some(strategy), inference: Some(Family::Columns) }
+}
+
+const LOOP: Strategy = Strategy::ChannelLoop(Family::Columns);
+const SPLIT: Strategy = Strategy::Split { reduction: Family::Columns, elementwise: Family::Columns };
+
+fn check(target: &Target, case: &Case, strategy: Strategy, place: &str) -> Results {
+    let got = case.run_device_with(target, pin(strategy)).unwrap();
+    let worst = compare(case, &got, &case.run_reference().unwrap());
+    assert!(worst.ratio <= 1.0, "{target}: {place} {:?} {strategy}: {worst:?}", case.shape);
+    got
+}
+
+#[test]
+fn spans_meet_the_reference_however_many_lanes_they_have() {
+    on_every_target(|target| {
+        for (seed, (shape, layout)) in (0..).zip(SHAPES) {
+            let case = Case::random(shape, layout, seed);
+            check(target, &case, LOOP, "plain");
+            check(target, &case, SPLIT, "plain");
+        }
+    });
+}
+
+#[test]
+fn spans_meet_the_reference_whatever_is_fused_and_however_tensors_are_stored() {
+    let leaky = Activation::LeakyRelu { slope: 0.1 };
+    let fused = [
+        (Activation::Silu, false, ActivationSource::Recompute, LOOP),
+        (leaky, true, ActivationSource::Recompute, SPLIT),
+        (Activation::Relu, true, ActivationSource::Output, SPLIT),
+        (Activation::Relu, true, ActivationSource::Mask, SPLIT),
+    ];
+    on_every_target(|target| {
+        // Pipelines take long on software drivers, and GPUs are not planned so.
+        let software = target.kernels.profile().class == AdapterClass::Cpu;
+        let elements = [ElementType::F32, ElementType::F16, ElementType::Bf16];
+        for (seed, shape) in (0..).zip([&[33, 132][..], &[7, 80]]) {
+            for (index, (activation, residual, source, strategy)) in fused.into_iter().enumerate() {
+                if !software && index % 3 != target.plan % 3 {
+                    continue;
+                }
+                let element = elements[(index + usize::from(shape[1] == 80)) % 3];
+                let case = Case::random(shape, ChannelsFirst, seed).stored_as(element);
+                let case = case.fused(activation, residual, source);
+                check(target, &case, strategy, &format!("{activation} {element:?}"));
+            }
+        }
+    });
+}
+
+#[test]
+fn large_means_and_heavy_tails_cost_no_digits_in_spans() {
+    on_every_target(|target| {
+        for (seed, shape) in (0..).zip([&[196, 128][..], &[33, 260]]) {
+            let clean = Case::random(shape, ChannelsFirst, seed);
+            let mut shifted = clean.clone();
+            let mut tailed = clean.clone();
+            for index in 0..clean.input.len() {
+                let sign = if clean.channel(index).is_multiple_of(2) { 1.0 } else { -1.0 };
+                shifted.input[index] = sign * 1e6 + 0.1 * clean.input[index];
+                let value = clean.input[index];
+                tailed.input[index] = (3.0 * value.abs().min(6.0)).exp().copysign(value);
+            }
+            for strategy in [LOOP, SPLIT] {
+                check(target, &shifted, strategy, "a mean of a million");
+                check(target, &tailed, strategy, "heavy-tailed");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_channel_of_nan_in_a_span_leaves_its_neighbours_as_they_are() {
+    on_every_target(|target| {
+        for shape in [&[19, 132][..], &[5, 72]] {
+            let clean = Case::random(shape, ChannelsFirst, 1);
+            for strategy in [LOOP, SPLIT] {
+                let expected = check(target, &clean, strategy, "clean");
+                assert_nan_stays(target, &clean, pin(strategy), &expected);
+            }
+        }
+    });
+}
