@@ -11,6 +11,7 @@ use crate::timer::{Record, Timer};
 
 const WHOLE: &str = include_str!("floor/whole.wgsl");
 const SHARED: &str = include_str!("floor/shared.wgsl");
+const SPANS: &str = include_str!("floor/spans.wgsl");
 
 /// Trips of four units that an invocation takes; beside them, all of a lane.
 const BLOCKS: [u64; 3] = [4, 16, 64];
@@ -98,6 +99,27 @@ impl Walk {
         Kernel { text: WHOLE, constants, groups: self.all_lanes.div_ceil(lanes) * self.extent.div_ceil(split), name }
     }
 
+    /// With several lanes an invocation, in workgroups of 8, and so many rows or all; `None` where rows have too few lanes.
+    fn kernel_of_spans(&self, rows: Option<u64>, [summed, mapped]: Walks) -> Option<Kernel> {
+        if !self.side_by_side || self.all_lanes <= 8 {
+            return None;
+        }
+        let tiles = self.all_lanes.div_ceil(64);
+        let span = self.all_lanes.div_ceil(8 * tiles);
+        let split = rows.unwrap_or(self.extent).min(self.extent);
+        let constants = vec![
+            ("WORKGROUP_SIZE", 8.0),
+            ("SPAN", span as f64),
+            ("ALL_LANES", self.all_lanes as f64),
+            ("EXTENT", self.extent as f64),
+            ("SPLIT", split as f64),
+            ("SUMMED", f64::from(summed)),
+            ("MAPPED", f64::from(mapped)),
+        ];
+        let groups = self.all_lanes.div_ceil(8 * span) * self.extent.div_ceil(split);
+        Some(Kernel { text: SPANS, constants, groups, name: format!("8x{split} rows of {span}") })
+    }
+
     /// Positions of a lane in workgroups of `size`, each of which has something to do.
     fn positions(&self, size: u64) -> Vec<u64> {
         let useful = self.extent.div_ceil(4).next_power_of_two();
@@ -123,6 +145,9 @@ impl Walk {
             }
         }
         kernels.dedup_by(|one, other| one.constants == other.constants);
+        let both = walks.iter().all(|tensors| *tensors > 0);
+        let rows = [Some(64), Some(256), None].into_iter().filter(|rows| rows.is_none() || !both);
+        kernels.extend(rows.filter_map(|rows| self.kernel_of_spans(rows, walks)));
         kernels
     }
 }
@@ -146,6 +171,8 @@ fn shared_kernel([n, c, h, w]: Dims, middle_apart: bool, [summed, mapped]: Walks
 pub enum Which {
     /// Whole units and no waiting.
     Plain,
+    /// Whole units of several lanes an invocation.
+    Spans,
     /// The same with barriers in the loops.
     Waiting,
     /// Rows that share units, every element stored by itself.
@@ -225,6 +252,18 @@ impl Floor {
                     ([summed, mapped], false) => [[summed, 0], [0, mapped]]
                         .map(|walks| walk.kernel(size, positions, Some(64), waits, walks))
                         .into(),
+                }
+            }
+            Which::Spans => {
+                let walk = walk?;
+                let whole = walk.kernel_of_spans(None, walks)?;
+                match (walks, whole.groups >= 4) {
+                    (_, true) => vec![whole],
+                    ([0, _], _) => vec![walk.kernel_of_spans(Some(256), walks)?],
+                    ([summed, mapped], false) => {
+                        let halves = [[summed, 0], [0, mapped]];
+                        halves.into_iter().filter_map(|walks| walk.kernel_of_spans(Some(256), walks)).collect()
+                    }
                 }
             }
             Which::ByElement | Which::MiddlesApart => {
@@ -352,9 +391,12 @@ mod tests {
         let names =
             |walks| walk.kernels(walks).into_iter().map(|kernel| (kernel.name, kernel.groups)).collect::<Vec<_>>();
         let whole = names([1, 1]);
-        assert_eq!(whole, [("8x1568".into(), 8), ("16x1568".into(), 4), ("64x1568".into(), 1), ("64x1568w".into(), 1)]);
+        let by_lanes = [("8x1568".into(), 8), ("16x1568".into(), 4), ("64x1568".into(), 1), ("64x1568w".into(), 1)];
+        assert_eq!(whole[..4], by_lanes);
+        assert_eq!(whole[4..], [("8x6272 rows of 8".into(), 1)]);
         let maps = names([0, 1]);
-        assert_eq!(maps.len(), 4 * 4);
+        assert_eq!(maps.len(), 4 * 4 + 3);
+        assert!(maps.contains(&("8x64 rows of 8".into(), 98)), "{maps:?}");
         assert!(maps.contains(&("8x16".into(), 8 * 98)) && maps.contains(&("64x64w".into(), 25)), "{maps:?}");
     }
 }

@@ -19,6 +19,8 @@ pub enum YardstickArgument {
     Floor,
     /// The same with barriers in its loops
     FloorWaiting,
+    /// The same with several lanes an invocation
+    FloorSpans,
     /// The floor over rows that share units, by elements
     FloorByElement,
     /// The same without masks where units lie within a row
@@ -47,6 +49,7 @@ pub fn run(
     let which = match yardstick {
         Some(YardstickArgument::Floor) => Some(Which::Plain),
         Some(YardstickArgument::FloorWaiting) => Some(Which::Waiting),
+        Some(YardstickArgument::FloorSpans) => Some(Which::Spans),
         Some(YardstickArgument::FloorByElement) => Some(Which::ByElement),
         Some(YardstickArgument::FloorMiddlesApart) => Some(Which::MiddlesApart),
         _ => None,
