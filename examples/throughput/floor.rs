@@ -1,5 +1,6 @@
-//! The floor of an operation: the least kernels that read and write its tensors in the order that the layout forces, and compute no
-//! statistics. What a floor is above the limit no kernel of that order can save; what an operation is above its floor is its own.
+//! The floor of an operation: the least kernels that read and write its tensors in the orders that invocations can walk who hold the
+//! statistics of one lane, or of a few, and compute no statistics. What a floor is above the limit no kernel of these orders can save;
+//! what an operation is above its floor is its own.
 
 use wgpu_batch_norm::Layout;
 
@@ -15,6 +16,9 @@ const SPANS: &str = include_str!("floor/spans.wgsl");
 
 /// Trips of four units that an invocation takes; beside them, all of a lane.
 const BLOCKS: [u64; 3] = [4, 16, 64];
+
+/// Rows that a kernel of spans takes in all its walks: a driver that ends loops after 65,535 turns may count one for every lane too.
+const MOST_ROWS_OF_SPANS: u64 = 6_000;
 
 /// How whole units make lanes, in the terms of `floor/whole.wgsl`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +103,8 @@ impl Walk {
         Kernel { text: WHOLE, constants, groups: self.all_lanes.div_ceil(lanes) * self.extent.div_ceil(split), name }
     }
 
-    /// With several lanes an invocation, in workgroups of 8, and so many rows or all; `None` where rows have too few lanes.
+    /// With several lanes an invocation, in workgroups of 8, and so many rows or all; `None` where rows have too few lanes, or loops
+    /// too many turns.
     fn kernel_of_spans(&self, rows: Option<u64>, [summed, mapped]: Walks) -> Option<Kernel> {
         if !self.side_by_side || self.all_lanes <= 8 {
             return None;
@@ -107,6 +112,10 @@ impl Walk {
         let tiles = self.all_lanes.div_ceil(64);
         let span = self.all_lanes.div_ceil(8 * tiles);
         let split = rows.unwrap_or(self.extent).min(self.extent);
+        let walks = u64::from(summed > 0) + u64::from(mapped > 0);
+        if split * walks > MOST_ROWS_OF_SPANS {
+            return None;
+        }
         let constants = vec![
             ("WORKGROUP_SIZE", 8.0),
             ("SPAN", span as f64),
@@ -144,10 +153,10 @@ impl Walk {
                 }
             }
         }
-        kernels.dedup_by(|one, other| one.constants == other.constants);
         let both = walks.iter().all(|tensors| *tensors > 0);
         let rows = [Some(64), Some(256), None].into_iter().filter(|rows| rows.is_none() || !both);
         kernels.extend(rows.filter_map(|rows| self.kernel_of_spans(rows, walks)));
+        kernels.dedup_by(|one, other| one.constants == other.constants);
         kernels
     }
 }
@@ -171,10 +180,10 @@ fn shared_kernel([n, c, h, w]: Dims, middle_apart: bool, [summed, mapped]: Walks
 pub enum Which {
     /// Whole units and no waiting.
     Plain,
+    /// Whole units, with barriers in the loops.
+    Waiting,
     /// Whole units of several lanes an invocation.
     Spans,
-    /// The same with barriers in the loops.
-    Waiting,
     /// Rows that share units, every element stored by itself.
     ByElement,
     /// The same, without a mask where units lie within the row.
@@ -256,15 +265,15 @@ impl Floor {
             }
             Which::Spans => {
                 let walk = walk?;
-                let whole = walk.kernel_of_spans(None, walks)?;
-                match (walks, whole.groups >= 4) {
-                    (_, true) => vec![whole],
-                    ([0, _], _) => vec![walk.kernel_of_spans(Some(256), walks)?],
-                    ([summed, mapped], false) => {
-                        let halves = [[summed, 0], [0, mapped]];
-                        halves.into_iter().filter_map(|walks| walk.kernel_of_spans(Some(256), walks)).collect()
-                    }
+                let whole = walk.kernel_of_spans(None, walks).filter(|whole| whole.groups >= 4);
+                let [summed, mapped] = walks;
+                let halves = [[summed, 0], [0, mapped]].into_iter().filter(|walks| *walks != [0, 0]);
+                let halves = || halves.filter_map(|walks| walk.kernel_of_spans(Some(256), walks)).collect();
+                let kernels: Vec<_> = whole.map_or_else(halves, |whole| vec![whole]);
+                if kernels.is_empty() {
+                    return None;
                 }
+                kernels
             }
             Which::ByElement | Which::MiddlesApart => {
                 let usable = shares && dims.iter().product::<usize>().is_multiple_of(4);
@@ -311,7 +320,7 @@ impl Floor {
         found
     }
 
-    /// `Workgroup size` x `trips of an invocation`, `w` where it waits, for every dispatch.
+    /// `Workgroup size` x `trips of an invocation`, `w` where it waits, or x `rows` of so many lanes, for every dispatch.
     pub fn name(&self) -> String {
         self.kernels.iter().map(|(kernel, _)| &*kernel.name).collect::<Vec<_>>().join(" / ")
     }
@@ -393,9 +402,10 @@ mod tests {
         let whole = names([1, 1]);
         let by_lanes = [("8x1568".into(), 8), ("16x1568".into(), 4), ("64x1568".into(), 1), ("64x1568w".into(), 1)];
         assert_eq!(whole[..4], by_lanes);
-        assert_eq!(whole[4..], [("8x6272 rows of 8".into(), 1)]);
+        // All rows, twice, are more turns of a loop than every driver makes.
+        assert_eq!(whole.len(), 4);
         let maps = names([0, 1]);
-        assert_eq!(maps.len(), 4 * 4 + 3);
+        assert_eq!(maps.len(), 4 * 4 + 2);
         assert!(maps.contains(&("8x64 rows of 8".into(), 98)), "{maps:?}");
         assert!(maps.contains(&("8x16".into(), 8 * 98)) && maps.contains(&("64x64w".into(), 25)), "{maps:?}");
     }

@@ -1,5 +1,5 @@
-// Merges the accumulators of the positions of a lane; depends on `merge`, `store_shared` and `load_shared`.
-// Both functions must be called in uniform control flow.
+// Merges the accumulators of the positions of a lane; depends on `merge`, `emptied`, `store_shared`, `load_shared` and
+// `from_records`. `merge_positions` and `share` must be called in uniform control flow.
 
 /// Accumulators that are merged in a chain before they are merged with others: every addition of a chain may take a
 /// roundoff from a channel whose sum is one outlier's.

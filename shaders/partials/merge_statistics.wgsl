@@ -5,8 +5,13 @@ fn merge_slots(place: Place) -> Accumulator {
     // Near the data, so that most sums are small relative to it.
     let first_pivot = pivot_of_first(channels);
     var state = Accumulator(first_pivot, vec4<f32>(), vec4<f32>(), vec4<f32>());
-    for (var group = first_slot_group(place); group < slot_groups(); group += params.slot_positions) {
-        state = merge(state, moved(slots_at(group, channels), first_pivot));
+    let step = GROUPS_PER_LEVEL * params.slot_positions;
+    for (var level = first_slot_group(place); level < slot_groups(); level += step) {
+        var own = emptied(state);
+        for (var group = level; group < min(level + step, slot_groups()); group += params.slot_positions) {
+            own = merge(own, moved(slots_at(group, channels), first_pivot));
+        }
+        state = merge(state, own);
     }
     let merged = settle(state, place);
     if params.slots == 1u {
@@ -15,10 +20,14 @@ fn merge_slots(place: Place) -> Accumulator {
     // A slot's pivot may be an outlier, the first one too; relative to the mean found so far all sums are small.
     let pivot = first_pivot + mean_of(merged.sum, channels);
     var centred = Accumulator(pivot, vec4<f32>(), vec4<f32>(), vec4<f32>());
-    for (var group = first_slot_group(place); group < slot_groups(); group += params.slot_positions) {
-        let slots = moved(slots_at(group, channels), pivot);
-        centred.count += slots.count;
-        centred.sum += slots.sum;
+    for (var level = first_slot_group(place); level < slot_groups(); level += step) {
+        var sum = vec4<f32>();
+        for (var group = level; group < min(level + step, slot_groups()); group += params.slot_positions) {
+            let slots = moved(slots_at(group, channels), pivot);
+            centred.count += slots.count;
+            sum += slots.sum;
+        }
+        centred.sum += sum;
     }
     let sums = settle(centred, place);
     return Accumulator(pivot, merged.count, sums.sum, merged.m2);

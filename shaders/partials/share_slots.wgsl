@@ -1,5 +1,8 @@
 // How the positions of a lane share the merge of its slots.
 
+/// Groups of slots that are merged one after the other before they are merged with others: long chains of additions lose digits.
+const GROUPS_PER_LEVEL: u32 = 8u;
+
 /// The first group of slots that a place takes; none of them if it takes no part.
 fn first_slot_group(place: Place) -> u32 {
     if params.slot_positions == 1u {

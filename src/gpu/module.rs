@@ -22,11 +22,11 @@ pub(super) fn create(device: &wgpu::Device, label: &str, source: String, checks:
             };
             // SAFETY: without these two checks a shader must not loop for ever and must not divide by zero. The source is
             // always one of `shaders/`. Every loop there counts up to a bound that is a constant or comes from the parameter
-            // block, by a constant or by `merge_groups`, `slot_positions` or `slot_merge_groups` or the side of a run's cube, and
-            // every divisor comes from that block or is a constant. The block is written by the planner alone, into a buffer that nobody else
-            // can write (usage UNIFORM only), and the planner's tests hold that steps and divisors (`tiles`, `lanes`,
-            // `positions`, `row_units`, `inner`, `channels`) are at least 1 where a kernel uses them, and that loops are
-            // bounded. `trips_in_step` divides only where `KEEPS_IN_STEP` says that it is not 0. Memory accesses stay checked.
+            // block, by steps that are constants, come from that block or are what those give (a level of so many trips, rows
+            // or slots; the side of a run's cube), and are at least 1; every divisor is a constant or comes from that block.
+            // The block is written by the planner alone, into a buffer that nobody else can write (usage UNIFORM only), and the
+            // planner's tests hold that steps and divisors are at least 1 where a kernel uses them, and that loops are bounded.
+            // `trips_in_step` divides only where `KEEPS_IN_STEP` says that it is not 0. Memory accesses stay checked.
             unsafe { device.create_shader_module_trusted(descriptor, runtime_checks) }
         }
     }

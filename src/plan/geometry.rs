@@ -1,6 +1,6 @@
 //! How a kernel's workgroups and invocations are laid over a tensor.
 //!
-//! All families hand every invocation a *lane* (rows: a channel; columns: a unit column; quads: four channels) and a
+//! All families hand every invocation a *lane* (or, on software drivers, several of columns; rows: a channel; columns: a unit column; quads: four channels) and a
 //! *position* within the lane, let positions step through the lane's *extent* (rows: the units of the channel; columns:
 //! super-rows; quads: the units of the four channels), and cut the extent into *splits*, one workgroup each, for as many
 //! workgroups as fill the machine.
@@ -115,7 +115,8 @@ pub(crate) struct Geometry {
     pub repeats: u64,
     /// Partials of a channel.
     pub slots: u64,
-    /// Whether lanes are taken several at once by one vector of invocations, unless it is asked what is padding.
+    /// Whether one vector of invocations takes several lanes each, where kernels go over whole units in a loop and nobody asks what is
+    /// padding.
     pub spans: bool,
 }
 
@@ -381,7 +382,7 @@ impl Geometry {
         if self.spans && !skips_padding { Access::Spans } else { Access::Whole }
     }
 
-    /// Invocations of a workgroup that walks so.
+    /// Invocations of a workgroup of a kernel that walks so.
     pub(super) fn workgroup_size_of(&self, kernel: Kernel) -> u32 {
         if kernel.walk().is_some_and(Walk::has_spans) { SPAN_INVOCATIONS } else { self.workgroup_size }
     }

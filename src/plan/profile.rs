@@ -111,7 +111,7 @@ impl DeviceProfile {
         u64::from(self.allowed_workgroup_size(if self.is_cpu() { 8 } else { 256 }))
     }
 
-    /// Invocations of a workgroup that walks columns.
+    /// Invocations of a workgroup that walks columns, unless they take several lanes each.
     ///
     /// 256 on GPUs. On a software driver a vector covers 128 bytes of a super-row, so that a workgroup that covers more of
     /// it, kept in step, leaves fewer gaps in what it reads.

@@ -478,8 +478,9 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
             blocks + blocks.div_ceil(16) + 2
         };
         let runs = u64::from((4 * lanes / params.inner.max(1)).div_ceil(workgroup_size) * columns_of_run(params.inner));
-        let over_slots =
-            2 * (u64::from(slots.div_ceil(slot_positions.max(1))) + two_steps(slot_positions, slot_merge_groups));
+        let slots_of_one = slots.div_ceil(slot_positions.max(1));
+        let levels = u64::from(slots_of_one + slots_of_one.div_ceil(8));
+        let over_slots = 2 * (levels + two_steps(slot_positions, slot_merge_groups));
         let iterations = match kernel {
             Kernel::Reduce(_, Walk { family: Family::Columns, .. }) => {
                 blocks + two_steps(positions, merge_groups) + runs
@@ -768,7 +769,7 @@ fn workgroups_keep_in_step_in_columns_of_large_tensors_on_software_drivers_alone
         {
             let large = outer * channels as usize * inner > 1 << 19;
             for plan in plans(outer, channels, inner, &profile).unwrap() {
-                // Spans have no barrier at all.
+                // Loops of spans have no barrier at all.
                 for dispatch in all_dispatches(&plan).into_iter().filter(|dispatch| !goes_by_spans(dispatch.kernel)) {
                     let columns = dispatch.kernel.walk().is_some_and(|walk| walk.family == Family::Columns);
                     let wide = dispatch.workgroup_size > 16;
@@ -852,6 +853,42 @@ fn quads_by_runs_cover_every_element() {
         by_runs += all_dispatches(&plan).iter().filter(|dispatch| goes_by_runs(dispatch.kernel)).count();
     }
     assert!(by_runs > 0, "no window was gone over by runs");
+}
+
+/// With lanes to spare and without, in parts one behind the other, in windows; as many as one walk of an invocation may have, and more.
+#[test]
+fn spans_cover_every_element() {
+    let profile = DeviceProfile::webgpu(AdapterClass::Cpu);
+    let count = |plan: &Plan| {
+        let dispatches = all_dispatches(plan);
+        dispatches.iter().filter(|dispatch| goes_by_spans(dispatch.kernel)).count()
+    };
+    for (outer, channels) in [(5, 36), (7, 128), (9, 260), (40, 800), (2911, 36), (3001, 36)] {
+        let by_spans: usize = plans(outer, channels, 1, &profile)
+            .unwrap()
+            .iter()
+            .map(|plan| {
+                check_coverage(plan).unwrap();
+                check_limits(plan, &profile).unwrap();
+                count(plan)
+            })
+            .sum();
+        assert!(by_spans > 0, "{outer}×{channels}");
+    }
+    let parts = Shape::flat(12, 260, 1).with_sub_batches(3).unwrap();
+    for plan in plans_of_shape(ElementType::F32, 260, &parts, &profile).unwrap() {
+        check_coverage(&plan).unwrap();
+        check_limits(&plan, &profile).unwrap();
+    }
+    for max_window_size in [1 << 14, 40_000] {
+        let in_windows = DeviceProfile { max_window_size, ..profile };
+        let parts = Shape::flat(96, 132, 1).with_sub_batches(3).unwrap();
+        for (channels, shape) in [(260, Shape::flat(97, 260, 1)), (132, parts)] {
+            let plans = plans_of_shape(ElementType::F32, channels, &shape, &in_windows).unwrap();
+            plans.iter().for_each(|plan| check_window_coverage(plan).unwrap());
+            assert!(plans.iter().any(|plan| count(plan) > 0), "no window was gone over by spans");
+        }
+    }
 }
 
 #[test]

@@ -7,17 +7,21 @@ use crate::common::{Target, on_every_target};
 use wgpu_batch_norm::Layout::{ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::{Activation, ActivationSource, AdapterClass, ElementType, Family, Layout, Strategies, Strategy};
 
-/// Two to eight lanes an invocation, with and without lanes to spare, one tile and several, one row, one level of rows and more.
-const SHAPES: [(&[usize], Layout); 9] = [
+/// Two to eight lanes an invocation, with and without lanes to spare, one tile and several, one row, one level of rows and more; a
+/// channel loop, which makes four tiles at least, takes several from 160 channels on.
+const SHAPES: [(&[usize], Layout); 12] = [
     (&[3, 36], ChannelsFirst),
-    (&[17, 64], ChannelsFirst),
     (&[2, 5, 7, 96], ChannelsLast),
     (&[70, 132], ChannelsFirst),
-    (&[9, 160], ChannelsFirst),
+    (&[9, 128], ChannelsFirst),
+    (&[40, 192], ChannelsFirst),
     (&[3, 11, 200], ChannelsLast),
     (&[40, 220], ChannelsFirst),
     (&[2, 3, 3, 256], ChannelsLast),
     (&[1100, 260], ChannelsFirst),
+    (&[5, 512], ChannelsFirst),
+    (&[2, 800], ChannelsFirst),
+    (&[17, 1024], ChannelsFirst),
 ];
 
 fn pin(strategy: Strategy) -> Strategies {
@@ -58,7 +62,7 @@ fn spans_meet_the_reference_whatever_is_fused_and_however_tensors_are_stored() {
         // Pipelines take long on software drivers, and GPUs are not planned so.
         let software = target.kernels.profile().class == AdapterClass::Cpu;
         let elements = [ElementType::F32, ElementType::F16, ElementType::Bf16];
-        for (seed, shape) in (0..).zip([&[33, 132][..], &[7, 80]]) {
+        for (seed, shape) in (0..).zip([&[33, 512][..], &[7, 80]]) {
             for (index, (activation, residual, source, strategy)) in fused.into_iter().enumerate() {
                 if !software && index % 3 != target.plan % 3 {
                     continue;
@@ -75,7 +79,7 @@ fn spans_meet_the_reference_whatever_is_fused_and_however_tensors_are_stored() {
 #[test]
 fn large_means_and_heavy_tails_cost_no_digits_in_spans() {
     on_every_target(|target| {
-        for (seed, shape) in (0..).zip([&[196, 128][..], &[33, 260]]) {
+        for (seed, shape) in (0..).zip([&[196, 128][..], &[33, 516]]) {
             let clean = Case::random(shape, ChannelsFirst, seed);
             let mut shifted = clean.clone();
             let mut tailed = clean.clone();
@@ -96,7 +100,7 @@ fn large_means_and_heavy_tails_cost_no_digits_in_spans() {
 #[test]
 fn a_channel_of_nan_in_a_span_leaves_its_neighbours_as_they_are() {
     on_every_target(|target| {
-        for shape in [&[19, 132][..], &[5, 72]] {
+        for shape in [&[19, 512][..], &[5, 72]] {
             let clean = Case::random(shape, ChannelsFirst, 1);
             for strategy in [LOOP, SPLIT] {
                 let expected = check(target, &clean, strategy, "clean");
