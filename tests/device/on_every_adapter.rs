@@ -272,12 +272,7 @@ fn a_mean_a_million_times_the_deviation_costs_no_digits() {
     on_every_target(|target| {
         for (seed, (shape, layout)) in (0..).zip(ADVERSARIAL_SHAPES) {
             for ratio in [1e2_f32, 1e4, 1e6, 1e7] {
-                let mut case = Case::random(shape, layout, seed);
-                for index in 0..case.input.len() {
-                    let sign = if case.channel(index).is_multiple_of(2) { 1.0 } else { -1.0 };
-                    // The reference sees the same rounded values, so what rounding did to the data is no error.
-                    case.input[index] = sign * ratio + 0.1 * case.input[index];
-                }
+                let case = with_means(&Case::random(shape, layout, seed), ratio);
                 let truth = case.run_reference().unwrap();
                 let got = case.run_device(target).unwrap();
                 let worst = compare(&case, &got, &truth);
@@ -285,6 +280,26 @@ fn a_mean_a_million_times_the_deviation_costs_no_digits() {
             }
         }
     });
+}
+
+/// With means of plus or minus so much, and a tenth of the deviations.
+fn with_means(clean: &Case, mean: f32) -> Case {
+    let mut case = clean.clone();
+    for index in 0..case.input.len() {
+        let sign = if case.channel(index).is_multiple_of(2) { 1.0 } else { -1.0 };
+        // The reference sees the same rounded values, so what rounding did to the data is no error.
+        case.input[index] = sign * mean + 0.1 * case.input[index];
+    }
+    case
+}
+
+/// With values of 1 to 65 million, of which the largest make the sums.
+fn with_heavy_tails(clean: &Case) -> Case {
+    let mut case = clean.clone();
+    for value in &mut case.input {
+        *value = (3.0 * value.abs().min(6.0)).exp().copysign(*value);
+    }
+    case
 }
 
 /// Channel 5 of NaN and infinite gradients spoils what is of channel 5, and leaves the bits of all else.
@@ -363,11 +378,7 @@ fn outliers_take_no_digits_from_the_rest() {
     for (seed, (shape, layout)) in (0..).zip(odd_widths.into_iter().chain(ADVERSARIAL_SHAPES)) {
         let clean = Case::random(shape, layout, seed);
         assert_meets_reference(&clean, "normal");
-        let mut tailed = clean.clone();
-        for value in &mut tailed.input {
-            *value = (3.0 * value.abs().min(6.0)).exp().copysign(*value);
-        }
-        assert_meets_reference(&tailed, "heavy-tailed");
+        assert_meets_reference(&with_heavy_tails(&clean), "heavy-tailed");
         let mut places = vec![Vec::new(); clean.channels()];
         for index in 0..clean.input.len() {
             places[clean.channel(index)].push(index);

@@ -1,6 +1,6 @@
 //! Columns of many channels: a software driver's invocations take several lanes each, side by side.
 
-use super::assert_nan_stays;
+use super::{assert_nan_stays, with_heavy_tails, with_means};
 use crate::common::case::{Case, Results};
 use crate::common::tolerance::compare;
 use crate::common::{Target, on_every_target};
@@ -80,14 +80,7 @@ fn large_means_and_heavy_tails_cost_no_digits_in_spans() {
     on_every_software_target(|target| {
         for (seed, shape) in (0..).zip([&[196, 132][..], &[33, 1024]]) {
             let clean = Case::random(shape, ChannelsFirst, seed);
-            let mut shifted = clean.clone();
-            let mut tailed = clean.clone();
-            for index in 0..clean.input.len() {
-                let sign = if clean.channel(index).is_multiple_of(2) { 1.0 } else { -1.0 };
-                shifted.input[index] = sign * 1e6 + 0.1 * clean.input[index];
-                let value = clean.input[index];
-                tailed.input[index] = (3.0 * value.abs().min(6.0)).exp().copysign(value);
-            }
+            let (shifted, tailed) = (with_means(&clean, 1e6), with_heavy_tails(&clean));
             for strategy in [LOOP, SPLIT] {
                 check(target, &shifted, strategy, "a mean of a million");
                 check(target, &tailed, strategy, "heavy-tailed");
