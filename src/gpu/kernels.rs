@@ -107,7 +107,8 @@ impl Kernels {
     /// Kernels as described. Takes note of the device's limits and compiles nothing yet.
     #[must_use]
     pub fn with_descriptor(device: &wgpu::Device, descriptor: &KernelsDescriptor) -> Self {
-        let class = descriptor.class.unwrap_or_else(|| class_of(device.adapter_info().device_type));
+        let info = device.adapter_info();
+        let class = descriptor.class.unwrap_or_else(|| class_of(info.device_type));
         let limits = device.limits();
         let profile = DeviceProfile {
             class,
@@ -121,6 +122,7 @@ impl Kernels {
             max_window_size: descriptor.max_window_size.unwrap_or(DeviceProfile::DEFAULT_MAX_WINDOW_SIZE),
             min_storage_buffer_offset_alignment: limits.min_storage_buffer_offset_alignment,
             min_uniform_buffer_offset_alignment: limits.min_uniform_buffer_offset_alignment,
+            vector_width: if info.name.contains("llvmpipe") { 8 } else { 0 },
         };
         let shared = Shared {
             device: device.clone(),

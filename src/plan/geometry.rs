@@ -523,7 +523,8 @@ pub(super) fn max_window_slots(tensor: Tensor, cells: u64) -> u64 {
 fn has_spans(problem: Problem, profile: &DeviceProfile, lanes: u64, positions: u64) -> bool {
     let invocations = u64::from(SPAN_INVOCATIONS);
     let lanes_fit = lanes > invocations && lanes <= MOST_LANES_PER_SPAN * invocations;
-    let vector = profile.is_cpu() && profile.rows_workgroup_size() == invocations;
+    let width_fits = profile.vector_width == SPAN_INVOCATIONS && profile.rows_workgroup_size() == invocations;
+    let vector = profile.is_cpu() && width_fits;
     vector && problem.inner == 1 && repeats(problem) == 1 && positions == 1 && lanes_fit
 }
 

@@ -46,6 +46,9 @@ pub struct DeviceProfile {
     pub min_storage_buffer_offset_alignment: u32,
     /// Alignment of uniform binding offsets in bytes.
     pub min_uniform_buffer_offset_alignment: u32,
+    /// Invocations that a software driver runs as one vector, each vector up to its end before the next, and with arrays of an invocation
+    /// as cheap as its variables: 8 on Mesa's llvmpipe and lavapipe, 0 where that is not known. Not a limit of wgpu's.
+    pub vector_width: u32,
 }
 
 impl DeviceProfile {
@@ -53,7 +56,7 @@ impl DeviceProfile {
     /// watchdogs wait for two.
     pub const DEFAULT_MAX_WINDOW_SIZE: u64 = 1 << 30;
 
-    /// The limits that WebGPU guarantees, with a class.
+    /// The limits that WebGPU guarantees, with a class; a software driver is one with vectors of 8.
     #[must_use]
     pub const fn webgpu(class: AdapterClass) -> Self {
         Self {
@@ -68,6 +71,7 @@ impl DeviceProfile {
             max_window_size: Self::DEFAULT_MAX_WINDOW_SIZE,
             min_storage_buffer_offset_alignment: 256,
             min_uniform_buffer_offset_alignment: 256,
+            vector_width: if matches!(class, AdapterClass::Cpu) { 8 } else { 0 },
         }
     }
 
