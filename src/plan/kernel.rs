@@ -23,7 +23,7 @@ pub enum Access {
     /// Sixteen bytes at once, of a quad that one invocation has to itself, channel by channel.
     Runs,
     /// Sixteen bytes at once, of several lanes that an invocation takes side by side: columns of many channels whose elements lie next
-    /// to each other, on software drivers.
+    /// to each other, on drivers with a [`vector_width`](crate::DeviceProfile::vector_width).
     Spans,
     /// Sixteen bytes at once, of which the ends of unaligned rows belong to neighbours.
     Shared,
