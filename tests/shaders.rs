@@ -13,16 +13,19 @@ use naga::back::{hlsl, msl, pipeline_constants, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use wgpu_batch_norm::shader::Variant;
 
-/// The constants of a variant's pipelines: every activation, companion and 16-bit type that it has a use for. Each value
+/// The constants of a variant's pipelines: every activation, companion, gradient mode and 16-bit type that it has a use for. Each value
 /// once, not their product: they do not meet in one expression.
 fn constants(source: &str) -> impl Iterator<Item = Vec<(&'static str, f64)>> + use<> {
     // 256 is the largest workgroup that the crate asks for.
-    let values: [(&str, &[f64]); 6] = [
+    let values: [(&str, &[f64]); 9] = [
         ("WORKGROUP_SIZE", &[256.0]),
         ("ACTIVATION", &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
         ("COMPANION", &[0.0, 1.0, 2.0]),
+        ("INPUT_GRADIENT", &[1.0, 2.0]),
+        ("RESIDUAL_GRADIENT", &[0.0, 1.0, 2.0]),
         ("BRAIN_FLOAT", &[0.0, 1.0]),
         ("KEEPS_IN_STEP", &[1.0, 0.0]),
+        ("STORES_IN_TURN", &[1.0, 0.0]),
         ("SPAN", &[8.0]),
     ];
     let declared: Vec<_> =

@@ -9,12 +9,3 @@ struct Unit {
 fn load_unit(unit: u32) -> Unit {
     return Unit(load_output_gradient(unit), load_input(unit), load_signs(unit));
 }
-
-/// Twelve loads in flight.
-fn load_block(units: vec4<u32>) -> Block {
-    let a = load_unit(units.x);
-    let b = load_unit(units.y);
-    let c = load_unit(units.z);
-    let d = load_unit(units.w);
-    return Block(a, b, c, d);
-}

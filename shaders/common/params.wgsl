@@ -111,12 +111,8 @@ const WANTS_GAMMA_GRADIENT: u32 = 64u;
 const WANTS_BETA_GRADIENT: u32 = 128u;
 const ACCUMULATES_GAMMA_GRADIENT: u32 = 256u;
 const ACCUMULATES_BETA_GRADIENT: u32 = 512u;
-const ACCUMULATES_INPUT_GRADIENT: u32 = 1024u;
 /// A reduction leaves the channels' parameters beside the partials, for a dispatch that has no bindings left for them.
 const RECORDS_PARAMETERS: u32 = 2048u;
-const WANTS_INPUT_GRADIENT: u32 = 4096u;
-const WANTS_RESIDUAL_GRADIENT: u32 = 8192u;
-const ACCUMULATES_RESIDUAL_GRADIENT: u32 = 16384u;
 /// Running statistics of a channel whose batch statistics are not finite are left as they are.
 const GUARDS_RUNNING: u32 = 32768u;
 /// The layer that batch norm is folded into has a bias.

@@ -1,5 +1,9 @@
 // Maps what a place walks over, trip by trip.
 
+/// Whether a unit is stored before the next one is loaded. Stores of a processor wait in a short queue, which empties meanwhile;
+/// a GPU has more loads in flight where all come first.
+override STORES_IN_TURN: bool;
+
 /// Must be called in uniform control flow.
 fn apply_to_place(place: Place, extent: Extent, coefficients: Coefficients) {
     let whole = whole_trips(extent);
@@ -9,17 +13,14 @@ fn apply_to_place(place: Place, extent: Extent, coefficients: Coefficients) {
         var trip = 0u;
         loop {
             let units = take_units(&walker);
-            let block = load_block(units);
-            let a = mapped(coefficients, block.a);
-            let b = mapped(coefficients, block.b);
-            let c = mapped(coefficients, block.c);
-            let d = mapped(coefficients, block.d);
-            if place.participates {
-                store_mapped(units.x, a);
-                store_mapped(units.y, b);
-                store_mapped(units.z, c);
-                store_mapped(units.w, d);
+            var block: Block;
+            if !STORES_IN_TURN {
+                block = load_block(units);
             }
+            apply_to_unit(units.x, coefficients, load_in_turn(units.x, block.a), place);
+            apply_to_unit(units.y, coefficients, load_in_turn(units.y, block.b), place);
+            apply_to_unit(units.z, coefficients, load_in_turn(units.z, block.c), place);
+            apply_to_unit(units.w, coefficients, load_in_turn(units.w, block.d), place);
             keep_in_step(trip);
             trip++;
             continuing {
@@ -38,5 +39,20 @@ fn apply_to_place(place: Place, extent: Extent, coefficients: Coefficients) {
                 break if trip >= params.blocks;
             }
         }
+    }
+}
+
+/// A unit that is loaded only now, or what was loaded before.
+fn load_in_turn(unit: u32, loaded: Unit) -> Unit {
+    if STORES_IN_TURN {
+        return load_unit(unit);
+    }
+    return loaded;
+}
+
+fn apply_to_unit(unit: u32, coefficients: Coefficients, values: Unit, place: Place) {
+    let results = mapped(coefficients, values);
+    if place.participates {
+        store_mapped(unit, results);
     }
 }

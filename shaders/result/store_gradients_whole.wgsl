@@ -1,10 +1,10 @@
 // Stores the results of whole units.
 
 fn store_mapped(unit: u32, values: Mapped) {
-    if has(WANTS_INPUT_GRADIENT) {
+    if INPUT_GRADIENT != OMITTED {
         store_input_gradient(unit, values.dx);
     }
-    if has(WANTS_RESIDUAL_GRADIENT) {
+    if RESIDUAL_GRADIENT != OMITTED {
         store_residual_gradient(unit, values.dz);
     }
 }

@@ -8,7 +8,7 @@ use super::scope::scoped;
 use super::step::BoundDispatch;
 use crate::plan::{Dispatch, Kernel, Params, Plan, Region, Role, Storage};
 use crate::shader::{Constants, Variant};
-use crate::{ElementType, Error, trace};
+use crate::{AdapterClass, ElementType, Error, trace};
 
 /// Whether a slice is written by any dispatch of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,9 +292,12 @@ impl<'a> Bindings<'a> {
         let constants = Constants {
             workgroup_size: Some(dispatch.workgroup_size),
             activation: Some(self.plan.activation_code()),
-            companion: Some(dispatch.companion as u32),
+            companion: Some(dispatch.fixed.companion as u32),
+            input_gradient: Some(dispatch.fixed.input_gradient as u32),
+            residual_gradient: Some(dispatch.fixed.residual_gradient as u32),
             brain_float: Some(element == ElementType::Bf16),
             keeps_in_step: Some(loops && dispatch.params.trips_in_step != 0),
+            stores_in_turn: Some(self.plan.profile().class == AdapterClass::Cpu),
             span: Some(dispatch.params.lanes.div_ceil(dispatch.workgroup_size)),
         };
         let variant = Variant { kernel, storage, in_place: replaced.is_some(), pooled };

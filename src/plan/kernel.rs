@@ -550,6 +550,16 @@ impl Kernel {
         }
     }
 
+    /// Whether the kernel maps a tensor in a loop.
+    pub(crate) const fn maps_by_trips(self) -> bool {
+        matches!(self, Self::Apply(..) | Self::MergeAndApply(..) | Self::ChannelLoop(..))
+    }
+
+    /// Whether the kernel writes what has this role.
+    pub(crate) fn writes(self, role: Role) -> bool {
+        self.bindings().contains(&(role, WRITE))
+    }
+
     /// How the kernel goes over tensors; `None` where it does not.
     pub(crate) const fn walk(self) -> Option<Walk> {
         match self {

@@ -18,8 +18,10 @@ mod tests;
 pub use kernel::{
     Access, Elementwise, Family, Fusion, Kernel, Normalizer, Operation, Reduction, Role, Storage, Trips, Walk,
 };
+#[cfg(test)]
+pub(crate) use operation::CompanionUse;
 pub(crate) use operation::{
-    BackwardOptions, CompanionUse, Derivative, FoldOptions, GradientMode, InferenceOptions, Sequences, TrainingOptions,
+    BackwardOptions, Derivative, Fixed, FoldOptions, GradientMode, InferenceOptions, Sequences, TrainingOptions,
 };
 pub(crate) use params::Params;
 pub use profile::{AdapterClass, DeviceProfile};
@@ -547,7 +549,7 @@ pub(crate) struct Dispatch {
     pub kernel: Kernel,
     /// What is bound of tensors; all of them if absent.
     pub region: Option<Region>,
-    pub companion: CompanionUse,
+    pub fixed: Fixed,
     pub workgroup_size: u32,
     pub workgroups: [u32; 3],
     pub params: Params,

@@ -72,11 +72,7 @@ impl Params {
     pub(crate) const WANTS_BETA_GRADIENT: u32 = 128;
     pub(crate) const ACCUMULATES_GAMMA_GRADIENT: u32 = 256;
     pub(crate) const ACCUMULATES_BETA_GRADIENT: u32 = 512;
-    pub(crate) const ACCUMULATES_INPUT_GRADIENT: u32 = 1024;
     pub(crate) const RECORDS_PARAMETERS: u32 = 2048;
-    pub(crate) const WANTS_INPUT_GRADIENT: u32 = 4096;
-    pub(crate) const WANTS_RESIDUAL_GRADIENT: u32 = 8192;
-    pub(crate) const ACCUMULATES_RESIDUAL_GRADIENT: u32 = 16384;
     pub(crate) const GUARDS_RUNNING: u32 = 32768;
     pub(crate) const HAS_LAYER_BIAS: u32 = 65536;
     pub(crate) const UNBIASED: u32 = 131_072;

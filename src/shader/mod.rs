@@ -30,8 +30,11 @@ pub(crate) struct Constants {
     pub workgroup_size: Option<u32>,
     pub activation: Option<u32>,
     pub companion: Option<u32>,
+    pub input_gradient: Option<u32>,
+    pub residual_gradient: Option<u32>,
     pub brain_float: Option<bool>,
     pub keeps_in_step: Option<bool>,
+    pub stores_in_turn: Option<bool>,
     pub span: Option<u32>,
 }
 
@@ -42,8 +45,11 @@ impl Constants {
             ("WORKGROUP_SIZE", self.workgroup_size.map(f64::from)),
             ("ACTIVATION", self.activation.map(f64::from)),
             ("COMPANION", self.companion.map(f64::from)),
+            ("INPUT_GRADIENT", self.input_gradient.map(f64::from)),
+            ("RESIDUAL_GRADIENT", self.residual_gradient.map(f64::from)),
             ("BRAIN_FLOAT", self.brain_float.map(|set| f64::from(u8::from(set)))),
             ("KEEPS_IN_STEP", self.keeps_in_step.map(|set| f64::from(u8::from(set)))),
+            ("STORES_IN_TURN", self.stores_in_turn.map(|set| f64::from(u8::from(set)))),
             ("SPAN", self.span.map(f64::from)),
         ]
         .into_iter()
@@ -180,10 +186,15 @@ impl Variant {
             workgroup_size: given.workgroup_size,
             activation: given.activation.filter(|_| kernel.activates()),
             companion: given.companion.filter(|_| kernel.has_companion()),
+            input_gradient: given.input_gradient.filter(|_| kernel.writes(Role::InputGradient)),
+            residual_gradient: given.residual_gradient.filter(|_| kernel.writes(Role::ResidualGradient)),
             brain_float: given.brain_float.filter(|_| self.storage == Storage::Packed),
             keeps_in_step: given
                 .keeps_in_step
                 .filter(|_| kernel.walk().is_some_and(|walk| walk.family == Family::Columns && !walk.has_spans())),
+            stores_in_turn: given
+                .stores_in_turn
+                .filter(|_| kernel.maps_by_trips() && kernel.walk().is_some_and(has_whole_trips)),
             span: given.span.filter(|_| kernel.walk().is_some_and(Walk::has_spans)),
         }
     }
@@ -630,6 +641,7 @@ impl Files {
                     wgsl!("result/store_gradients_shared.wgsl")
                 };
                 vec![
+                    GRADIENT_MODES,
                     self.store(access, tensor!("input_gradient.wgsl")),
                     self.store(access, tensor!("residual_gradient.wgsl")),
                     wgsl!("result/gradients.wgsl"),
@@ -643,7 +655,7 @@ impl Files {
                     wgsl!("result/store_input_gradient_shared.wgsl")
                 };
                 let input_gradient = self.store(access, tensor!("input_gradient.wgsl"));
-                vec![input_gradient, wgsl!("result/input_gradient.wgsl"), store]
+                vec![GRADIENT_MODES, input_gradient, wgsl!("result/input_gradient.wgsl"), store]
             }
         };
         files.extend(match operation {
@@ -717,6 +729,7 @@ impl Files {
 const ACTIVATION: [&str; 2] = [wgsl!("common/exponential.wgsl"), wgsl!("common/activation.wgsl")];
 const EACH_CHANNEL: &str = wgsl!("entry/each_channel.wgsl");
 const FINALIZE: &str = wgsl!("entry/finalize.wgsl");
+const GRADIENT_MODES: &str = wgsl!("gradient/modes.wgsl");
 
 /// Sums are sums, whatever was added up.
 const GRADIENT_SUMS: Reduction = Operation::Backward.reduction(Fusion::None);

@@ -6,7 +6,9 @@ use std::mem::offset_of;
 use naga::{AddressSpace, Expression, Literal, StorageAccess, TypeInner};
 
 use super::{Constants, Variant};
-use crate::plan::{CompanionUse, DeviceProfile, Elementwise, Fusion, Kernel, Operation, Params, Plan, Role};
+use crate::plan::{
+    CompanionUse, DeviceProfile, Elementwise, Fusion, GradientMode, Kernel, Operation, Params, Plan, Role,
+};
 use crate::{Activation, AdapterClass, BatchNormDescriptor, ChannelHealth, Shape};
 
 fn parse(variant: Variant) -> naga::Module {
@@ -172,8 +174,11 @@ fn the_pipeline_constants_are_those_that_the_source_declares() {
             workgroup_size: Some(64),
             activation: Some(1),
             companion: Some(1),
+            input_gradient: Some(1),
+            residual_gradient: Some(1),
             brain_float: Some(true),
             keeps_in_step: Some(true),
+            stores_in_turn: Some(true),
             span: Some(8),
         };
         let mut given: Vec<_> = variant.constants(all).list().into_iter().map(|(name, _)| name.to_owned()).collect();
@@ -208,6 +213,10 @@ fn codes_have_the_same_values_in_rust_and_wgsl() {
     {
         assert_eq!(declared[name], companion as u32, "{name}");
     }
+    let gradients = constants_of(find(|kernel| matches!(kernel, Kernel::Apply(Elementwise::InputGradient(_), ..))));
+    for (name, mode) in [("OMITTED", GradientMode::Omit), ("ACCUMULATED", GradientMode::Accumulate)] {
+        assert_eq!(gradients[name], mode as u32, "{name}");
+    }
     let health = constants_of(find(|kernel| kernel == Kernel::ReportHealth));
     assert_eq!(health["NON_FINITE"], ChannelHealth::NON_FINITE);
     assert_eq!(health["ZERO_VARIANCE"], ChannelHealth::ZERO_VARIANCE);
@@ -228,11 +237,7 @@ fn flags_have_the_same_values_in_rust_and_wgsl() {
         ("WANTS_BETA_GRADIENT", Params::WANTS_BETA_GRADIENT),
         ("ACCUMULATES_GAMMA_GRADIENT", Params::ACCUMULATES_GAMMA_GRADIENT),
         ("ACCUMULATES_BETA_GRADIENT", Params::ACCUMULATES_BETA_GRADIENT),
-        ("ACCUMULATES_INPUT_GRADIENT", Params::ACCUMULATES_INPUT_GRADIENT),
         ("RECORDS_PARAMETERS", Params::RECORDS_PARAMETERS),
-        ("WANTS_INPUT_GRADIENT", Params::WANTS_INPUT_GRADIENT),
-        ("WANTS_RESIDUAL_GRADIENT", Params::WANTS_RESIDUAL_GRADIENT),
-        ("ACCUMULATES_RESIDUAL_GRADIENT", Params::ACCUMULATES_RESIDUAL_GRADIENT),
         ("GUARDS_RUNNING", Params::GUARDS_RUNNING),
         ("HAS_LAYER_BIAS", Params::HAS_LAYER_BIAS),
         ("UNBIASED", Params::UNBIASED),

@@ -4,6 +4,8 @@
 @group(0) @binding(4)
 var<storage, read_write> input_gradient: array<f32>;
 
+override INPUT_GRADIENT: u32;
+
 /// Stores the elements with a true mask, or adds to them.
 fn store_input_gradient_masked(unit: u32, values: vec4<f32>, mask: vec4<bool>) {
     let at = 4u * unit;
@@ -22,7 +24,7 @@ fn store_input_gradient_masked(unit: u32, values: vec4<f32>, mask: vec4<bool>) {
 }
 
 fn store_input_gradient_element(at: u32, value: f32) {
-    if has(ACCUMULATES_INPUT_GRADIENT) {
+    if INPUT_GRADIENT == ACCUMULATED {
         input_gradient[at] += value;
     } else {
         input_gradient[at] = value;

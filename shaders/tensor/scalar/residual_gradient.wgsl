@@ -4,6 +4,8 @@
 @group(0) @binding(16)
 var<storage, read_write> residual_gradient: array<f32>;
 
+override RESIDUAL_GRADIENT: u32;
+
 /// Stores the elements with a true mask, or adds to them.
 fn store_residual_gradient_masked(unit: u32, values: vec4<f32>, mask: vec4<bool>) {
     let at = 4u * unit;
@@ -22,7 +24,7 @@ fn store_residual_gradient_masked(unit: u32, values: vec4<f32>, mask: vec4<bool>
 }
 
 fn store_residual_gradient_element(at: u32, value: f32) {
-    if has(ACCUMULATES_RESIDUAL_GRADIENT) {
+    if RESIDUAL_GRADIENT == ACCUMULATED {
         residual_gradient[at] += value;
     } else {
         residual_gradient[at] = value;

@@ -1,9 +1,7 @@
 //! Both backwards.
 
 use super::OneSample;
-use super::options::{
-    BackwardOptions, CompanionUse, Derivative, Fused, GradientMode, flag, map_flags, parameter_flags, sum_flags,
-};
+use super::options::{BackwardOptions, Derivative, Fixed, Fused, GradientMode, flag, parameter_flags, sum_flags};
 use crate::Error;
 use crate::activation::{Activation, ActivationSource};
 use crate::plan::kernel::{Elementwise, Kernel, Normalizer, Operation, Reduction};
@@ -25,7 +23,7 @@ impl Plan {
             let windows = laid.windows_apart();
             let params = Params { flags: valid, ..laid.params(self) };
             let reduction = Reduction::Statistics;
-            dispatches = laid.reduce_windows(self, &windows, reduction, CompanionUse::None, params, [0; 2])?;
+            dispatches = laid.reduce_windows(self, &windows, reduction, Fixed::default(), params, [0; 2])?;
             let params = Params { flags: Params::SAVES_STATISTICS | valid, ..laid.params(self) };
             dispatches.push(laid.finalize(self, Kernel::FinalizeStatistics, laid.slots_of(&windows), params)?);
         }
@@ -97,12 +95,12 @@ impl Plan {
             let reduce = Kernel::Reduce(operation.reduction(fused.fusion), laid.walk(geometry, false));
             let params = Params { flags: parameter_flags(options), ..laid.params(self) };
             return Ok(vec![
-                laid.over_tensor(self, reduce, fused.companion, geometry, params)?,
+                laid.over_tensor(self, reduce, fused.fixed, geometry, params)?,
                 self.finalize_gradients(laid, geometry.slots, options)?,
             ]);
         }
         let choice = laid.choice(self, operation, fused, geometries)?;
-        let flags = map_flags(options) | laid.sum_flags(options);
+        let flags = parameter_flags(options) | laid.sum_flags(options);
         laid.reduce_and_map(self, operation, fused, choice, Params { flags, ..laid.params(self) }, 0)
     }
 
@@ -114,17 +112,17 @@ impl Plan {
         if options.wants_sums() {
             let reduction = Operation::FrozenBackward.reduction(fused.fusion);
             let params = Params { flags: parameter_flags(options), ..laid.params(self) };
-            dispatches = laid.reduce_windows(self, &windows, reduction, fused.companion, params, [0; 2])?;
+            dispatches = laid.reduce_windows(self, &windows, reduction, fused.fixed, params, [0; 2])?;
             dispatches.push(self.finalize_gradients(laid, laid.slots_of(&windows), options)?);
         }
         if options.wants_map() {
             let source = Normalizer::of_frozen(fused.fusion);
-            let params = Params { flags: map_flags(options), ..laid.params(self) };
+            let params = Params { flags: parameter_flags(options), ..laid.params(self) };
             if source == Normalizer::Prepared {
                 dispatches.push(laid.finalize(self, Kernel::Prepare(Normalizer::Running), 1, params)?);
             }
             let map = Elementwise::FrozenInputGradient(source, fused.fusion);
-            dispatches.extend(laid.map_windows(self, &windows, map, fused.companion, params)?);
+            dispatches.extend(laid.map_windows(self, &windows, map, fused.fixed, params)?);
         }
         Ok(dispatches)
     }
@@ -146,7 +144,7 @@ impl Plan {
         // The input gradient through training statistics needs the sums, whoever else does.
         if !frozen || options.wants_sums() {
             let reduction = Reduction::GradientSums(Normalizer::Prepared, fused.fusion);
-            dispatches.extend(laid.reduce_windows(self, &windows, reduction, fused.companion, with(0), [0; 2])?);
+            dispatches.extend(laid.reduce_windows(self, &windows, reduction, fused.fixed, with(0), [0; 2])?);
             let conclude = if frozen { Kernel::FinalizeGradients } else { Kernel::ConcludeGradients };
             let params = with(laid.sum_flags(options));
             let conclusion = laid.finalize(self, conclude, laid.slots_of(&windows), params)?;
@@ -158,8 +156,8 @@ impl Plan {
             } else {
                 Elementwise::InputGradient(fused.fusion)
             };
-            let params = with(map_flags(options));
-            dispatches.extend(laid.map_windows(self, &windows, map, fused.companion, params)?);
+            let params = with(parameter_flags(options));
+            dispatches.extend(laid.map_windows(self, &windows, map, fused.fixed, params)?);
         }
         Ok(dispatches)
     }

@@ -1,6 +1,6 @@
 //! Training forward and inference.
 
-use super::options::{CompanionUse, Fused, InferenceOptions, TrainingOptions, flag};
+use super::options::{Fixed, Fused, InferenceOptions, TrainingOptions, flag};
 use super::{MAX_SEGMENTS_OF_RUNNING, OneSample};
 use crate::Error;
 use crate::convention::{Momentum, NonFinitePolicy, OneSamplePolicy, RunningVariance, SegmentRunning};
@@ -113,11 +113,11 @@ impl Plan {
         };
         let once = [parameters, counts];
         let mut dispatches =
-            laid.reduce_windows(self, &windows, Reduction::Statistics, CompanionUse::None, first, once)?;
+            laid.reduce_windows(self, &windows, Reduction::Statistics, Fixed::default(), first, once)?;
         dispatches.push(laid.finalize(self, Kernel::ConcludeStatistics, slots, conclusion)?);
         let map = Elementwise::Normalize(Normalizer::Prepared, fused.fusion);
         let params = Params { flags: valid, ..laid.params(self) };
-        dispatches.extend(laid.map_windows(self, &windows, map, fused.companion, params)?);
+        dispatches.extend(laid.map_windows(self, &windows, map, fused.fixed, params)?);
         Ok(dispatches)
     }
 
@@ -154,9 +154,9 @@ impl Plan {
         let flags = flag(options.gamma, Params::HAS_GAMMA)
             | flag(options.beta, Params::HAS_BETA)
             | flag(options.valid, Params::HAS_VALID);
-        let Fused { fusion, companion } = Fused::forward(options.residual, options.mask);
+        let Fused { fusion, fixed } = Fused::forward(options.residual, options.mask);
         let map = Elementwise::Normalize(Normalizer::Running, fusion);
-        laid.map_windows(self, &laid.windows_apart(), map, companion, Params { flags, ..laid.params(self) })
+        laid.map_windows(self, &laid.windows_apart(), map, fixed, Params { flags, ..laid.params(self) })
     }
 }
 
@@ -164,7 +164,7 @@ pub(super) fn count_batches(batches: u32) -> Dispatch {
     Dispatch {
         kernel: Kernel::CountBatch,
         region: None,
-        companion: CompanionUse::None,
+        fixed: Fixed::default(),
         workgroup_size: 1,
         workgroups: [1, 1, 1],
         params: Params { segments: batches, ..Params::default() },

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::options::{CompanionUse, Fused};
+use super::options::{Fixed, Fused};
 use crate::plan::geometry::{FinalizeGeometry, Geometry, narrow, outer_elements, saturated};
 use crate::plan::kernel::{Access, Elementwise, Family, Kernel, Operation, Reduction, Walk};
 use crate::plan::strategy::Choice;
@@ -94,7 +94,7 @@ impl Laid {
         &self,
         plan: &Plan,
         operation: Operation,
-        Fused { fusion, companion }: Fused,
+        Fused { fusion, fixed }: Fused,
         choice: &Choice,
         params: Params,
         counts: u32,
@@ -114,9 +114,9 @@ impl Laid {
                     records_base,
                     ..self.params(plan)
                 };
-                let mut dispatches = vec![self.over_tensor(plan, reduce, companion, reduction, first)?];
+                let mut dispatches = vec![self.over_tensor(plan, reduce, fixed, reduction, first)?];
                 let params = Params { records_base, ..params };
-                let mut second = self.over_tensor(plan, apply, companion, elementwise, params)?;
+                let mut second = self.over_tensor(plan, apply, fixed, elementwise, params)?;
                 second.per_instance = per_instance;
                 if *merges_apart {
                     let merge = match operation.reduction(fusion) {
@@ -140,7 +140,7 @@ impl Laid {
                     _ => Kernel::ChannelLoop(operation, fusion, walk(geometry)),
                 };
                 let params = Params { flags: params.flags | counts, ..params };
-                let dispatch = self.over_tensor(plan, kernel, companion, geometry, params)?;
+                let dispatch = self.over_tensor(plan, kernel, fixed, geometry, params)?;
                 Ok(vec![Dispatch { per_instance, ..dispatch }])
             }
         }
@@ -150,14 +150,14 @@ impl Laid {
         &self,
         plan: &Plan,
         kernel: Kernel,
-        companion: CompanionUse,
+        fixed: Fixed,
         geometry: &Geometry,
         mut params: Params,
     ) -> Result<Dispatch, Error> {
         geometry.describe(self.tensor, &plan.profile, &mut params);
         let workgroups = geometry.workgroups(&plan.profile)?;
         let workgroup_size = geometry.workgroup_size_of(kernel);
-        Ok(Dispatch { kernel, region: None, companion, workgroup_size, workgroups, params, per_instance: false })
+        Ok(Dispatch { kernel, region: None, fixed, workgroup_size, workgroups, params, per_instance: false })
     }
 
     /// Reduces windows, each to slots of its own. What `first` adds to the flags goes to those that find an instance first, and
@@ -167,7 +167,7 @@ impl Laid {
         plan: &Plan,
         windows: &[Window],
         reduction: Reduction,
-        companion: CompanionUse,
+        fixed: Fixed,
         params: Params,
         [first, once]: [u32; 2],
     ) -> Result<Vec<Dispatch>, Error> {
@@ -178,7 +178,7 @@ impl Laid {
             let flags =
                 params.flags | if window.slot_base == 0 { first } else { 0 } | if index == 0 { once } else { 0 };
             let params = Params { flags, ..params };
-            let mut dispatch = self.over_window(plan, kernel, companion, window, &window.reduction, params)?;
+            let mut dispatch = self.over_window(plan, kernel, fixed, window, &window.reduction, params)?;
             dispatch.params.slots = narrow(slots);
             Ok(dispatch)
         };
@@ -191,13 +191,13 @@ impl Laid {
         plan: &Plan,
         windows: &[Window],
         map: Elementwise,
-        companion: CompanionUse,
+        fixed: Fixed,
         params: Params,
     ) -> Result<Vec<Dispatch>, Error> {
         let skips_padding = params.flags & Params::HAS_VALID != 0;
         let apply = |window: &Window| {
             let kernel = Kernel::Apply(map, self.walk_of(plan, window, &window.map, skips_padding));
-            self.over_window(plan, kernel, companion, window, &window.map, params)
+            self.over_window(plan, kernel, fixed, window, &window.map, params)
         };
         windows.iter().rev().map(apply).collect()
     }
@@ -210,7 +210,7 @@ impl Laid {
         &self,
         plan: &Plan,
         kernel: Kernel,
-        companion: CompanionUse,
+        fixed: Fixed,
         window: &Window,
         geometry: &Geometry,
         mut params: Params,
@@ -235,7 +235,7 @@ impl Laid {
         Ok(Dispatch {
             kernel,
             region: self.in_windows().then_some(region),
-            companion,
+            fixed,
             workgroup_size: geometry.workgroup_size_of(kernel),
             workgroups: geometry.workgroups(&plan.profile)?,
             params,
@@ -258,7 +258,7 @@ impl Laid {
         Ok(Dispatch {
             kernel,
             region: None,
-            companion: CompanionUse::None,
+            fixed: Fixed::default(),
             workgroup_size,
             workgroups,
             params,

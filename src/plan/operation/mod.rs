@@ -7,8 +7,10 @@ mod options;
 mod parts;
 mod statistics;
 
+#[cfg(test)]
+pub(crate) use options::CompanionUse;
 pub(crate) use options::{
-    BackwardOptions, CompanionUse, Derivative, FoldOptions, GradientMode, InferenceOptions, Sequences, TrainingOptions,
+    BackwardOptions, Derivative, Fixed, FoldOptions, GradientMode, InferenceOptions, Sequences, TrainingOptions,
 };
 
 use super::Plan;

@@ -53,13 +53,13 @@ pub(crate) struct FoldOptions {
     pub bias: bool,
 }
 
-/// What becomes of one gradient.
+/// What becomes of one gradient; the numbers of `shaders/gradient/modes.wgsl`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum GradientMode {
     #[default]
-    Omit,
-    Overwrite,
-    Accumulate,
+    Omit = 0,
+    Overwrite = 1,
+    Accumulate = 2,
 }
 
 /// What backward is given of forward's activation.
@@ -122,11 +122,19 @@ impl BackwardOptions {
     }
 }
 
-/// What is fused into an operation: the kernel, and what its companion tensor is.
+/// What an operation fixes in the pipelines of its kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Fixed {
+    pub companion: CompanionUse,
+    pub input_gradient: GradientMode,
+    pub residual_gradient: GradientMode,
+}
+
+/// What is fused into an operation: the kernel, and what its pipeline fixes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fused {
     pub fusion: Fusion,
-    pub companion: CompanionUse,
+    pub fixed: Fixed,
 }
 
 impl Fused {
@@ -136,7 +144,8 @@ impl Fused {
             (false, true) => Fusion::Companion,
             (false, false) => Fusion::None,
         };
-        Self { fusion, companion: if residual { CompanionUse::Residual } else { CompanionUse::None } }
+        let companion = if residual { CompanionUse::Residual } else { CompanionUse::None };
+        Self { fusion, fixed: Fixed { companion, ..Fixed::default() } }
     }
 
     pub(super) fn backward(activation: Activation, options: &BackwardOptions) -> Self {
@@ -151,24 +160,13 @@ impl Fused {
             Derivative::Output => (Fusion::Companion, CompanionUse::Output),
             Derivative::Mask => (Fusion::Mask, CompanionUse::None),
         };
-        Self { fusion, companion }
+        let BackwardOptions { input_gradient, residual_gradient, .. } = *options;
+        Self { fusion, fixed: Fixed { companion, input_gradient, residual_gradient } }
     }
 }
 
 pub(super) fn parameter_flags(options: &BackwardOptions) -> u32 {
     flag(options.gamma, Params::HAS_GAMMA) | flag(options.beta, Params::HAS_BETA)
-}
-
-/// What becomes of dx and dz, and what they depend on.
-pub(super) fn map_flags(options: &BackwardOptions) -> u32 {
-    let of = |mode, wanted: u32, accumulates: u32| match mode {
-        GradientMode::Omit => 0,
-        GradientMode::Overwrite => wanted,
-        GradientMode::Accumulate => wanted | accumulates,
-    };
-    parameter_flags(options)
-        | of(options.input_gradient, Params::WANTS_INPUT_GRADIENT, Params::ACCUMULATES_INPUT_GRADIENT)
-        | of(options.residual_gradient, Params::WANTS_RESIDUAL_GRADIENT, Params::ACCUMULATES_RESIDUAL_GRADIENT)
 }
 
 /// What becomes of dgamma and dbeta.

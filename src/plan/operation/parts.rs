@@ -1,9 +1,7 @@
 //! One batch in several parts: over devices, processes or buffers. Each part is a plan's batch; what is merged is small.
 
 use super::MAX_SEGMENTS_OF_RUNNING;
-use super::options::{
-    BackwardOptions, CompanionUse, Fused, GradientMode, TrainingOptions, flag, map_flags, parameter_flags,
-};
+use super::options::{BackwardOptions, Fixed, Fused, GradientMode, TrainingOptions, flag, parameter_flags};
 use crate::Error;
 use crate::convention::SegmentRunning;
 use crate::plan::kernel::{Elementwise, Kernel, Normalizer, Operation, Reduction};
@@ -27,7 +25,7 @@ impl Plan {
         let windows = laid.windows_apart();
         let params = Params { flags: flag(valid, Params::HAS_VALID), ..laid.params(self) };
         let reduction = Reduction::Statistics;
-        let mut dispatches = laid.reduce_windows(self, &windows, reduction, CompanionUse::None, params, [0; 2])?;
+        let mut dispatches = laid.reduce_windows(self, &windows, reduction, Fixed::default(), params, [0; 2])?;
         dispatches.push(laid.finalize(self, Kernel::PartMoments, laid.slots_of(&windows), params)?);
         Ok(dispatches)
     }
@@ -90,7 +88,7 @@ impl Plan {
             self.check_valid()?;
         }
         let windows = laid.windows(Operation::Training)?;
-        let Fused { fusion, companion } = Fused::forward(options.residual, options.mask);
+        let Fused { fusion, fixed } = Fused::forward(options.residual, options.mask);
         let parameters = flag(options.gamma, Params::HAS_GAMMA)
             | flag(options.beta, Params::HAS_BETA)
             | flag(options.renormalization, Params::RENORMALIZES);
@@ -98,7 +96,7 @@ impl Plan {
         dispatches.push(laid.finalize(self, Kernel::Prepare(Normalizer::Saved), 1, prepare)?);
         let map = Elementwise::Normalize(Normalizer::Prepared, fusion);
         let params = Params { flags: flag(options.valid, Params::HAS_VALID), ..laid.params(self) };
-        dispatches.extend(laid.map_windows(self, &windows, map, companion, params)?);
+        dispatches.extend(laid.map_windows(self, &windows, map, fixed, params)?);
         Ok(dispatches)
     }
 
@@ -121,7 +119,7 @@ impl Plan {
             let prepare = Kernel::Prepare(Normalizer::Saved);
             dispatches.push(laid.finalize(self, prepare, 1, with(parameter_flags(&own)))?);
             let reduction = Reduction::GradientSums(Normalizer::Prepared, fused.fusion);
-            dispatches.extend(laid.reduce_windows(self, &windows, reduction, fused.companion, with(0), [0; 2])?);
+            dispatches.extend(laid.reduce_windows(self, &windows, reduction, fused.fixed, with(0), [0; 2])?);
         }
         let params = with(laid.sum_flags(&own));
         let sums = laid.finalize(self, Kernel::PartGradientSums, laid.slots_of(&windows), params)?;
@@ -162,8 +160,8 @@ impl Plan {
             laid.finalize(self, Kernel::ConcludeGradientSums, sums, with(0))?,
         ];
         let map = Elementwise::InputGradient(fused.fusion);
-        let params = with(map_flags(&options));
-        dispatches.extend(laid.map_windows(self, &windows, map, fused.companion, params)?);
+        let params = with(parameter_flags(&options));
+        dispatches.extend(laid.map_windows(self, &windows, map, fused.fixed, params)?);
         Ok(dispatches)
     }
 

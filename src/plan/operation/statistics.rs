@@ -1,6 +1,6 @@
 //! Operations on statistics and on which elements count: moments of many batches, folding, valid elements.
 
-use super::options::{CompanionUse, FoldOptions, Sequences, flag};
+use super::options::{Fixed, FoldOptions, GradientMode, Sequences, flag};
 use crate::Error;
 use crate::convention::RunningVariance;
 use crate::plan::geometry::{fold, narrow};
@@ -27,7 +27,7 @@ impl Plan {
         let windows = laid.windows_apart();
         let params = Params { flags: flag(valid, Params::HAS_VALID), ..laid.params(self) };
         let reduction = Reduction::Statistics;
-        let mut dispatches = laid.reduce_windows(self, &windows, reduction, CompanionUse::None, params, [0; 2])?;
+        let mut dispatches = laid.reduce_windows(self, &windows, reduction, Fixed::default(), params, [0; 2])?;
         dispatches.push(laid.finalize(self, Kernel::AccumulateMoments, laid.slots_of(&windows), params)?);
         Ok(dispatches)
     }
@@ -51,8 +51,9 @@ impl Plan {
             | flag(options.bias, Params::HAS_LAYER_BIAS);
         let params = Params { flags, ..laid.params(self) };
         let mut dispatches = vec![laid.finalize(self, Kernel::FoldBias, 1, params)?];
+        let written = Fixed { input_gradient: GradientMode::Overwrite, ..Fixed::default() };
         let scale = Elementwise::FrozenInputGradient(Normalizer::Running, Fusion::None);
-        dispatches.extend(laid.map_windows(self, &laid.windows_apart(), scale, CompanionUse::None, params)?);
+        dispatches.extend(laid.map_windows(self, &laid.windows_apart(), scale, written, params)?);
         Ok(dispatches)
     }
 
@@ -111,7 +112,7 @@ impl Plan {
         Ok(Dispatch {
             kernel,
             region: None,
-            companion: CompanionUse::None,
+            fixed: Fixed::default(),
             workgroup_size: size,
             workgroups: fold(groups, &self.profile)?,
             params: Params { groups: narrow(groups), ..params },
@@ -150,7 +151,7 @@ impl Plan {
         Ok(Dispatch {
             kernel: Kernel::CountValid,
             region: None,
-            companion: CompanionUse::None,
+            fixed: Fixed::default(),
             workgroup_size: size,
             workgroups: fold(groups, &self.profile)?,
             params,
