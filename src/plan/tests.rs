@@ -1,13 +1,14 @@
 //! The planner against an emulation of the kernels' index arithmetic, and against every limit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::{
-    Just, ProptestConfig, Strategy as _, TestCaseError, prop_assert, prop_assert_eq, prop_assume, prop_oneof, proptest,
+    Just, ProptestConfig, Strategy as _, TestCaseError, any, prop_assert, prop_assert_eq, prop_assume, prop_oneof,
+    proptest,
 };
 
 use super::{
-    AdapterClass, BackwardOptions, Derivative, DeviceProfile, Dispatch, Family, FoldOptions, GradientMode,
+    AdapterClass, BackwardOptions, Derivative, DeviceProfile, Dispatch, Elementwise, Family, FoldOptions, GradientMode,
     InferenceOptions, Kernel, Operation, Params, Plan, Reduction, Strategies, Strategy, TrainingOptions, Walk,
 };
 use crate::{
@@ -659,11 +660,11 @@ proptest! {
 }
 
 /// As many elements as no test could go over: windows lie beside each other, each with its own elements bound and its own instances.
-fn check_tiling(plan: &Plan) -> Result<usize, TestCaseError> {
+fn check_tiling(plan: &Plan, laid: &super::Laid) -> Result<usize, TestCaseError> {
     let size = plan.descriptor.element.size();
     let profile = &plan.profile;
-    let tensor = plan.batch.tensor;
-    let windows = match &plan.batch.work {
+    let tensor = laid.tensor;
+    let windows = match &laid.work {
         super::Work::Windows(windows) => windows,
         super::Work::Nothing | super::Work::Whole(_) => return Ok(1),
     };
@@ -689,41 +690,164 @@ fn check_tiling(plan: &Plan) -> Result<usize, TestCaseError> {
         }
     }
     prop_assert_eq!(next, tensor.elements());
-    // What kernels are told is the same in 32 bits.
-    let dispatches = plan.training(TrainingOptions { saved: true, ..TrainingOptions::default() }).unwrap();
-    let reductions = dispatches.iter().filter(|dispatch| matches!(dispatch.kernel, Kernel::Reduce(..)));
-    let mut told = 0;
-    for (window, dispatch) in windows.windows.iter().zip(reductions) {
-        let (region, p) = (dispatch.region.unwrap(), dispatch.params);
-        prop_assert_eq!(region, window.region(tensor, profile));
-        prop_assert_eq!(u64::from(p.elements), region.elements);
-        prop_assert_eq!(u64::from(p.window_base), window.first_element - region.first_element);
-        prop_assert_eq!(u64::from(p.first_channel), window.first_instance);
-        prop_assert_eq!(u64::from(p.end_channel), window.first_instance + window.tensor.segmentation.instances());
-        prop_assert_eq!(u64::from(p.slot_base), window.slot_base);
-        let groups = u64::from(dispatch.workgroups[0]) * u64::from(dispatch.workgroups[1]);
-        prop_assert!(groups >= u64::from(p.groups) && u64::from(p.groups) == p_groups(window));
-        let walked = u64::from(p.split_extent) * window.reduction.splits;
-        prop_assert!(u64::from(p.extent) == window.reduction.extent && walked >= u64::from(p.extent));
-        let trips = u64::from(p.blocks) * 4 * u64::from(p.positions);
-        prop_assert!(trips >= u64::from(p.split_extent), "a split is longer than its trips: {p:?}");
-        told += 1;
-    }
-    prop_assert_eq!(told, windows.windows.len());
     Ok(windows.windows.len())
 }
 
-fn p_groups(window: &super::window::Window) -> u64 {
-    window.reduction.tiles * window.reduction.splits
+/// The dispatches of every operation over a tensor that is laid out, and no more than one operation at a time: of many windows they
+/// are large.
+fn each_operation(
+    plan: &Plan,
+    laid: &super::Laid,
+    mut check: impl FnMut(&[Dispatch]) -> Result<(), TestCaseError>,
+) -> Result<(), TestCaseError> {
+    let refused = |dispatches| match dispatches {
+        Err(Error::TooManyForMoments { .. } | Error::SegmentedFold | Error::TooManySegments { .. }) => Vec::new(),
+        dispatches => served(dispatches, true),
+    };
+    let backwards = [
+        BackwardOptions { saved: true, ..EVERYTHING },
+        BackwardOptions { derivative: Derivative::Mask, residual_gradient: GradientMode::Overwrite, ..EVERYTHING },
+        BackwardOptions { valid: true, renormalization: true, ..EVERYTHING },
+    ];
+    if *laid == plan.batch {
+        let training = TrainingOptions { saved: true, mask: true, ..TrainingOptions::default() };
+        for valid in [false, true] {
+            check(&refused(plan.training(TrainingOptions { valid, ..training })))?;
+            check(&refused(plan.part_moments(valid)))?;
+        }
+        check(&refused(plan.training_from_parts(2, training)))?;
+        for options in backwards {
+            check(&refused(plan.backward(options)))?;
+        }
+        check(&refused(plan.backward(BackwardOptions { derivative: Derivative::Inverted, ..EVERYTHING })))?;
+        check(&refused(plan.part_gradients(backwards[0])))?;
+        check(&refused(plan.backward_from_parts(2, 2, backwards[0])))?;
+    }
+    if *laid == plan.recorded {
+        for valid in [false, true] {
+            check(&refused(plan.inference(InferenceOptions { residual: true, valid, ..Default::default() })))?;
+            check(&refused(plan.accumulate_moments(valid)))?;
+        }
+        check(&refused(plan.fold(FoldOptions::default())))?;
+        for options in backwards {
+            check(&refused(plan.backward_frozen(BackwardOptions { renormalization: false, ..options })))?;
+        }
+    }
+    Ok(())
+}
+
+/// What kernels are told in 32 bits is what the plan has in 64: in every pass over the tensor, from what is bound and from what is told,
+/// each element is in one window. Passes are told apart by what is dispatched between them.
+fn check_told(plan: &Plan, laid: &super::Laid, dispatches: &[Dispatch]) -> Result<HashSet<Pass>, TestCaseError> {
+    let super::Work::Windows(windows) = &laid.work else { return Ok(HashSet::new()) };
+    let mut kinds = HashSet::new();
+    for pass in dispatches.split(|dispatch| dispatch.region.is_none()).filter(|pass| !pass.is_empty()) {
+        prop_assert_eq!(pass.len(), windows.windows.len());
+        let kind = Pass::of(pass[0].kernel);
+        kinds.insert(kind);
+        let reduces = matches!(kind, Pass::Reduces(..));
+        for (index, dispatch) in pass.iter().enumerate() {
+            let window = &windows.windows[if reduces { index } else { pass.len() - 1 - index }];
+            check_told_window(plan, laid, window, dispatch)?;
+            prop_assert_eq!(Pass::of(dispatch.kernel), kind);
+            prop_assert_eq!(u64::from(dispatch.params.slot_base), window.slot_base);
+            prop_assert!(!reduces || u64::from(dispatch.params.slots) == windows.slots);
+        }
+        // By what kernels are told alone: a window's channels lie in equal parts, one behind the other.
+        let mut ranges: Vec<_> = pass
+            .iter()
+            .map(|Dispatch { region, params: p, .. }| {
+                let first = region.unwrap().first_element + u64::from(p.window_base);
+                let parts = (p.end_channel - p.first_channel) / p.part_channels;
+                first..first + u64::from(parts) * u64::from(p.part_elements)
+            })
+            .collect();
+        ranges.sort_by_key(|range| range.start);
+        prop_assert!(ranges[0].start == 0 && ranges[ranges.len() - 1].end == laid.tensor.elements());
+        prop_assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start), "windows with a gap, or that overlap");
+    }
+    Ok(kinds)
+}
+
+/// What a pass does, and whether some of its elements may be padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Pass {
+    Reduces(Reduction, bool),
+    Maps(Elementwise, bool),
+}
+
+impl Pass {
+    fn of(kernel: Kernel) -> Self {
+        match kernel {
+            Kernel::Reduce(reduction, walk) => Self::Reduces(reduction, walk.skips_padding),
+            Kernel::Apply(map, walk) => Self::Maps(map, walk.skips_padding),
+            _ => panic!("{kernel:?} is given a window"),
+        }
+    }
+}
+
+fn check_told_window(
+    plan: &Plan,
+    laid: &super::Laid,
+    window: &super::window::Window,
+    dispatch: &Dispatch,
+) -> Result<(), TestCaseError> {
+    let (region, p) = (dispatch.region.unwrap(), dispatch.params);
+    prop_assert_eq!(region, window.region(laid.tensor, &plan.profile));
+    let geometry = match dispatch.kernel {
+        Kernel::Reduce(..) => &window.reduction,
+        _ => &window.map,
+    };
+    let part = window.tensor.part();
+    let instances = window.tensor.segmentation.instances();
+    for (told, planned) in [
+        (p.elements, region.elements),
+        (p.units, region.elements.div_ceil(4)),
+        (p.window_base, window.first_element - region.first_element),
+        (p.first_channel, window.first_instance),
+        (p.end_channel, window.first_instance + instances),
+        (p.part_channels, u64::from(part.channels)),
+        (p.part_elements, part.elements()),
+        (p.inner, part.inner),
+        (p.outer_elements, u64::from(part.channels) * part.inner),
+        (p.channels, laid.tensor.segmentation.instances()),
+        (p.groups, geometry.tiles * geometry.splits),
+        (p.extent, geometry.extent),
+        (p.split_extent, geometry.split_extent),
+    ] {
+        prop_assert_eq!(u64::from(told), planned, "{:?}", dispatch);
+    }
+    let (mask, before) = region.of_mask(&plan.profile);
+    prop_assert!(mask.start.is_multiple_of(plan.profile.slice_alignment()) && mask.end <= plan.mask_size());
+    prop_assert_eq!(8 * mask.start + before, region.first_element);
+    prop_assert_eq!(4 * u64::from(p.mask_unit), before);
+    if p.flags & Params::HAS_VALID != 0 {
+        prop_assert_eq!(4 * u64::from(p.valid_unit), region.first_element);
+        // A segment's records of its cells stand behind those of the whole, and all of them before the first bit.
+        let segments = laid.segments();
+        let cell = if laid.cells() > 1 { segments * (1 + window.cell.index) } else { 0 };
+        prop_assert_eq!(u64::from(p.valid_base), plan.valid_base(laid) + cell);
+        prop_assert!(4 * (u64::from(p.valid_base) + segments) <= u64::from(p.valid_bits));
+    }
+    let groups = u64::from(dispatch.workgroups[0]) * u64::from(dispatch.workgroups[1]);
+    prop_assert!(groups >= u64::from(p.groups));
+    let walked = u64::from(p.split_extent) * geometry.splits;
+    prop_assert!(walked >= u64::from(p.extent));
+    let trips = u64::from(p.blocks) * 4 * u64::from(p.positions);
+    prop_assert!(trips >= u64::from(p.split_extent), "a split is longer than its trips: {p:?}");
+    // The last, overhanging trip is counted in 32 bits too.
+    prop_assert!(4 * (walked + trips) < 1 << 32, "{p:?}");
+    Ok(())
 }
 
 #[test]
-fn windows_of_tensors_up_to_two_to_the_forty_elements_lie_beside_each_other() {
+fn kernels_are_told_each_element_of_tensors_up_to_two_to_the_forty_once_a_pass() {
     let counts = std::cell::Cell::new([0_usize; 2]);
     let most = std::cell::Cell::new(0);
-    let shapes = (28..39_u32, 0.0..1.0_f64, 0.0..1.0_f64, 0..5_u32, 0..3_usize, classes());
-    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) };
-    let run = |(bits, first, second, odd, parts, class): (u32, f64, f64, u32, usize, AdapterClass)| {
+    let passes = std::cell::RefCell::new(HashMap::<Pass, usize>::new());
+    let shapes = (28..39_u32, 0.0..1.0_f64, 0.0..1.0_f64, 0..5_u32, 0..3_usize, classes(), any::<bool>());
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) };
+    let run = |(bits, first, second, odd, parts, class, shared): (u32, f64, f64, u32, usize, AdapterClass, bool)| {
         // Exponents of channels and inner at random, the rest is outer; odd and even numbers near the powers.
         let channels_log2 = (first * 21.0) as u32;
         let inner_log2 = (second * f64::from(bits - channels_log2 + 1)) as u32;
@@ -732,14 +856,24 @@ fn windows_of_tensors_up_to_two_to_the_forty_elements_lie_beside_each_other() {
         let (outer, channels, inner) = (near(outer_log2, 0), near(channels_log2, 1), near(inner_log2, 2));
         let shape = Shape::flat(outer << parts, channels, inner).with_sub_batches(1 << parts).unwrap();
         for element in [ElementType::F32, ElementType::Bf16] {
-            let convention = Convention { segment_running: SegmentRunning::Separate, ..Convention::onnx() };
-            let descriptor =
-                BatchNormDescriptor { channels: channels as u32, element, convention, ..Default::default() };
+            let segment_running = if shared { SegmentRunning::InTurn } else { SegmentRunning::Separate };
+            let convention = Convention { segment_running, ..Convention::onnx() };
+            let (channels, activation) = (channels as u32, Activation::LeakyRelu { slope: 0.1 });
+            let descriptor = BatchNormDescriptor { channels, element, convention, activation, ..Default::default() };
             let [planned, refused] = counts.get();
             match Plan::new(&descriptor, &shape, &DeviceProfile::webgpu(class)) {
                 Ok(plan) => {
-                    let windows = check_tiling(&plan)?;
-                    most.set(most.get().max(windows));
+                    let apart = plan.batch != plan.recorded;
+                    for laid in [&plan.batch, &plan.recorded].into_iter().take(1 + usize::from(apart)) {
+                        let windows = check_tiling(&plan, laid)?;
+                        most.set(most.get().max(windows));
+                        each_operation(&plan, laid, |dispatches| {
+                            for pass in check_told(&plan, laid, dispatches)? {
+                                *passes.borrow_mut().entry(pass).or_default() += windows;
+                            }
+                            Ok(())
+                        })?;
+                    }
                     counts.set([planned + 1, refused]);
                 }
                 Err(Error::LimitExceeded { required, available, .. }) => {
@@ -754,8 +888,15 @@ fn windows_of_tensors_up_to_two_to_the_forty_elements_lie_beside_each_other() {
     };
     proptest::test_runner::TestRunner::new(config).run(&shapes, run).unwrap();
     let [planned, refused] = counts.get();
-    println!("{planned} planned, {refused} refused, {} windows at most", most.get());
+    let passes = passes.into_inner();
+    println!("{planned} planned, {refused} refused, {} windows at most, {passes:?}", most.get());
     assert!(planned > refused && most.get() > 1 << 14, "{planned} planned, {refused} refused, {}", most.get());
+    // Bits of valid elements are one binding, so there are few windows of padded tensors.
+    let enough = |(pass, &windows): (&Pass, &usize)| match pass {
+        Pass::Reduces(_, true) | Pass::Maps(_, true) => windows > 50,
+        Pass::Reduces(_, false) | Pass::Maps(_, false) => windows > 1 << 14,
+    };
+    assert!(passes.len() == 20 && passes.iter().all(enough), "{passes:?}");
 }
 
 /// A pipeline has the barrier as a constant: whether `trips_in_step` is 0, by which it divides.
