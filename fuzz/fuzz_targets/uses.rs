@@ -9,7 +9,7 @@ mod bytes;
 mod careless;
 
 use bytes::Bytes;
-use careless::fuzz::{Use, World, cuts, descriptors, kernels, pins, slices};
+use careless::fuzz::{Use, World, choices, cuts, descriptors, kernels, pins, slices, windows};
 use libfuzzer_sys::fuzz_target;
 
 thread_local! {
@@ -25,6 +25,8 @@ fuzz_target!(|data: &[u8]| {
         kernels: bytes.draw(&kernels()),
         strategies: bytes.draw(&pins()),
         slices: bytes.draw(&slices()),
+        max_window_size: bytes.draw(&windows()),
+        choices: bytes.draw(&choices()),
     };
     WORLD.with(|world| world.check(case).unwrap());
 });

@@ -40,6 +40,10 @@ pub struct KernelsDescriptor {
     /// binding. Less keeps single dispatches shorter, for desktops that reset a GPU after two seconds. Never less than 1 KiB.
     /// Default: [`DeviceProfile::DEFAULT_MAX_WINDOW_SIZE`].
     pub max_window_size: Option<u64>,
+    /// Plans for a software driver that runs so many invocations as one vector, see [`DeviceProfile::vector_width`]: where an adapter does
+    /// not say that it is one, and for testing. Results stay right on any device. Default: 8 where the adapter's name has "llvmpipe", else
+    /// 0, not known.
+    pub vector_width: Option<u32>,
     /// The caller's pipeline cache, used for every pipeline. Default: none.
     pub pipeline_cache: Option<wgpu::PipelineCache>,
 }
@@ -122,7 +126,7 @@ impl Kernels {
             max_window_size: descriptor.max_window_size.unwrap_or(DeviceProfile::DEFAULT_MAX_WINDOW_SIZE),
             min_storage_buffer_offset_alignment: limits.min_storage_buffer_offset_alignment,
             min_uniform_buffer_offset_alignment: limits.min_uniform_buffer_offset_alignment,
-            vector_width: if info.name.contains("llvmpipe") { 8 } else { 0 },
+            vector_width: descriptor.vector_width.unwrap_or(if info.name.contains("llvmpipe") { 8 } else { 0 }),
         };
         let shared = Shared {
             device: device.clone(),

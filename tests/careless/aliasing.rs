@@ -21,7 +21,58 @@ pub(super) struct Place {
 pub(super) struct Operation {
     pub name: &'static str,
     pub places: Vec<Place>,
-    pub bind: fn(&BatchNorm, &Plan, &[BufferSlice<'_>]) -> Bound,
+    pub bind: fn(&BatchNorm, &Plan, &Given<'_>) -> Bound,
+}
+
+/// What an operation is given: a slice for each of its places, of which optional ones may be left out; one bit a place.
+pub(super) struct Given<'a> {
+    pub slices: &'a [BufferSlice<'a>],
+    pub left_out: u32,
+    /// Gradients that are accumulated where they usually are overwritten, and the other way round.
+    pub turned: u32,
+}
+
+impl<'a> Given<'a> {
+    pub(super) const fn all(slices: &'a [BufferSlice<'a>]) -> Self {
+        Self { slices, left_out: 0, turned: 0 }
+    }
+
+    fn optional(&self, index: usize) -> Option<BufferSlice<'a>> {
+        (self.left_out >> index & 1 == 0).then_some(self.slices[index])
+    }
+
+    fn gradient(&self, index: usize, usual: fn(BufferSlice<'a>) -> Gradient<'a>) -> Option<Gradient<'a>> {
+        let turned = self.turned >> index & 1 == 1;
+        self.optional(index).map(|slice| match usual(slice) {
+            Gradient::Overwrite(slice) if turned => Gradient::Accumulate(slice),
+            Gradient::Accumulate(slice) if turned => Gradient::Overwrite(slice),
+            gradient => gradient,
+        })
+    }
+
+    /// Mean, variance and counter, from a place on.
+    fn running(&self, first: usize) -> Option<RunningStatistics<'a>> {
+        let batches_tracked = self.optional(first + 2);
+        let of = |mean| RunningStatistics { mean, variance: self.slices[first + 1], batches_tracked };
+        self.optional(first).map(of)
+    }
+
+    fn renormalization(&self, first: usize) -> Option<Renormalization<'a>> {
+        self.optional(first).map(|saved| Renormalization { saved, limits: self.slices[first + 1] })
+    }
+
+    /// Recomputed where what tells it is left out.
+    fn state(&self, index: usize, told: fn(BufferSlice<'a>) -> ActivationState<'a>) -> ActivationState<'a> {
+        self.optional(index).map_or_else(ActivationState::default, told)
+    }
+}
+
+impl<'a> std::ops::Index<usize> for Given<'a> {
+    type Output = BufferSlice<'a>;
+
+    fn index(&self, index: usize) -> &BufferSlice<'a> {
+        &self.slices[index]
+    }
 }
 
 const fn read(name: &'static str, size: u64) -> Place {
@@ -88,15 +139,15 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
             ]),
             bind: |bn, plan, s| {
                 let buffers = TrainingBuffers {
-                    residual: Some(s[2]),
-                    activation_mask: Some(s[3]),
-                    health: Some(s[4]),
-                    gamma: Some(s[5]),
-                    beta: Some(s[6]),
-                    running: Some(RunningStatistics { mean: s[7], variance: s[8], batches_tracked: Some(s[9]) }),
-                    saved: Some(s[10]),
-                    valid: Some(s[11]),
-                    renormalization: Some(Renormalization { saved: s[12], limits: s[13] }),
+                    residual: s.optional(2),
+                    activation_mask: s.optional(3),
+                    health: s.optional(4),
+                    gamma: s.optional(5),
+                    beta: s.optional(6),
+                    running: s.running(7),
+                    saved: s.optional(10),
+                    valid: s.optional(11),
+                    renormalization: s.renormalization(12),
                     ..TrainingBuffers::new(s[0], s[1], s[14])
                 };
                 let step = bn.bind_training(plan, &buffers)?;
@@ -117,10 +168,10 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
             ]),
             bind: |bn, plan, s| {
                 let buffers = TrainingBuffers {
-                    gamma: Some(s[2]),
-                    beta: Some(s[3]),
-                    running: Some(RunningStatistics { mean: s[4], variance: s[5], batches_tracked: Some(s[6]) }),
-                    saved: Some(s[7]),
+                    gamma: s.optional(2),
+                    beta: s.optional(3),
+                    running: s.running(4),
+                    saved: s.optional(7),
                     ..TrainingBuffers::new(s[0], s[1], s[8])
                 };
                 let step = bn.bind_training(plan, &buffers)?;
@@ -131,8 +182,8 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
             name: "inference with a mask",
             places: with(&[&forward(), &parameters(), &recorded(), &[written("activation_mask", mask)]]),
             bind: |bn, plan, s| {
-                let (residual, gamma, beta) = (Some(s[2]), Some(s[3]), Some(s[4]));
-                let activation_mask = Some(s[7]);
+                let (residual, gamma, beta) = (s.optional(2), s.optional(3), s.optional(4));
+                let activation_mask = s.optional(7);
                 let buffers = InferenceBuffers::new(s[0], s[1], s[5], s[6]);
                 let buffers = InferenceBuffers { residual, activation_mask, gamma, beta, ..buffers };
                 bn.bind_inference(plan, &buffers).map(step)
@@ -142,7 +193,7 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
             name: "padded inference",
             places: with(&[&forward(), &parameters(), &recorded(), &[read("valid", valid)]]),
             bind: |bn, plan, s| {
-                let (residual, gamma, beta, valid) = (Some(s[2]), Some(s[3]), Some(s[4]), Some(s[7]));
+                let (residual, gamma, beta, valid) = (s.optional(2), s.optional(3), s.optional(4), s.optional(7));
                 let buffers = InferenceBuffers::new(s[0], s[1], s[5], s[6]);
                 let buffers = InferenceBuffers { residual, valid, gamma, beta, ..buffers };
                 bn.bind_inference(plan, &buffers).map(step)
@@ -151,17 +202,17 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
         Operation {
             name: "backward from a mask",
             places: backward(&[read("activation.mask", mask)]),
-            bind: |bn, plan, s| bind_backward(bn, plan, s, ActivationState::Mask(s[12])),
+            bind: |bn, plan, s| bind_backward(bn, plan, s, s.state(12, ActivationState::Mask)),
         },
         Operation {
             name: "backward from the output's sign",
             places: backward(&[read("activation.output", tensor)]),
-            bind: |bn, plan, s| bind_backward(bn, plan, s, ActivationState::Output(s[12])),
+            bind: |bn, plan, s| bind_backward(bn, plan, s, s.state(12, ActivationState::Output)),
         },
         Operation {
             name: "recomputing backward",
             places: backward(&[read("activation.residual", tensor)]),
-            bind: |bn, plan, s| bind_backward(bn, plan, s, ActivationState::Recompute { residual: Some(s[12]) }),
+            bind: |bn, plan, s| bind_backward(bn, plan, s, ActivationState::Recompute { residual: s.optional(12) }),
         },
         Operation {
             name: "plain backward",
@@ -183,12 +234,12 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
             ]),
             bind: |bn, plan, s| {
                 let buffers = OutputBackwardBuffers {
-                    gamma: Some(s[2]),
-                    beta: Some(s[3]),
-                    valid: Some(s[5]),
-                    input_gradient: Some(Gradient::Overwrite(s[6])),
-                    gamma_gradient: Some(Gradient::Accumulate(s[7])),
-                    beta_gradient: Some(Gradient::Overwrite(s[8])),
+                    gamma: s.optional(2),
+                    beta: s.optional(3),
+                    valid: s.optional(5),
+                    input_gradient: s.gradient(6, Gradient::Overwrite),
+                    gamma_gradient: s.gradient(7, Gradient::Accumulate),
+                    beta_gradient: s.gradient(8, Gradient::Overwrite),
                     ..OutputBackwardBuffers::new(s[0], s[1], s[4], s[9])
                 };
                 bn.bind_backward_from_output(plan, &buffers).map(step)
@@ -197,17 +248,17 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
         Operation {
             name: "frozen backward from a mask",
             places: frozen(&[read("activation.mask", mask)]),
-            bind: |bn, plan, s| bind_frozen(bn, plan, s, ActivationState::Mask(s[12])),
+            bind: |bn, plan, s| bind_frozen(bn, plan, s, s.state(12, ActivationState::Mask)),
         },
         Operation {
             name: "frozen backward from the output's sign",
             places: frozen(&[read("activation.output", tensor)]),
-            bind: |bn, plan, s| bind_frozen(bn, plan, s, ActivationState::Output(s[12])),
+            bind: |bn, plan, s| bind_frozen(bn, plan, s, s.state(12, ActivationState::Output)),
         },
         Operation {
             name: "recomputing frozen backward",
             places: frozen(&[read("activation.residual", tensor)]),
-            bind: |bn, plan, s| bind_frozen(bn, plan, s, ActivationState::Recompute { residual: Some(s[12]) }),
+            bind: |bn, plan, s| bind_frozen(bn, plan, s, ActivationState::Recompute { residual: s.optional(12) }),
         },
         Operation {
             name: "folding",
@@ -221,10 +272,10 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
                 let buffers = FoldBuffers {
                     weight: s[0],
                     folded_weight: s[1],
-                    bias: Some(s[2]),
+                    bias: s.optional(2),
                     folded_bias: s[3],
-                    gamma: Some(s[4]),
-                    beta: Some(s[5]),
+                    gamma: s.optional(4),
+                    beta: s.optional(5),
                     running_mean: s[6],
                     running_variance: s[7],
                 };
@@ -265,7 +316,7 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
                 workspace(),
             ],
             bind: |bn, plan, s| {
-                let buffers = AccumulateBuffers { input: s[0], moments: s[1], valid: Some(s[2]), workspace: s[3] };
+                let buffers = AccumulateBuffers { input: s[0], moments: s[1], valid: s.optional(2), workspace: s[3] };
                 bn.bind_accumulate(plan, &buffers).map(step)
             },
         },
@@ -278,7 +329,7 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
                 workspace(),
             ],
             bind: |bn, plan, s| {
-                let buffers = PartBuffers { valid: Some(s[2]), ..PartBuffers::new(s[0], s[1], s[3]) };
+                let buffers = PartBuffers { valid: s.optional(2), ..PartBuffers::new(s[0], s[1], s[3]) };
                 bn.bind_part_moments(plan, &buffers).map(step)
             },
         },
@@ -306,9 +357,9 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
             ],
             bind: |bn, plan, s| {
                 let buffers = ConcludeBuffers {
-                    running: Some(RunningStatistics { mean: s[2], variance: s[3], batches_tracked: Some(s[4]) }),
-                    health: Some(s[5]),
-                    renormalization: Some(Renormalization { saved: s[6], limits: s[7] }),
+                    running: s.running(2),
+                    health: s.optional(5),
+                    renormalization: s.renormalization(6),
                     ..ConcludeBuffers::new(s[0], s[1])
                 };
                 let step = bn.bind_conclude(plan, &buffers)?;
@@ -331,15 +382,15 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
             ]),
             bind: |bn, plan, s| {
                 let buffers = TrainingBuffers {
-                    residual: Some(s[2]),
-                    activation_mask: Some(s[3]),
-                    health: Some(s[4]),
-                    gamma: Some(s[5]),
-                    beta: Some(s[6]),
-                    running: Some(RunningStatistics { mean: s[7], variance: s[8], batches_tracked: Some(s[9]) }),
-                    saved: Some(s[10]),
-                    valid: Some(s[11]),
-                    renormalization: Some(Renormalization { saved: s[12], limits: s[13] }),
+                    residual: s.optional(2),
+                    activation_mask: s.optional(3),
+                    health: s.optional(4),
+                    gamma: s.optional(5),
+                    beta: s.optional(6),
+                    running: s.running(7),
+                    saved: s.optional(10),
+                    valid: s.optional(11),
+                    renormalization: s.renormalization(12),
                     ..TrainingBuffers::new(s[0], s[1], s[15])
                 };
                 let step = bn.bind_training_from_parts(plan, s[14], &buffers)?;
@@ -352,32 +403,34 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
         Operation {
             name: "gradient sums of a part from a mask",
             places: with(&[&backward(&[read("activation.mask", mask)]), &sums_of_a_part()]),
-            bind: |bn, plan, s| bind_part_gradients(bn, plan, s, ActivationState::Mask(s[12])),
+            bind: |bn, plan, s| bind_part_gradients(bn, plan, s, s.state(12, ActivationState::Mask)),
         },
         Operation {
             name: "gradient sums of a part from the output's sign",
             places: with(&[&backward(&[read("activation.output", tensor)]), &sums_of_a_part()]),
-            bind: |bn, plan, s| bind_part_gradients(bn, plan, s, ActivationState::Output(s[12])),
+            bind: |bn, plan, s| bind_part_gradients(bn, plan, s, s.state(12, ActivationState::Output)),
         },
         Operation {
             name: "recomputing gradient sums of a part",
             places: with(&[&backward(&[read("activation.residual", tensor)]), &sums_of_a_part()]),
-            bind: |bn, plan, s| bind_part_gradients(bn, plan, s, ActivationState::Recompute { residual: Some(s[12]) }),
+            bind: |bn, plan, s| {
+                bind_part_gradients(bn, plan, s, ActivationState::Recompute { residual: s.optional(12) })
+            },
         },
         Operation {
             name: "backward from parts and a mask",
             places: with(&[&backward(&[read("activation.mask", mask)]), &records_of_parts()]),
-            bind: |bn, plan, s| bind_from_parts(bn, plan, s, ActivationState::Mask(s[12])),
+            bind: |bn, plan, s| bind_from_parts(bn, plan, s, s.state(12, ActivationState::Mask)),
         },
         Operation {
             name: "backward from parts and the output's sign",
             places: with(&[&backward(&[read("activation.output", tensor)]), &records_of_parts()]),
-            bind: |bn, plan, s| bind_from_parts(bn, plan, s, ActivationState::Output(s[12])),
+            bind: |bn, plan, s| bind_from_parts(bn, plan, s, s.state(12, ActivationState::Output)),
         },
         Operation {
             name: "recomputing backward from parts",
             places: with(&[&backward(&[read("activation.residual", tensor)]), &records_of_parts()]),
-            bind: |bn, plan, s| bind_from_parts(bn, plan, s, ActivationState::Recompute { residual: Some(s[12]) }),
+            bind: |bn, plan, s| bind_from_parts(bn, plan, s, ActivationState::Recompute { residual: s.optional(12) }),
         },
         Operation {
             name: "population",
@@ -394,57 +447,57 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
     ]
 }
 
-fn plain_backward<'a>(s: &[BufferSlice<'a>]) -> BackwardBuffers<'a> {
+fn plain_backward<'a>(s: &Given<'a>) -> BackwardBuffers<'a> {
     BackwardBuffers {
-        gamma: Some(s[2]),
-        beta: Some(s[3]),
-        saved: Some(s[4]),
-        input_gradient: Some(Gradient::Overwrite(s[5])),
-        gamma_gradient: Some(Gradient::Accumulate(s[6])),
-        beta_gradient: Some(Gradient::Overwrite(s[7])),
+        gamma: s.optional(2),
+        beta: s.optional(3),
+        saved: s.optional(4),
+        input_gradient: s.gradient(5, Gradient::Overwrite),
+        gamma_gradient: s.gradient(6, Gradient::Accumulate),
+        beta_gradient: s.gradient(7, Gradient::Overwrite),
         ..BackwardBuffers::new(s[0], s[1], s[8])
     }
 }
 
-fn backward_buffers<'a>(s: &[BufferSlice<'a>], activation: ActivationState<'a>) -> BackwardBuffers<'a> {
+fn backward_buffers<'a>(s: &Given<'a>, activation: ActivationState<'a>) -> BackwardBuffers<'a> {
     BackwardBuffers {
-        gamma: Some(s[2]),
-        beta: Some(s[3]),
-        saved: Some(s[4]),
-        valid: Some(s[5]),
-        renormalization: Some(s[6]),
+        gamma: s.optional(2),
+        beta: s.optional(3),
+        saved: s.optional(4),
+        valid: s.optional(5),
+        renormalization: s.optional(6),
         activation,
-        input_gradient: Some(Gradient::Overwrite(s[7])),
-        gamma_gradient: Some(Gradient::Overwrite(s[8])),
-        beta_gradient: Some(Gradient::Accumulate(s[9])),
-        residual_gradient: Some(Gradient::Accumulate(s[11])),
+        input_gradient: s.gradient(7, Gradient::Overwrite),
+        gamma_gradient: s.gradient(8, Gradient::Overwrite),
+        beta_gradient: s.gradient(9, Gradient::Accumulate),
+        residual_gradient: s.gradient(11, Gradient::Accumulate),
         ..BackwardBuffers::new(s[0], s[1], s[10])
     }
 }
 
-fn bind_backward(bn: &BatchNorm, plan: &Plan, s: &[BufferSlice<'_>], activation: ActivationState<'_>) -> Bound {
+fn bind_backward(bn: &BatchNorm, plan: &Plan, s: &Given<'_>, activation: ActivationState<'_>) -> Bound {
     bn.bind_backward(plan, &backward_buffers(s, activation)).map(step)
 }
 
-fn bind_part_gradients(bn: &BatchNorm, plan: &Plan, s: &[BufferSlice<'_>], activation: ActivationState<'_>) -> Bound {
+fn bind_part_gradients(bn: &BatchNorm, plan: &Plan, s: &Given<'_>, activation: ActivationState<'_>) -> Bound {
     bn.bind_part_gradients(plan, s[13], &backward_buffers(s, activation)).map(step)
 }
 
-fn bind_from_parts(bn: &BatchNorm, plan: &Plan, s: &[BufferSlice<'_>], activation: ActivationState<'_>) -> Bound {
+fn bind_from_parts(bn: &BatchNorm, plan: &Plan, s: &Given<'_>, activation: ActivationState<'_>) -> Bound {
     bn.bind_backward_from_parts(plan, s[13], s[14], &backward_buffers(s, activation)).map(step)
 }
 
-fn bind_frozen(bn: &BatchNorm, plan: &Plan, s: &[BufferSlice<'_>], activation: ActivationState<'_>) -> Bound {
+fn bind_frozen(bn: &BatchNorm, plan: &Plan, s: &Given<'_>, activation: ActivationState<'_>) -> Bound {
     let buffers = FrozenBackwardBuffers {
-        input: Some(s[0]),
-        gamma: Some(s[2]),
-        beta: Some(s[3]),
-        valid: Some(s[6]),
+        input: s.optional(0),
+        gamma: s.optional(2),
+        beta: s.optional(3),
+        valid: s.optional(6),
         activation,
-        input_gradient: Some(Gradient::Overwrite(s[7])),
-        gamma_gradient: Some(Gradient::Overwrite(s[8])),
-        beta_gradient: Some(Gradient::Accumulate(s[9])),
-        residual_gradient: Some(Gradient::Accumulate(s[11])),
+        input_gradient: s.gradient(7, Gradient::Overwrite),
+        gamma_gradient: s.gradient(8, Gradient::Overwrite),
+        beta_gradient: s.gradient(9, Gradient::Accumulate),
+        residual_gradient: s.gradient(11, Gradient::Accumulate),
         ..FrozenBackwardBuffers::new(s[1], s[4], s[5], s[10])
     };
     bn.bind_backward_frozen(plan, &buffers).map(step)
@@ -452,8 +505,8 @@ fn bind_frozen(bn: &BatchNorm, plan: &Plan, s: &[BufferSlice<'_>], activation: A
 
 pub(super) const ALIGNMENT: u64 = 256;
 
-/// Calls `check` with every element type, and shapes that are walked by columns and by rows; in windows; and with segments that share
-/// running statistics.
+/// Calls `check` with every element type, and shapes that are walked by columns and by rows; by spans; in windows; and with segments that
+/// share running statistics.
 fn each_plan(check: impl Fn(&Noop, &BatchNorm, &Plan)) {
     let noop = Noop::new();
     let kernels = Kernels::new(&noop.device);
@@ -472,6 +525,9 @@ fn each_plan(check: impl Fn(&Noop, &BatchNorm, &Plan)) {
             assert_eq!(check(&kernels, element, Shape::new(&shape).unwrap()), 1);
         }
     }
+    let vectors = KernelsDescriptor { class: Some(AdapterClass::Cpu), vector_width: Some(8), ..Default::default() };
+    let by_spans = Kernels::with_descriptor(&noop.device, &vectors);
+    check(&by_spans, ElementType::F32, Shape::new(&[40, 64, 1]).unwrap());
     let in_windows = kernels.with_max_window_size(1 << 14);
     assert!(check(&in_windows, ElementType::F32, Shape::new(&[3, 70, 65]).unwrap()) > 1);
     let segmented = Shape::new(&[8, 12, 16]).unwrap().with_sub_batches(2).unwrap();
@@ -505,7 +561,7 @@ fn every_pair_of_bindings_of_every_operation_is_served_or_refused() {
                     let exact = start == 0 && a.size == b.size;
                     let replaces = exact && (a.over == Some(b.name) || b.over == Some(a.name));
                     let name = format!("{about}: {}: {} and {} from byte {start}", operation.name, a.name, b.name);
-                    match (operation.bind)(bn, plan, &slices) {
+                    match (operation.bind)(bn, plan, &Given::all(&slices)) {
                         Ok(record) => {
                             assert!(!overlap || replaces || !a.written && !b.written, "served: {name}");
                             noop.run(|pass| record(pass));
@@ -551,8 +607,8 @@ fn one_pooled_buffer_serves_all_slices_of_every_operation_in_any_order() {
                         end = (end + places[index].size).next_multiple_of(ALIGNMENT);
                     }
                     let name = || format!("{about}: {}: {order:?}", operation.name);
-                    let record =
-                        (operation.bind)(bn, plan, &slices).unwrap_or_else(|error| panic!("{}: {error}", name()));
+                    let record = (operation.bind)(bn, plan, &Given::all(&slices))
+                        .unwrap_or_else(|error| panic!("{}: {error}", name()));
                     noop.run(|pass| record(pass));
                     // And a result in the place of what it replaces, among all the others.
                     for (index, place) in places.iter().enumerate() {
@@ -560,8 +616,8 @@ fn one_pooled_buffer_serves_all_slices_of_every_operation_in_any_order() {
                         let replaced = places.iter().position(|other| other.name == over).unwrap();
                         let mut slices = slices.clone();
                         slices[index] = slices[replaced];
-                        let record =
-                            (operation.bind)(bn, plan, &slices).unwrap_or_else(|error| panic!("{}: {error}", name()));
+                        let record = (operation.bind)(bn, plan, &Given::all(&slices))
+                            .unwrap_or_else(|error| panic!("{}: {error}", name()));
                         noop.run(|pass| record(pass));
                     }
                     // And two that are read from one place, beside what is written to the same buffer.
@@ -570,7 +626,7 @@ fn one_pooled_buffer_serves_all_slices_of_every_operation_in_any_order() {
                         if first < second && a.size == b.size && rotation == 0 {
                             let mut slices = slices.clone();
                             slices[second] = slices[first];
-                            let record = (operation.bind)(bn, plan, &slices)
+                            let record = (operation.bind)(bn, plan, &Given::all(&slices))
                                 .unwrap_or_else(|error| panic!("{}: {error}", name()));
                             noop.run(|pass| record(pass));
                         }

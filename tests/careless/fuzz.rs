@@ -12,7 +12,7 @@ use wgpu_batch_norm::{
     ShaderChecks,
 };
 
-use super::aliasing::{ALIGNMENT, operations};
+use super::aliasing::{ALIGNMENT, Given, operations};
 use super::*;
 
 fn runner() -> TestRunner {
@@ -59,7 +59,9 @@ fn activations() -> impl Generated<Value = Activation> {
 
 pub(crate) fn descriptors() -> impl Generated<Value = BatchNormDescriptor> {
     let layout = any::<bool>().prop_map(|last| if last { Layout::ChannelsLast } else { Layout::ChannelsFirst });
-    (0..9_u32, layout, prop::sample::select(&ElementType::ALL[..]), activations(), conventions()).prop_map(
+    // From 36 channels on an invocation may take several lanes.
+    let channels = prop_oneof![3 => 0..9_u32, 1 => (9..20_u32).prop_map(|fours| 4 * fours)];
+    (channels, layout, prop::sample::select(&ElementType::ALL[..]), activations(), conventions()).prop_map(
         |(channels, layout, element, activation, convention)| BatchNormDescriptor {
             channels,
             layout,
@@ -140,6 +142,28 @@ pub(crate) fn slices() -> impl Generated<Value = Vec<Slice>> {
 
 /// More slices than any operation has.
 const MOST_SLICES: usize = 16;
+
+/// Which optional slices are left out, and whose gradients are accumulated where they usually are overwritten.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Choices {
+    left_out: u32,
+    turned: u32,
+}
+
+pub(crate) fn choices() -> impl Generated<Value = Choices> {
+    let few = || (any::<u32>(), any::<u32>(), any::<u32>()).prop_map(|(a, b, c)| a & b & c);
+    let left_out = prop_oneof![2 => Just(0), 2 => few(), 2 => any::<u32>(), 1 => Just(!0)];
+    (left_out, any::<u32>()).prop_map(|(left_out, turned)| Choices { left_out, turned })
+}
+
+/// How much of a tensor one dispatch goes over.
+pub(crate) fn windows() -> impl Generated<Value = u64> {
+    prop_oneof![
+        3 => Just(DeviceProfile::DEFAULT_MAX_WINDOW_SIZE),
+        2 => (9..16_u32, 0..1000_u64).prop_map(|(bits, odd)| (1 << bits) + odd),
+    ]
+}
+
 /// Operations with a slice above this are planned only.
 const MOST_BYTES: u64 = 1 << 18;
 
@@ -159,25 +183,42 @@ pub(crate) struct Use {
     pub descriptor: BatchNormDescriptor,
     pub cut: Cut,
     pub strategies: Strategies,
+    pub max_window_size: u64,
     pub slices: Vec<Slice>,
+    pub choices: Choices,
 }
 
 const CLASSES: [AdapterClass; 3] = [AdapterClass::Discrete, AdapterClass::Integrated, AdapterClass::Cpu];
 const CHECKS: [ShaderChecks; 2] = [ShaderChecks::Trusted, ShaderChecks::Checked];
 
+/// Machines of every class, and how many invocations they run as one vector.
+const MACHINES: [(AdapterClass, u32); 4] =
+    [(AdapterClass::Discrete, 0), (AdapterClass::Integrated, 0), (AdapterClass::Cpu, 0), (AdapterClass::Cpu, 8)];
+
 pub(crate) fn kernels() -> impl Generated<Value = usize> {
-    0..CLASSES.len() * CHECKS.len()
+    let all = MACHINES.len() * CHECKS.len();
+    // What the last machine has of its own takes few of the shapes.
+    prop_oneof![3 => 0..all, 2 => all - CHECKS.len()..all]
 }
 
 #[cfg(test)]
 fn uses() -> impl Generated<Value = Use> {
-    (kernels(), descriptors(), cuts(), pins(), slices())
-        .prop_map(|(kernels, descriptor, cut, strategies, slices)| Use { kernels, descriptor, cut, strategies, slices })
+    let uses = (kernels(), descriptors(), cuts(), pins(), windows(), slices(), choices());
+    uses.prop_map(|(kernels, descriptor, cut, strategies, max_window_size, slices, choices)| Use {
+        kernels,
+        descriptor,
+        cut,
+        strategies,
+        max_window_size,
+        slices,
+        choices,
+    })
 }
 
-/// How often what came of a case: refused as a plan, planned only, refused as a step, recorded.
+/// How often what came of a case: refused as a plan, planned only, refused as a step, recorded; of the last, how many had optional
+/// slices left out, several windows, and kernels whose invocations take several lanes.
 #[derive(Debug, Default)]
-pub(crate) struct Outcomes(Cell<[u64; 4]>);
+pub(crate) struct Outcomes(Cell<[u64; 7]>);
 
 impl Outcomes {
     fn count(&self, index: usize) {
@@ -199,20 +240,26 @@ impl World {
     pub fn new() -> Self {
         let noop = Noop::new();
         let twin = noop.twin();
-        let kernels = CLASSES
+        let of = |(class, vector_width), checks| KernelsDescriptor {
+            class: Some(class),
+            vector_width: Some(vector_width),
+            checks,
+            ..Default::default()
+        };
+        let kernels = MACHINES
             .into_iter()
-            .flat_map(|class| {
-                CHECKS.map(|checks| KernelsDescriptor { class: Some(class), checks, ..Default::default() })
-            })
+            .flat_map(|machine| CHECKS.map(|checks| of(machine, checks)))
             .map(|descriptor| Kernels::with_descriptor(&noop.device, &descriptor))
             .collect();
         Self { noop, twin, kernels, outcomes: Outcomes::default() }
     }
 
     /// Refused with a typed error, or served and recorded without a word from wgpu.
-    pub fn check(&self, Use { kernels, descriptor, cut, strategies, slices: flaws }: Use) -> Result<(), TestCaseError> {
+    pub fn check(&self, case: Use) -> Result<(), TestCaseError> {
+        let Use { kernels, descriptor, cut, strategies, max_window_size, slices: flaws, choices } = case;
         let Self { noop, twin, kernels: all_kernels, outcomes } = self;
-        let Ok(bn) = BatchNorm::with_kernels(&all_kernels[kernels], &descriptor) else {
+        let kernels = all_kernels[kernels].with_max_window_size(max_window_size);
+        let Ok(bn) = BatchNorm::with_kernels(&kernels, &descriptor) else {
             outcomes.count(0);
             return Ok(());
         };
@@ -225,6 +272,10 @@ impl World {
             }
         };
         query(&plan);
+        let spans = kernels.profile().vector_width > 0
+            && plan.problem().inner == 1
+            && plan.problem().channels >= 36
+            && plan.inference_family() == Some(Family::Columns);
         for operation in operations(&plan) {
             let places = &operation.places;
             prop_assert!(places.len() <= MOST_SLICES);
@@ -262,10 +313,13 @@ impl World {
             // wgpu has no slices of nothing.
             let slices: Vec<_> =
                 buffers.iter().map(|(buffer, start, size)| buffer.slice(*start..start + size.max(&4))).collect();
-            match (operation.bind)(&bn, &plan, &slices) {
+            let Choices { left_out, turned } = choices;
+            match (operation.bind)(&bn, &plan, &Given { slices: &slices, left_out, turned }) {
                 Ok(record) => {
                     noop.run(|pass| record(pass));
                     outcomes.count(3);
+                    let counted = [left_out & ((1 << places.len()) - 1) != 0, plan.window_count() > 1, spans];
+                    (4..).zip(counted).filter(|(_, counted)| *counted).for_each(|(index, _)| outcomes.count(index));
                 }
                 Err(error) => {
                     prop_assert!(!error.to_string().is_empty());
@@ -292,7 +346,9 @@ fn anything_is_served_without_a_word_or_refused_with_a_typed_error() {
     let world = World::new();
     runner().run(&uses(), |case| world.check(case)).unwrap();
     let counts = world.outcomes.0.get();
-    println!("refused as a plan, planned only, refused as a step, recorded: {counts:?}");
+    println!(
+        "refused as a plan, planned only, refused as a step, recorded; with less, in windows, by spans: {counts:?}"
+    );
     assert!(counts.iter().all(|&count| count > 0), "{counts:?}");
 }
 

@@ -3,7 +3,7 @@
 
 use wgpu::{Features, Limits};
 
-use super::aliasing::{ALIGNMENT, operations};
+use super::aliasing::{ALIGNMENT, Given, operations};
 use super::*;
 
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ fn run_everything((noop, kernels): &(Noop, Kernels), element: ElementType) {
                 })
                 .collect();
             for slices in [own.iter().map(|buffer| buffer.slice(..)).collect(), pooled] {
-                let record = (operation.bind)(&bn, &plan, &slices)
+                let record = (operation.bind)(&bn, &plan, &Given::all(&slices))
                     .unwrap_or_else(|error| panic!("{:?} {element}: {}: {error}", plan.problem(), operation.name));
                 noop.run(|pass| record(pass));
                 noop.assert_quiet();
