@@ -180,7 +180,9 @@ impl Fields<'_> {
     /// The shapes of the batches that a population comes in: sizes along the first dimension, which add up to the whole.
     pub fn batches(&self) -> Result<Vec<Shape>, Rejection> {
         let (sizes, mut dimensions) = (self.sizes("batches")?, self.sizes("shape")?);
-        if Some(&sizes.iter().sum()) != dimensions.first() {
+        // Sizes may be anything, their sum beyond any number among them.
+        let whole = sizes.iter().try_fold(0_usize, |sum, &size| sum.checked_add(size));
+        if whole.is_none() || whole.as_ref() != dimensions.first() {
             return Err(self.invalid("batches"));
         }
         let batch = |size| {
@@ -454,6 +456,7 @@ mod tests {
         let shape = |size| Shape::new(&[size, 3]).unwrap();
         assert_eq!(batches("[1, 0, 3]").unwrap(), [shape(1), shape(0), shape(3)]);
         assert!(batches("[1, 2]").is_err() && batches("[-1, 5]").is_err() && batches("null").is_err());
+        assert!(batches(&format!("[{}, 5]", usize::MAX)).is_err());
         let operations = |text: &str| Fields(&value(text)).operations();
         let both = operations(r#"{"op": "backward_from_output", "ops": ["forward_training"]}"#).unwrap();
         assert!(both.backward_from_output && both.forward_training && both.trains() && !both.fold);
