@@ -167,6 +167,11 @@ impl Gpu {
 
     /// The first `count` values of a buffer, after everything submitted before.
     pub fn read<T: Pod>(&self, buffer: &wgpu::Buffer, count: usize) -> Vec<T> {
+        self.read_from(buffer, 0, count)
+    }
+
+    /// The same from byte `offset` on.
+    pub fn read_from<T: Pod>(&self, buffer: &wgpu::Buffer, offset: u64, count: usize) -> Vec<T> {
         let size = (count * size_of::<T>()) as u64;
         if size == 0 {
             return Vec::new();
@@ -178,7 +183,7 @@ impl Gpu {
             mapped_at_creation: false,
         });
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, staging.size());
+        encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, staging.size());
         self.queue.submit([encoder.finish()]);
         let (sender, receiver) = futures_intrusive::channel::shared::oneshot_channel();
         staging.map_async(wgpu::MapMode::Read, .., move |result| {

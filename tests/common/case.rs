@@ -11,6 +11,7 @@ use wgpu_batch_norm::{
 };
 
 use super::Target;
+use super::memory::{Held, Memory};
 
 /// What is written into every output before a run, so that an element nobody wrote is seen.
 pub const POISON: f32 = f32::from_bits(0x7FC0_BAD1);
@@ -75,6 +76,8 @@ pub struct Case {
     pub activation: Activation,
     /// What forward adds before the activation.
     pub residual: Option<Vec<f32>>,
+    /// Whether a device is given the input in the place of the residual, which then holds the same.
+    pub residual_is_input: bool,
     /// What backward takes the activation's derivative from.
     pub source: ActivationSource,
     pub returns_residual_gradient: bool,
@@ -149,6 +152,7 @@ impl Case {
             element: ElementType::F32,
             activation: Activation::Identity,
             residual: None,
+            residual_is_input: false,
             source: ActivationSource::Recompute,
             returns_residual_gradient: false,
             reports_health: false,
@@ -568,12 +572,12 @@ impl Case {
 
     /// The same with strategies of the test's choice.
     pub fn run_device_with(&self, target: &Target, strategies: Strategies) -> Result<Results, Error> {
-        let gpu = &target.gpu;
+        let memory = Memory::new(target);
         let bn = BatchNorm::with_kernels(&target.kernels, &self.descriptor())?;
         let plan = bn.plan_with(&self.shape(), strategies)?;
         let (elements, channels) = (self.input.len(), self.channels());
-        let tensor = |label, values: &[f32]| gpu.upload(label, &stored(self.element, values));
-        let vector = |label, values: &[f32]| gpu.upload(label, values);
+        let tensor = |label, values: &[f32]| memory.upload(label, &stored(self.element, values));
+        let vector = |label, values: &[f32]| memory.upload(label, values);
         // What a result takes the place of, or what shows that nobody wrote it.
         let result = |label, replaced: &[f32], otherwise: &[f32]| {
             tensor(label, if self.in_place { replaced } else { otherwise })
@@ -588,15 +592,16 @@ impl Case {
         let running_variance = vector("running_variance", &self.running_variance);
         let updated_mean = vector("updated_mean", &self.running_mean);
         let updated_variance = vector("updated_variance", &self.running_variance);
-        let tracked = self.batches_tracked.map(|count| gpu.upload("batches_tracked", &[count]));
+        let tracked = self.batches_tracked.map(|count| memory.upload("batches_tracked", &[count]));
         let output = result("output", &self.input, &poison);
         let inference = result("inference", &self.input, &poison);
-        let (mask, inference_mask) = (gpu.upload("mask", &self.mask()), gpu.upload("mask", &self.inference_mask()));
+        let (mask, inference_mask) =
+            (memory.upload("mask", &self.mask()), memory.upload("mask", &self.inference_mask()));
         let instances = plan.segmentation().instances() as usize;
         let saved = vector("saved", &vec![POISON; 4 * instances]);
-        let health = gpu.upload("health", &vec![!0_u32; instances]);
-        let valid = gpu.upload("valid", &vec![POISON; plan.valid_size() as usize / 4]);
-        let valid_source = gpu.upload("valid_source", &self.valid_source());
+        let health = memory.upload("health", &vec![!0_u32; instances]);
+        let valid = memory.upload("valid", &vec![POISON; plan.valid_size() as usize / 4]);
+        let valid_source = memory.upload("valid_source", &self.valid_source());
         let limits = vector("limits", &self.renormalization.unwrap_or_default());
         let renormalization = vector("renormalization", &vec![POISON; 2 * instances]);
         let workspace = vector("workspace", &vec![POISON; plan.workspace_size() as usize / 4]);
@@ -609,7 +614,8 @@ impl Case {
 
         let whole = ..plan.tensor_size();
         let (gamma, beta) = (slice(gamma.as_ref(), plan.vector_size()), slice(beta.as_ref(), plan.vector_size()));
-        let added = slice(residual.as_ref(), plan.tensor_size());
+        let added = slice(residual.as_ref().filter(|_| !self.residual_is_input), plan.tensor_size());
+        let added = if self.residual_is_input { Some(input.slice(whole)) } else { added };
         let mask_size = if self.mask().is_empty() { 0 } else { plan.mask_size() };
         let written = |buffer| slice(Some(buffer).filter(|_| mask_size > 0), mask_size);
         let replaced = |source, result| if self.in_place { result } else { source };
@@ -664,16 +670,14 @@ impl Case {
             },
         )?;
         let state = |output, mask, masked: bool| match self.source {
-            ActivationSource::Output => ActivationState::Output(wgpu::Buffer::slice(output, whole)),
-            ActivationSource::Mask if mask_size > 0 && masked => {
-                ActivationState::Mask(wgpu::Buffer::slice(mask, ..mask_size))
-            }
+            ActivationSource::Output => ActivationState::Output(Held::slice(output, whole)),
+            ActivationSource::Mask if mask_size > 0 && masked => ActivationState::Mask(Held::slice(mask, ..mask_size)),
             // Where there is no mask of a padded batch, the output tells as much.
-            ActivationSource::Mask if mask_size > 0 => ActivationState::Output(wgpu::Buffer::slice(output, whole)),
+            ActivationSource::Mask if mask_size > 0 => ActivationState::Output(Held::slice(output, whole)),
             _ => ActivationState::Recompute { residual: added },
         };
         let gradient = |buffer, size| {
-            let slice = wgpu::Buffer::slice(buffer, ..size);
+            let slice = Held::slice(buffer, ..size);
             Some(if self.accumulates { Gradient::Accumulate(slice) } else { Gradient::Overwrite(slice) })
         };
         let wanted = |wants: bool, buffer, size| if wants { gradient(buffer, size) } else { None };
@@ -717,7 +721,7 @@ impl Case {
                 )
             },
         )?;
-        gpu.submit(|pass| {
+        target.gpu.submit(|pass| {
             if let Some((marking, _)) = &marked {
                 marking.record(pass);
             }
@@ -730,36 +734,38 @@ impl Case {
             }
             frozen.record(pass);
         });
-        let read = |buffer| loaded(self.element, &gpu.read::<u32>(buffer, plan.tensor_size() as usize / 4), elements);
+        memory.assert_gaps_are_untouched();
+        let read =
+            |buffer| loaded(self.element, &memory.read::<u32>(buffer, plan.tensor_size() as usize / 4), elements);
         let read_returned = |buffer| if self.returns_residual_gradient { read(buffer) } else { Vec::new() };
         Ok(Results {
             output: read(&output),
-            running_mean: gpu.read(&updated_mean, self.running_mean.len()),
-            running_variance: gpu.read(&updated_variance, self.running_mean.len()),
-            batches_tracked: tracked.map(|buffer| gpu.read(&buffer, 1)[0]),
-            saved: if self.saves { gpu.read(&saved, instances) } else { Vec::new() },
-            health: if self.reports_health { gpu.read(&health, instances) } else { Vec::new() },
+            running_mean: memory.read(&updated_mean, self.running_mean.len()),
+            running_variance: memory.read(&updated_variance, self.running_mean.len()),
+            batches_tracked: tracked.map(|buffer| memory.read(&buffer, 1)[0]),
+            saved: if self.saves { memory.read(&saved, instances) } else { Vec::new() },
+            health: if self.reports_health { memory.read(&health, instances) } else { Vec::new() },
             inference: read(&inference),
-            mask: gpu.read(&mask, mask_size as usize / 4),
-            inference_mask: gpu.read(&inference_mask, self.inference_mask().len()),
+            mask: memory.read(&mask, mask_size as usize / 4),
+            inference_mask: memory.read(&inference_mask, self.inference_mask().len()),
             renormalization: match self.renormalization {
-                Some(_) => gpu.read(&renormalization, instances),
+                Some(_) => memory.read(&renormalization, instances),
                 None => Vec::new(),
             },
             input_gradient: read(&input_gradient),
             residual_gradient: read_returned(&residual_gradient),
-            gamma_gradient: gpu.read(&vectors[0], channels),
-            beta_gradient: gpu.read(&vectors[1], channels),
+            gamma_gradient: memory.read(&vectors[0], channels),
+            beta_gradient: memory.read(&vectors[1], channels),
             frozen_input_gradient: read(&frozen_input_gradient),
             frozen_residual_gradient: read_returned(&frozen_residual_gradient),
-            frozen_gamma_gradient: gpu.read(&vectors[2], channels),
-            frozen_beta_gradient: gpu.read(&vectors[3], channels),
+            frozen_gamma_gradient: memory.read(&vectors[2], channels),
+            frozen_beta_gradient: memory.read(&vectors[3], channels),
         })
     }
 }
 
-fn slice(buffer: Option<&wgpu::Buffer>, size: u64) -> Option<wgpu::BufferSlice<'_>> {
-    buffer.map(|buffer| buffer.slice(..size))
+fn slice(held: Option<&Held>, size: u64) -> Option<wgpu::BufferSlice<'_>> {
+    held.map(|held| held.slice(..size))
 }
 
 /// The nearest value of an element type.

@@ -7,6 +7,7 @@ use wgpu_batch_norm::{
 
 use super::Target;
 use super::case::{Case, Padding, loaded, stored};
+use super::memory::Memory;
 
 /// What a device's forward left for backward.
 #[derive(Clone, Debug)]
@@ -61,23 +62,23 @@ pub fn device_from_output(
     target: &Target,
     strategies: Strategies,
 ) -> Result<(Kept, OutputGradients), Error> {
-    let gpu = &target.gpu;
+    let memory = Memory::new(target);
     let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor())?;
     let plan = bn.plan_with(&case.shape(), strategies)?;
     let (elements, channels) = (case.input.len(), case.channels());
     let (whole, each) = (..plan.tensor_size(), ..plan.vector_size());
-    let tensor = |label, values: &[f32]| gpu.upload(label, &stored(case.element, values));
+    let tensor = |label, values: &[f32]| memory.upload(label, &stored(case.element, values));
     let before = OutputGradients::before(case);
     let (x, g) = (tensor("x", &case.input), tensor("dy", &case.output_gradient));
-    let (y, dx) = (gpu.zeroed("y", plan.tensor_size()), tensor("dx", &before.input));
+    let (y, dx) = (memory.zeroed("y", plan.tensor_size()), tensor("dx", &before.input));
     let (y, dx) = if case.in_place { (&x, &g) } else { (&y, &dx) };
     let [gamma, beta] =
-        [&case.gamma, &case.beta].map(|values| values.as_deref().map(|values| gpu.upload("vector", values)));
-    let [dgamma, dbeta] = [&before.gamma, &before.beta].map(|values| gpu.upload("gradient", values));
-    let saved = gpu.zeroed("saved", plan.saved_size());
-    let workspace = gpu.zeroed("workspace", plan.workspace_size());
-    let source = gpu.upload("valid_source", &case.valid_source());
-    let valid = gpu.zeroed("valid", plan.valid_size());
+        [&case.gamma, &case.beta].map(|values| values.as_deref().map(|values| memory.upload("vector", values)));
+    let [dgamma, dbeta] = [&before.gamma, &before.beta].map(|values| memory.upload("gradient", values));
+    let saved = memory.zeroed("saved", plan.saved_size());
+    let workspace = memory.zeroed("workspace", plan.workspace_size());
+    let source = memory.upload("valid_source", &case.valid_source());
+    let valid = memory.zeroed("valid", plan.valid_size());
     let valid = valid.slice(..plan.valid_size());
     let marking = match &case.padding {
         None => None,
@@ -123,17 +124,18 @@ pub fn device_from_output(
             )
         },
     )?;
-    gpu.submit(|pass| {
+    target.gpu.submit(|pass| {
         if let Some(marking) = &marking {
             marking.record(pass);
         }
         forward.record(pass);
         backward.record(pass);
     });
-    let read = |buffer| loaded(case.element, &gpu.read::<u32>(buffer, plan.tensor_size() as usize / 4), elements);
+    memory.assert_gaps_are_untouched();
+    let read = |buffer| loaded(case.element, &memory.read::<u32>(buffer, plan.tensor_size() as usize / 4), elements);
     let instances = plan.segmentation().instances() as usize;
-    let kept = Kept { output: read(y), saved: gpu.read(&saved, instances) };
+    let kept = Kept { output: read(y), saved: memory.read(&saved, instances) };
     let gradients =
-        OutputGradients { input: read(dx), gamma: gpu.read(&dgamma, channels), beta: gpu.read(&dbeta, channels) };
+        OutputGradients { input: read(dx), gamma: memory.read(&dgamma, channels), beta: memory.read(&dbeta, channels) };
     Ok((kept, gradients))
 }

@@ -9,6 +9,7 @@ pub mod study;
 
 pub mod case;
 pub mod from_output;
+pub mod memory;
 pub mod parts;
 pub mod tolerance;
 
@@ -27,6 +28,8 @@ pub struct Target {
     pub plan: usize,
     /// How many targets the adapter has. Tests whose cases need not meet every class of machine share them out.
     pub plans: usize,
+    /// Whether all tensors of a case lie in one buffer.
+    pub pooled: bool,
 }
 
 impl Target {
@@ -40,6 +43,11 @@ impl Target {
             Kernels::with_descriptor(&self.gpu.device, &descriptor)
         };
         Self { gpu: Arc::clone(&self.gpu), kernels, checks, ..*self }
+    }
+
+    /// The same device and plans, with all tensors of a case in one buffer.
+    pub fn pooled(&self) -> Self {
+        Self { gpu: Arc::clone(&self.gpu), kernels: self.kernels.clone(), pooled: true, ..*self }
     }
 
     /// The same device and plans, with tensors beyond so many bytes cut into windows.
@@ -81,7 +89,7 @@ fn targets() -> (&'static [Target], &'static [Turn]) {
                 support::open_all(None).into_iter().map(move |gpu| {
                     let descriptor = KernelsDescriptor { class: Some(class), checks, ..Default::default() };
                     let kernels = Kernels::with_descriptor(&gpu.device, &descriptor);
-                    Target { kernels, checks, gpu: Arc::new(gpu), plan, plans: count }
+                    Target { kernels, checks, gpu: Arc::new(gpu), plan, plans: count, pooled: false }
                 })
             })
             .collect()
@@ -145,6 +153,9 @@ impl std::fmt::Display for Target {
         write!(f, "{}, planned as {:?}", self.gpu, profile.class)?;
         if profile.max_window_size < DeviceProfile::DEFAULT_MAX_WINDOW_SIZE {
             write!(f, " in windows of {}", profile.max_window_size)?;
+        }
+        if self.pooled {
+            write!(f, ", all in one buffer")?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use wgpu_batch_norm::{
 
 use super::Target;
 use super::case::{Case, POISON, Padding, Results, loaded, stored};
+use super::memory::{Held, Memory};
 
 /// Cuts a case into parts of so many samples each. Not for sub-batches and lengths, which do not cut that way.
 pub fn cut(case: &Case, samples: &[usize]) -> Vec<Case> {
@@ -155,23 +156,24 @@ fn reference_backward<'a>(
 struct Part<'a> {
     case: Case,
     target: &'a Target,
+    memory: Memory<'a>,
     bn: BatchNorm,
     plan: wgpu_batch_norm::Plan,
-    buffers: Vec<(&'static str, wgpu::Buffer)>,
+    buffers: Vec<(&'static str, Held)>,
 }
 
 impl<'a> Part<'a> {
     fn new(whole: &Case, case: Case, target: &'a Target) -> Result<Self, Error> {
-        let gpu = &target.gpu;
+        let memory = Memory::new(target);
         let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor())?;
         let plan = bn.plan(&case.shape())?;
         let instances = plan.segmentation().instances() as usize;
         let poison = vec![POISON; case.input.len()];
-        let tensor = |label, values: &[f32]| (label, gpu.upload(label, &stored(case.element, values)));
-        let vector = |label, values: &[f32]| (label, gpu.upload(label, values));
+        let tensor = |label, values: &[f32]| (label, memory.upload(label, &stored(case.element, values)));
+        let vector = |label, values: &[f32]| (label, memory.upload(label, values));
         // What a result takes the place of, or what shows that nobody wrote it.
         let result = |label, replaced| tensor(label, if case.in_place { replaced } else { &poison });
-        let records = |label, words: u64| (label, gpu.upload(label, &vec![POISON; words as usize / 4]));
+        let records = |label, words: u64| (label, memory.upload(label, &vec![POISON; words as usize / 4]));
         let flags: Vec<u32> = case.valid().unwrap_or_default().into_iter().map(u32::from).collect();
         let mut buffers = vec![
             tensor("input", &case.input),
@@ -193,15 +195,15 @@ impl<'a> Part<'a> {
             records("workspace", plan.workspace_size()),
             records("mask", plan.mask_size()),
         ];
-        buffers.push(("flags", gpu.upload("flags", &flags)));
-        buffers.push(("health", gpu.upload("health", &vec![!0_u32; instances])));
-        buffers.push(("tracked", gpu.upload("tracked", &[case.batches_tracked.unwrap_or(0)])));
-        buffers.push(("gamma_gradient", gpu.upload("gamma_gradient", &vec![0.0_f32; case.channels()])));
-        buffers.push(("beta_gradient", gpu.upload("beta_gradient", &vec![0.0_f32; case.channels()])));
-        Ok(Self { case, target, bn, plan, buffers })
+        buffers.push(("flags", memory.upload("flags", &flags)));
+        buffers.push(("health", memory.upload("health", &vec![!0_u32; instances])));
+        buffers.push(("tracked", memory.upload("tracked", &[case.batches_tracked.unwrap_or(0)])));
+        buffers.push(("gamma_gradient", memory.upload("gamma_gradient", &vec![0.0_f32; case.channels()])));
+        buffers.push(("beta_gradient", memory.upload("beta_gradient", &vec![0.0_f32; case.channels()])));
+        Ok(Self { case, target, memory, bn, plan, buffers })
     }
 
-    fn buffer(&self, label: &str) -> &wgpu::Buffer {
+    fn buffer(&self, label: &str) -> &Held {
         &self.buffers.iter().find(|(name, _)| *name == label).expect("a buffer of that name").1
     }
 
@@ -252,12 +254,12 @@ impl<'a> Part<'a> {
             }
             moments.record(pass);
         });
-        Ok(self.target.gpu.read(self.buffer("moments"), plan.segmentation().instances() as usize))
+        Ok(self.memory.read(self.buffer("moments"), plan.segmentation().instances() as usize))
     }
 
     fn train(&self, moments: &[ChannelMoments]) -> Result<(), Error> {
         let (plan, case, gpu) = (&self.plan, &self.case, &self.target.gpu);
-        let all = gpu.upload("all moments", moments);
+        let all = self.memory.upload("all moments", moments);
         let step = self.bn.bind_training_from_parts(
             plan,
             all.slice(..size_of_val(moments) as u64),
@@ -320,12 +322,13 @@ impl<'a> Part<'a> {
         let sums = self.slice("sums", plan.gradient_sums_size());
         let step = self.bn.bind_part_gradients(plan, sums, &self.backward())?;
         gpu.submit(|pass| step.record(pass));
-        Ok(gpu.read(self.buffer("sums"), plan.segmentation().instances() as usize))
+        Ok(self.memory.read(self.buffer("sums"), plan.segmentation().instances() as usize))
     }
 
     fn gradients(&self, sums: &[ChannelGradientSums], moments: &[ChannelMoments]) -> Result<(), Error> {
         let gpu = &self.target.gpu;
-        let (all_sums, all_moments) = (gpu.upload("all sums", sums), gpu.upload("all moments", moments));
+        let (all_sums, all_moments) =
+            (self.memory.upload("all sums", sums), self.memory.upload("all moments", moments));
         let step = self.bn.bind_backward_from_parts(
             &self.plan,
             all_sums.slice(..size_of_val(sums) as u64),
@@ -356,22 +359,22 @@ impl<'a> Part<'a> {
         };
         self.moments()?;
         run(&mut moments)?;
-        let merged: Vec<ChannelMoments> = gpu.read(self.buffer("moments"), instances);
+        let merged: Vec<ChannelMoments> = self.memory.read(self.buffer("moments"), instances);
         self.train(&merged)?;
         self.sums()?;
         run(&mut sums)?;
-        let merged_sums: Vec<ChannelGradientSums> = gpu.read(self.buffer("sums"), instances);
+        let merged_sums: Vec<ChannelGradientSums> = self.memory.read(self.buffer("sums"), instances);
         self.gradients(&merged_sums, &merged)?;
         Ok(())
     }
 
     fn tensor(&self, label: &str) -> Vec<f32> {
-        let words = self.target.gpu.read::<u32>(self.buffer(label), self.plan.tensor_size() as usize / 4);
+        let words = self.memory.read::<u32>(self.buffer(label), self.plan.tensor_size() as usize / 4);
         loaded(self.case.element, &words, self.case.input.len())
     }
 
     fn vector(&self, label: &str, count: usize) -> Vec<f32> {
-        self.target.gpu.read(self.buffer(label), count)
+        self.memory.read(self.buffer(label), count)
     }
 }
 
@@ -421,7 +424,7 @@ pub fn run_devices_through_an_exchange(
     })?;
     let merged: Vec<Vec<ChannelMoments>> = parts
         .iter()
-        .map(|part| part.target.gpu.read(part.buffer("moments"), part.plan.segmentation().instances() as usize))
+        .map(|part| part.memory.read(part.buffer("moments"), part.plan.segmentation().instances() as usize))
         .collect();
     for moments in &merged {
         let bits = |moments: &[ChannelMoments]| bytemuck::cast_slice::<_, u32>(moments).to_vec();
@@ -438,7 +441,7 @@ fn collected(case: &Case, parts: &[Part<'_>], targets: &[&Target], truth: &Resul
     results.gamma_gradient = vec![0.0; case.channels()];
     results.beta_gradient = vec![0.0; case.channels()];
     for (index, part) in parts.iter().enumerate() {
-        let gpu = &part.target.gpu;
+        part.memory.assert_gaps_are_untouched();
         results.output.extend(part.tensor("output"));
         results.input_gradient.extend(part.tensor("input_gradient"));
         if case.returns_residual_gradient {
@@ -453,11 +456,11 @@ fn collected(case: &Case, parts: &[Part<'_>], targets: &[&Target], truth: &Resul
         let variance = part.vector("variance", case.running_mean.len());
         if index == 0 {
             (results.running_mean, results.running_variance) = (mean, variance);
-            results.saved = gpu.read(part.buffer("saved"), instances);
-            results.health = gpu.read(part.buffer("health"), instances);
-            results.batches_tracked = case.batches_tracked.map(|_| gpu.read(part.buffer("tracked"), 1)[0]);
+            results.saved = part.memory.read(part.buffer("saved"), instances);
+            results.health = part.memory.read(part.buffer("health"), instances);
+            results.batches_tracked = case.batches_tracked.map(|_| part.memory.read(part.buffer("tracked"), 1)[0]);
             if case.renormalization.is_some() {
-                results.renormalization = gpu.read(part.buffer("renormalization"), instances);
+                results.renormalization = part.memory.read(part.buffer("renormalization"), instances);
             }
         } else if targets.len() == 1 {
             // What all parts know, all parts find alike.

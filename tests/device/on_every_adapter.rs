@@ -21,6 +21,7 @@ mod memory;
 mod output_backward;
 mod padding;
 mod parts;
+mod pooled;
 mod population;
 mod quads;
 mod renormalization;
@@ -34,6 +35,7 @@ mod windows;
 use std::sync::Mutex;
 
 use crate::common::case::{Case, POISON, Results, Segments};
+use crate::common::memory::GUARD;
 use crate::common::tolerance::{Worst, compare};
 use crate::common::{Target, on_every_target, on_every_target_and_in_windows};
 use rand::rngs::StdRng;
@@ -43,9 +45,6 @@ use wgpu_batch_norm::{
     AdapterClass, BackwardBuffers, BatchNorm, Convention, ElementType, Error, Family, Gradient, Momentum, Operation,
     Plan, RunningStatistics, ShaderChecks, Shape, Strategies, Strategy, TrainingBuffers,
 };
-
-/// What stands between the slices of a pooled buffer.
-const GUARD: f32 = f32::from_bits(0x7FC0_600D);
 
 /// Shapes that reach every kernel: both families, both accesses, one and many splits, cut-off super-rows and units.
 const SHAPES: [(&[usize], Layout); 47] = [

@@ -1,6 +1,7 @@
 //! Folding inference into the layer before it.
 
 use crate::common::case::{Case, POISON, loaded, stored};
+use crate::common::memory::Memory;
 use crate::common::tolerance::compare_folded;
 use crate::common::{Target, on_every_target};
 use rand::rngs::StdRng;
@@ -61,11 +62,11 @@ pub(super) fn fold_on_device(
     case: &Case,
     bias: Option<&[f32]>,
 ) -> Result<(Vec<f32>, Vec<f32>), Error> {
-    let gpu = &target.gpu;
+    let memory = Memory::new(target);
     let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor())?;
     let plan = bn.plan(&case.shape())?;
-    let tensor = |values: &[f32]| gpu.upload("tensor", &stored(case.element, values));
-    let vector = |values: &[f32]| gpu.upload("vector", values);
+    let tensor = |values: &[f32]| memory.upload("tensor", &stored(case.element, values));
+    let vector = |values: &[f32]| memory.upload("vector", values);
     let [bias, gamma, beta] = [bias, case.gamma.as_deref(), case.beta.as_deref()].map(|values| values.map(vector));
     let [mean, variance] = [&case.running_mean[..], &case.running_variance].map(vector);
     let (weight, apart) = (tensor(&case.input), tensor(&vec![POISON; case.input.len()]));
@@ -83,9 +84,10 @@ pub(super) fn fold_on_device(
         folded_bias: folded_bias.slice(each),
     };
     let step = bn.bind_fold(&plan, &buffers)?;
-    gpu.submit(|pass| step.record(pass));
-    let words = gpu.read::<u32>(folded_weight, plan.tensor_size() as usize / 4);
-    Ok((loaded(case.element, &words, case.input.len()), gpu.read(&folded_bias, case.channels())))
+    target.gpu.submit(|pass| step.record(pass));
+    memory.assert_gaps_are_untouched();
+    let words = memory.read::<u32>(folded_weight, plan.tensor_size() as usize / 4);
+    Ok((loaded(case.element, &words, case.input.len()), memory.read(&folded_bias, case.channels())))
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Statistics of many batches.
 
 use crate::common::case::{Case, POISON, Padding, Segments, rounded, stored};
+use crate::common::memory::Memory;
 use crate::common::tolerance::compare_population;
 use crate::common::{Target, on_every_target, on_every_target_and_in_windows};
 use rand::rngs::StdRng;
@@ -137,25 +138,25 @@ fn arbitrary(seed: u64) -> Vec<Case> {
     (0..count).map(batch).collect()
 }
 
-struct Population {
-    moments: Vec<ChannelMoments>,
-    running: [Vec<f32>; 2],
+pub(super) struct Population {
+    pub moments: Vec<ChannelMoments>,
+    pub running: [Vec<f32>; 2],
 }
 
 /// Every batch in one submission, then the statistics of all.
-fn accumulate(target: &Target, batches: &[Case]) -> Result<Population, Error> {
-    let (gpu, first) = (&target.gpu, &batches[0]);
+pub(super) fn accumulate(target: &Target, batches: &[Case]) -> Result<Population, Error> {
+    let (memory, first) = (Memory::new(target), &batches[0]);
     let bn = BatchNorm::with_kernels(&target.kernels, &first.descriptor())?;
     let records = first.running_mean.len();
-    let moments = gpu.upload("moments", &vec![ChannelMoments::default(); records]);
-    let running = [&first.running_mean, &first.running_variance].map(|values| gpu.upload("running", values));
+    let moments = memory.upload("moments", &vec![ChannelMoments::default(); records]);
+    let running = [&first.running_mean, &first.running_variance].map(|values| memory.upload("running", values));
     let mut steps = Vec::new();
     for case in batches {
         let plan = bn.plan(&case.shape())?;
-        let input = gpu.upload("input", &stored(case.element, &case.input));
-        let source = gpu.upload("source", &case.valid_source());
-        let valid = gpu.upload("valid", &vec![POISON; plan.valid_size() as usize / 4]);
-        let workspace = gpu.upload("workspace", &vec![POISON; plan.workspace_size() as usize / 4]);
+        let input = memory.upload("input", &stored(case.element, &case.input));
+        let source = memory.upload("source", &case.valid_source());
+        let valid = memory.upload("valid", &vec![POISON; plan.valid_size() as usize / 4]);
+        let workspace = memory.upload("workspace", &vec![POISON; plan.workspace_size() as usize / 4]);
         let valid = case.padding.as_ref().map(|padding| (padding, valid.slice(..plan.valid_size())));
         if let Some((padding, valid)) = valid {
             let source = match padding {
@@ -179,8 +180,12 @@ fn accumulate(target: &Target, batches: &[Case]) -> Result<Population, Error> {
     let moments_slice = moments.slice(..plan.moments_size());
     let buffers = PopulationBuffers { moments: moments_slice, running_mean, running_variance };
     steps.push(bn.bind_population(&plan, &buffers)?);
-    gpu.submit(|pass| steps.iter().for_each(|step| step.record(pass)));
-    Ok(Population { moments: gpu.read(&moments, records), running: running.map(|buffer| gpu.read(&buffer, records)) })
+    target.gpu.submit(|pass| steps.iter().for_each(|step| step.record(pass)));
+    memory.assert_gaps_are_untouched();
+    Ok(Population {
+        moments: memory.read(&moments, records),
+        running: running.map(|buffer| memory.read(&buffer, records)),
+    })
 }
 
 #[test]
