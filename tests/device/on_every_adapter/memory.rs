@@ -8,8 +8,8 @@ use crate::common::on_every_target;
 use crate::common::support::{self, Gpu};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wgpu_batch_norm::{
-    BatchNorm, BatchNormDescriptor, BatchNormLayer, BatchNormLayerDescriptor, Error, Kernels, Shape, TrainingBuffers,
-    TrainingStep, wgpu,
+    BatchNorm, BatchNormDescriptor, BatchNormLayer, BatchNormLayerDescriptor, Error, InferenceBuffers, Kernels, Plan,
+    Shape, Step, TrainingBuffers, TrainingStep, wgpu,
 };
 
 /// Which of the machine's adapters the process is for.
@@ -72,6 +72,50 @@ impl Training {
     }
 }
 
+/// Inference of so many windows, in place, that binding it takes more memory than drivers have left in what they hold already.
+struct Windows {
+    bn: BatchNorm,
+    plan: Plan,
+    tensor: wgpu::Buffer,
+    running: [wgpu::Buffer; 2],
+}
+
+impl Windows {
+    fn new(gpu: &Gpu, kernels: &Kernels) -> Self {
+        let kernels = kernels.with_max_window_size(1 << 10);
+        let bn = BatchNorm::with_kernels(&kernels, &BatchNormDescriptor { channels: 8, ..Default::default() }).unwrap();
+        let plan = bn.plan(&Shape::new(&[1, 8, 1 << 16]).unwrap()).unwrap();
+        assert!(plan.window_count() > 2000, "{} windows", plan.window_count());
+        let tensor = gpu.zeroed("tensor", plan.tensor_size());
+        let running = ["mean", "variance"].map(|label| gpu.zeroed(label, plan.running_size()));
+        Self { bn, plan, tensor, running }
+    }
+
+    fn bind(&self) -> Result<Step, Error> {
+        let tensor = self.tensor.slice(..self.plan.tensor_size());
+        let [mean, variance] = [0, 1].map(|which| self.running[which].slice(..self.plan.running_size()));
+        self.bn.bind_inference(&self.plan, &InferenceBuffers::new(tensor, tensor, mean, variance))
+    }
+}
+
+/// Buffers like those that hold a step's parameters, until there is no memory for another one.
+fn fill(gpu: &Gpu) -> Vec<wgpu::Buffer> {
+    let mut fillers = Vec::new();
+    loop {
+        let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("filler"),
+            size: 256 << 10,
+            usage: wgpu::BufferUsages::UNIFORM,
+            mapped_at_creation: true,
+        });
+        if pollster::block_on(scope.pop()).is_some() {
+            return fillers;
+        }
+        fillers.push(buffer);
+    }
+}
+
 /// Of this process, in bytes.
 fn address_space() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -104,6 +148,9 @@ fn in_a_process_without_memory() {
     assert!(layer.batch_norm().plan(&wide).unwrap().workspace_size() > SPARE, "the workspace is large");
     let large = of(1 << 25);
     training.run(&gpu);
+    let windows = Windows::new(&gpu, &kernels);
+    drop(windows.bind().unwrap());
+    gpu.wait();
 
     limit(Some(address_space() + SPARE));
     for _ in 0..2 {
@@ -115,10 +162,16 @@ fn in_a_process_without_memory() {
     }
     let small = Training::new(&gpu, &kernels);
     assert_eq!(small.run(&gpu), before, "what needs little is made");
+    let fillers = fill(&gpu);
+    let refused = windows.bind().map(drop);
+    assert_eq!(refused, Err(Error::OutOfMemory { object: "a parameter buffer" }), "beside {} fillers", fillers.len());
+    assert_eq!(training.run(&gpu), before, "what was bound goes on");
+    drop(fillers);
 
     limit(getrlimit(Resource::As).maximum);
     layer.plan(&wide).unwrap();
     drop(BatchNormLayer::with_kernels(&kernels, &large).unwrap());
+    gpu.submit(|pass| windows.bind().unwrap().record(pass));
     assert_eq!(training.run(&gpu), before);
     let uncaptured = uncaptured.lock().unwrap();
     assert!(uncaptured.is_empty(), "{uncaptured:?}");
