@@ -125,3 +125,26 @@ fn folding_meets_the_reference_whatever_the_layout_element_segments_and_optional
         );
     });
 }
+
+/// The bias that comes of it is the difference of two large numbers where the layer's own bias is as large.
+#[test]
+fn large_running_means_cost_no_digits_when_folded() {
+    on_every_target(|target| {
+        if target.plan > 0 {
+            return;
+        }
+        for (seed, (shape, layout)) in (0..).zip(WEIGHTS) {
+            for mean in [1e4_f32, 1e6, 1e7] {
+                let mut case = Case::random(shape, layout, seed);
+                for (channel, value) in case.running_mean.iter_mut().enumerate() {
+                    *value += if channel.is_multiple_of(2) { mean } else { -mean };
+                }
+                let bias: Vec<f32> = case.running_mean.iter().map(|value| value + 3.0).collect();
+                let (got, truth) = (fold_on_device(target, &case, Some(&bias)), fold_on_reference(&case, Some(&bias)));
+                let (got, truth) = (got.unwrap(), truth.unwrap());
+                let worst = compare_folded(&case, Some(&bias), (&got.0, &got.1), (&truth.0, &truth.1));
+                assert!(worst.ratio <= 1.0, "{target}: {shape:?} mean {mean}: {worst:?}");
+            }
+        }
+    });
+}

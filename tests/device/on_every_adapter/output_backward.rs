@@ -1,5 +1,6 @@
 //! Backward from the output, x having been overwritten by it.
 
+use super::with_means;
 use crate::common::case::{Case, Padding, Segments, loaded, stored};
 use crate::common::from_output::{device_from_output, reference_from_output};
 use crate::common::tolerance::compare_from_output;
@@ -217,6 +218,22 @@ fn gradients_are_those_of_the_reference_given_the_same_output() {
         }
         println!("{target}: {compared} cases, {signs_lost} signs");
         assert!(signs_lost > 0 && compared > 5, "{target}: {signs_lost} signs in {compared} cases");
+    });
+}
+
+#[test]
+fn a_large_mean_costs_no_digits_backward_from_the_output() {
+    on_every_target(|target| {
+        for (seed, (shape, layout)) in (0..).zip(SHAPES) {
+            for mean in [1e4_f32, 1e6, 1e7] {
+                let clean =
+                    Case { activation: Activation::LeakyRelu { slope: 0.2 }, ..Case::random(shape, layout, seed) };
+                let case = Case { in_place: true, ..with_means(&clean, mean) };
+                let (kept, got) = device_from_output(&case, target, Strategies::default()).unwrap();
+                let worst = compare_from_output(&case, &kept, &got, &reference_from_output(&case, &kept));
+                assert!(worst.ratio <= 1.0, "{target}: {shape:?} mean {mean}: {worst:?}");
+            }
+        }
     });
 }
 

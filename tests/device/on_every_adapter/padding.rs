@@ -74,7 +74,7 @@ fn padding_counts_for_nothing_in_any_operation() {
 fn a_large_mean_costs_no_digits_beside_padding() {
     on_every_target(|target| {
         for (seed, (shape, layout, axes)) in (0..).zip(SHAPES) {
-            for ratio in [1e4_f32, 1e6] {
+            for ratio in [1e4_f32, 1e6, 1e7] {
                 let mut case = padded(shape, layout, axes, seed);
                 case.input.iter_mut().for_each(|value| *value = ratio + 0.1 * *value);
                 let worst = compare(&case, &case.run_device(target).unwrap(), &case.run_reference().unwrap());

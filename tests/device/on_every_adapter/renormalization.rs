@@ -1,5 +1,6 @@
 //! Batch renormalization.
 
+use super::with_means;
 use crate::common::case::{Case, Padding, Segments};
 use crate::common::on_every_target;
 use crate::common::tolerance::compare;
@@ -25,6 +26,27 @@ fn renormalization_meets_the_reference_within_its_limits_and_at_them() {
                 let at_limit =
                     got.renormalization.iter().filter(|r| r.scale == limits[0] || r.shift.abs() == limits[1]);
                 assert_eq!(at_limit.count() > 0, limits[0] < 100.0, "{shape:?} {limits:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_large_mean_costs_no_digits_beside_renormalization() {
+    on_every_target(|target| {
+        for (seed, (shape, layout)) in (0..).zip([(&[9, 5, 5, 6][..], ChannelsLast), (&[5, 7, 64], ChannelsFirst)]) {
+            for mean in [1e4_f32, 1e6, 1e7] {
+                let mut case = with_means(&Case::random(shape, layout, seed), mean);
+                // Running statistics of such data: D is the difference of two large means.
+                let moments = case.moments(case.recorded());
+                for (channel, moments) in moments.iter().enumerate() {
+                    let deviation = moments.variance.sqrt();
+                    case.running_mean[channel] = (moments.mean + 0.4 * deviation) as f32;
+                    case.running_variance[channel] = (1.3 * moments.variance) as f32;
+                }
+                case.renormalization = Some([1.5, 2.0]);
+                let worst = compare(&case, &case.run_device(target).unwrap(), &case.run_reference().unwrap());
+                assert!(worst.ratio <= 1.0, "{target}: {shape:?} mean {mean}: {worst:?}");
             }
         }
     });
