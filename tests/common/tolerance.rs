@@ -97,6 +97,13 @@ pub fn uniform_tolerances(count: f64, gamma: f64, inverse: f64, result: f64) -> 
     [y, dx, 2.0 * path + 4.0 * U]
 }
 
+/// How far a y of inference in bf16 may be off, of γ·x̂ = `scaled`: four roundings in 1/deviation, four in x − μ, both products and the
+/// sum, and its own.
+pub fn bf16_inference_tolerance(scaled: f64, y: f64) -> f64 {
+    let computed = 8.0 * U * (scaled.abs() + y.abs());
+    computed + 2_f64.powi(-8) * (y.abs() + computed)
+}
+
 /// How far the results of the error study may be off, in its units: roundoffs of the result's type, over the scales of
 /// `study/measure.rs`. In closed form, by the model above, with no term in |mean|/deviation.
 ///

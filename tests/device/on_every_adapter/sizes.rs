@@ -1,12 +1,14 @@
 //! Tensors larger than a storage binding of the device, and with `WGPU_BATCH_NORM_LARGE=1` larger than one of its buffers:
-//! 3.2 GiB in two, with as much again for dy and to keep x: a run on lavapipe took 20 GiB.
+//! 3.2 GiB in two, with as much again for dy and to keep x, which took 10 GiB on lavapipe; and more elements than 32 bits count, in
+//! five. Adapters, which run side by side, take as much each.
 
-use crate::common::tolerance::uniform_tolerances;
+use crate::common::tolerance::{bf16_inference_tolerance, uniform_tolerances};
 use crate::common::{Target, on_every_target};
 use wgpu_batch_norm::Layout::{self, ChannelsFirst, ChannelsLast};
 use wgpu_batch_norm::{
     BackwardBuffers, BatchNorm, BatchNormDescriptor, ChannelGradientSums, ChannelMoments, ChannelStatistics,
-    Convention, Gradient, PartBuffers, Plan, Problem, RunningStatistics, Shape, TrainingBuffers, wgpu,
+    Convention, ElementType, Gradient, InferenceBuffers, PartBuffers, Plan, Problem, RunningStatistics, Shape,
+    TrainingBuffers, wgpu,
 };
 
 /// Values that are uploaded, read back and compared at once.
@@ -255,9 +257,13 @@ fn check(target: &Target, layout: Layout, batch: &Batch) {
     }
 }
 
+fn is_large() -> bool {
+    std::env::var_os("WGPU_BATCH_NORM_LARGE").is_some_and(|value| value == "1")
+}
+
 #[test]
 fn a_tensor_beyond_a_binding_is_exact() {
-    let large = std::env::var_os("WGPU_BATCH_NORM_LARGE").is_some_and(|value| value == "1");
+    let large = is_large();
     on_every_target(|target| {
         // Windows are the same for every class of machine; the largest sizes need the memory of one.
         if target.plan > 0 {
@@ -276,5 +282,86 @@ fn a_tensor_beyond_a_binding_is_exact() {
             let problem = Problem { outer: parts.iter().sum(), channels, inner };
             check(target, layout, &Batch { problem, parts });
         }
+    });
+}
+
+/// The bits of ±1 to ±2 in bf16, by an element's place among those of all buffers.
+fn places_in_bf16(index: u64) -> u32 {
+    let mixed = ((index ^ index >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32;
+    0x3f80 | mixed & 0x7f | (mixed & 0x80) << 8
+}
+
+/// Inference on a batch whose parts have a buffer each; with `WGPU_BATCH_NORM_LARGE=1` 4.4·10⁹ elements in all. Results are looked at
+/// where parts and windows begin and end, and between.
+#[test]
+fn more_elements_in_place_than_thirty_two_bits_count_are_exact() {
+    const CHANNELS: u32 = 5;
+    let (parts, elements, window) = if is_large() { (5, 880_000_000_u64, 1 << 30) } else { (3, 4_000_000, 1 << 20) };
+    on_every_target(|target| {
+        // Windows are the same for every class of machine; the largest sizes need the memory of one.
+        if target.plan > 0 {
+            return;
+        }
+        let (target, gpu) = (&target.in_windows(window), &target.gpu);
+        let convention = Convention { epsilon: EPSILON, ..Convention::pytorch() };
+        let (layout, element) = (ChannelsLast, ElementType::Bf16);
+        let descriptor = BatchNormDescriptor { channels: CHANNELS, layout, element, convention, ..Default::default() };
+        let bn = BatchNorm::with_kernels(&target.kernels, &descriptor).unwrap();
+        let plan = bn.plan(&Shape::flat((elements / u64::from(CHANNELS)) as usize, CHANNELS as usize, 1)).unwrap();
+        assert!(plan.window_count() > 1 && plan.problem().elements() == elements, "{target}");
+        let vector = |label: &str, value: fn(usize) -> f32| {
+            gpu.upload(label, &(0..CHANNELS as usize).map(value).collect::<Vec<_>>())
+        };
+        let (gamma, beta) = (vector("gamma", Batch::gamma), vector("beta", Batch::beta));
+        let (mean, variance) = (|channel| 0.2 * channel as f32 - 0.3, |channel| 0.5 + 0.25 * channel as f32);
+        let (means, variances) = (vector("mean", mean), vector("variance", variance));
+        let whole = ..plan.tensor_size();
+        // All of them at once, so that none takes the memory of another.
+        let buffers: Vec<_> = (0..parts).map(|_| gpu.zeroed("x and y", plan.tensor_size())).collect();
+        for (part, buffer) in (0..).zip(&buffers) {
+            for start in (0..elements).step_by(2 * CHUNK as usize) {
+                let places = (start..(start + 2 * CHUNK).min(elements)).step_by(2);
+                let pair = |index: u64| places_in_bf16(index) | places_in_bf16(index + 1) << 16;
+                let words: Vec<u32> = places.map(|index| pair(part * elements + index)).collect();
+                gpu.queue.write_buffer(buffer, 2 * start, bytemuck::cast_slice(&words));
+                // Staged values do not pile up.
+                gpu.queue.submit([]);
+                gpu.wait();
+            }
+        }
+        for buffer in &buffers {
+            let (tensor, each) = (buffer.slice(whole), ..plan.vector_size());
+            let buffers = InferenceBuffers {
+                gamma: Some(gamma.slice(each)),
+                beta: Some(beta.slice(each)),
+                ..InferenceBuffers::new(tensor, tensor, means.slice(each), variances.slice(each))
+            };
+            let step = bn.bind_inference(&plan, &buffers).unwrap();
+            gpu.submit(|pass| step.record(pass));
+            gpu.wait();
+        }
+        let (mut looked_at, mut past) = (0_u64, 0_u64);
+        for (part, buffer) in (0..).zip(&buffers) {
+            let windows = (0..=plan.tensor_size()).step_by(window as usize / 8);
+            for near in windows.chain([plan.tensor_size()]) {
+                let length = (64_u64 << 10).min(plan.tensor_size());
+                let start = near.saturating_sub(length / 2).min(plan.tensor_size() - length) / 4 * 4;
+                let words: Vec<u32> = gpu.read_from(buffer, start, length as usize / 4);
+                let values = words.iter().flat_map(|word| [word << 16, word & 0xffff_0000]);
+                for (index, bits) in (start / 2..).zip(values) {
+                    let (place, channel) = (part * elements + index, (index % u64::from(CHANNELS)) as usize);
+                    let x = f64::from(f32::from_bits(places_in_bf16(place) << 16));
+                    let deviation = (f64::from(variance(channel)) + EPSILON).sqrt();
+                    let scaled = f64::from(Batch::gamma(channel)) * (x - f64::from(mean(channel))) / deviation;
+                    let y = scaled + f64::from(Batch::beta(channel));
+                    let (got, allowed) = (f64::from(f32::from_bits(bits)), bf16_inference_tolerance(scaled, y));
+                    assert!((got - y).abs() <= allowed, "{target}: y[{place}] = {got}, truth {y}, allowed {allowed:e}");
+                    looked_at += 1;
+                    past += u64::from(place > u64::from(u32::MAX));
+                }
+            }
+        }
+        println!("{target}: {} elements, {looked_at} looked at, {past} past the last of 32 bits", parts * elements);
+        assert!(!is_large() || past > 1 << 16, "{past} of {looked_at}");
     });
 }
