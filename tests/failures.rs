@@ -66,6 +66,15 @@ fn every_fault_has_tests_that_exist() {
 }
 
 #[test]
+fn what_was_run_by_hand_are_tests_that_exist() {
+    let text = include_str!("../docs/support.md");
+    for title in ["Large tensors\n", "Fuzzing\n"] {
+        let section = text.split("\n## ").find_map(|part| part.strip_prefix(title)).expect("a section of that title");
+        assert!(Tests::default().assert_exist(title, section) > 1, "{title}");
+    }
+}
+
+#[test]
 fn every_failure_has_tests_that_exist_or_says_why_not() {
     let text = include_str!("../docs/failures.md");
     let rows = rows(text);
