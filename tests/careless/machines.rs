@@ -8,7 +8,7 @@ use super::*;
 
 #[derive(Clone, Debug)]
 struct Machine {
-    /// Told to the kernels: the noop backend says of any device that it is a processor.
+    /// Told to the kernels: wgpu's noop backend has an option for the kind of a device, but says of any that it is a processor.
     class: AdapterClass,
     limits: Limits,
     features: Features,
@@ -84,6 +84,17 @@ fn run_everything((noop, kernels): &(Noop, Kernels), element: ElementType) {
                 noop.assert_quiet();
             }
         }
+    }
+}
+
+#[test]
+fn the_class_is_that_of_the_adapter_unless_the_descriptor_says_another() {
+    let (noop, _) = Machine::webgpu(AdapterClass::Discrete).open();
+    assert_eq!(noop.adapter.get_info().device_type, wgpu::DeviceType::Cpu);
+    assert_eq!(Kernels::new(&noop.device).profile().class, AdapterClass::Cpu);
+    for class in CLASSES {
+        let descriptor = KernelsDescriptor { class: Some(class), ..Default::default() };
+        assert_eq!(Kernels::with_descriptor(&noop.device, &descriptor).profile().class, class);
     }
 }
 
