@@ -11,8 +11,8 @@
 //! folded weights over weights.
 //!
 //! Skipped are element types, activations, layouts and tensors that are not built (f64 and mixed types, for instance), on
-//! devices also tensors beyond a limit, cases that are flagged as beyond f32 and miss their tolerance, and what is known to fail
-//! on adapters like this one (`known.rs`). Exit code: 0 if nothing failed, 1 if something did, 2 if there was nothing to run.
+//! devices also cases that are flagged as beyond f32 and miss their tolerance, and what is known to fail on adapters like
+//! this one (`known.rs`). Exit code: 0 if nothing failed, 1 if something did, 2 if there was nothing to run.
 
 mod case;
 mod compare;
@@ -77,8 +77,7 @@ impl Target {
         }
     }
 
-    /// What came out of the case, or what the library said against it. A tensor that the device cannot bind at once is
-    /// no failure: splitting it is a capability that is not built.
+    /// What came out of the case, or what the library said against it, a limit among it: what does not fit one is cut.
     fn run(&self, case: &Case) -> Result<Results, Rejection> {
         // A panic is a failure of this case only.
         let run = AssertUnwindSafe(|| match self {
@@ -87,9 +86,6 @@ impl Target {
         });
         match catch_unwind(run) {
             Ok(Ok(results)) => Ok(results),
-            Ok(Err(wgpu_batch_norm::Error::LimitExceeded { .. })) => {
-                Err(Rejection::Unsupported("tensor beyond one binding".into()))
-            }
             Ok(Err(error)) => Err(Rejection::Malformed(format!("error: {error}"))),
             Err(panic) => Err(Rejection::Malformed(format!("panic: {}", panic_message(panic.as_ref())))),
         }
