@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use naga::back::{hlsl, msl, pipeline_constants, spv};
+use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use wgpu_batch_norm::shader::Variant;
 
@@ -26,7 +27,7 @@ fn constants(source: &str) -> impl Iterator<Item = Vec<(&'static str, f64)>> + u
         ("BRAIN_FLOAT", &[0.0, 1.0]),
         ("KEEPS_IN_STEP", &[1.0, 0.0]),
         ("STORES_IN_TURN", &[1.0, 0.0]),
-        ("SPAN", &[8.0]),
+        ("SPAN", &[8.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]),
     ];
     let declared: Vec<_> =
         values.into_iter().filter(|(name, _)| source.contains(&format!("override {name}:"))).collect();
@@ -50,8 +51,51 @@ fn pipelines(variant: Variant) -> impl Iterator<Item = (naga::Module, ModuleInfo
     })
 }
 
-fn translate(name: &str, module: &naga::Module, info: &ModuleInfo) {
-    spv::write_vec(module, info, &spv::Options::default(), None).unwrap_or_else(|e| panic!("{name}: SPIR-V: {e}"));
+/// What wgpu has naga write for a Vulkan driver, and the environment that it is for.
+struct Vulkan {
+    options: spv::Options<'static>,
+    environment: &'static str,
+}
+
+/// A module of the crate on a driver with `robustBufferAccess2`, as most are: nothing is checked but indices of arrays that
+/// are no buffers.
+fn trusted() -> Vulkan {
+    let bounds_check_policies = BoundsCheckPolicies { index: BoundsCheckPolicy::Restrict, ..Default::default() };
+    let zero_initialize_workgroup_memory = spv::ZeroInitializeWorkgroupMemoryMode::None;
+    let options = spv::Options {
+        lang_version: (1, 6),
+        bounds_check_policies,
+        zero_initialize_workgroup_memory,
+        force_loop_bounding: false,
+        emit_int_div_checks: false,
+        ..Default::default()
+    };
+    Vulkan { options, environment: "vulkan1.3" }
+}
+
+/// A module that is given every check, on a driver without it. Vulkan 1.1 is the oldest that any driver under test has.
+fn checked() -> Vulkan {
+    let restrict = BoundsCheckPolicy::Restrict;
+    let bounds_check_policies = BoundsCheckPolicies { index: restrict, buffer: restrict, ..Default::default() };
+    let options = spv::Options { lang_version: (1, 3), bounds_check_policies, ..Default::default() };
+    Vulkan { options, environment: "vulkan1.1" }
+}
+
+impl Vulkan {
+    /// Of a pipeline of a variant: checks do not depend on constants, so the first one stands for all.
+    fn of_pipeline(index: usize) -> impl Iterator<Item = Self> {
+        [trusted()].into_iter().chain((index == 0).then(checked))
+    }
+
+    fn write(&self, name: &str, module: &naga::Module, info: &ModuleInfo) -> Vec<u32> {
+        spv::write_vec(module, info, &self.options, None).unwrap_or_else(|e| panic!("{name}: SPIR-V: {e}"))
+    }
+}
+
+fn translate(name: &str, index: usize, module: &naga::Module, info: &ModuleInfo) {
+    for vulkan in Vulkan::of_pipeline(index) {
+        vulkan.write(name, module, info);
+    }
     let msl_options = msl::Options { fake_missing_bindings: true, ..Default::default() };
     msl::write_string(module, info, &msl_options, &msl::PipelineOptions::default())
         .unwrap_or_else(|e| panic!("{name}: MSL: {e}"));
@@ -72,8 +116,8 @@ fn variants_have_names_of_their_own() {
     }
 }
 
-/// Checks every pipeline of every variant, on all cores.
-fn for_every_pipeline(check: impl Fn(&str, &naga::Module, &ModuleInfo) + Sync) {
+/// Checks every pipeline of every variant, by its number among those of the variant, on all cores.
+fn for_every_pipeline(check: impl Fn(&str, usize, &naga::Module, &ModuleInfo) + Sync) {
     let variants: Vec<_> = Variant::all().collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (check, variants) = (&check, &variants);
@@ -84,8 +128,8 @@ fn for_every_pipeline(check: impl Fn(&str, &naga::Module, &ModuleInfo) + Sync) {
                 scope.spawn(move || {
                     let mut count = 0;
                     for variant in part {
-                        for (module, info) in pipelines(*variant) {
-                            check(&variant.name(), &module, &info);
+                        for (index, (module, info)) in pipelines(*variant).enumerate() {
+                            check(&variant.name(), index, &module, &info);
                             count += 1;
                         }
                     }
@@ -109,21 +153,23 @@ fn every_variant_translates_to_spirv_msl_and_hlsl() {
 #[ignore = "needs spirv-val; `cargo xtask test` gets it and runs this in a step of its own"]
 fn spirv_val_accepts_every_variant() {
     let program = std::env::var_os("WGPU_BATCH_NORM_SPIRV_VAL").unwrap_or_else(|| "spirv-val".into());
-    for_every_pipeline(|name, module, info| {
-        let words = spv::write_vec(module, info, &spv::Options::default(), None).unwrap();
-        // Vulkan 1.1, the oldest that any driver under test has; its rules include those of the environment.
-        let mut child = Command::new(&program)
-            .args(["--target-env", "vulkan1.1", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        child.stdin.take().unwrap().write_all(&bytes).unwrap();
-        let output = child.wait_with_output().unwrap();
-        let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
-        assert!(output.status.success() && said.is_empty(), "{name}: {said}");
+    for_every_pipeline(|name, index, module, info| {
+        for vulkan in Vulkan::of_pipeline(index) {
+            let words = vulkan.write(name, module, info);
+            // Its rules include those of the environment.
+            let mut child = Command::new(&program)
+                .args(["--target-env", vulkan.environment, "-"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            child.stdin.take().unwrap().write_all(&bytes).unwrap();
+            let output = child.wait_with_output().unwrap();
+            let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+            assert!(output.status.success() && said.is_empty(), "{name}, {}: {said}", vulkan.environment);
+        }
     });
 }
 
