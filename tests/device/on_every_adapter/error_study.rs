@@ -4,7 +4,7 @@
 use crate::common::study::{Arrangement, Case, Data, Errors, Peers, Quantity, Variant, errors_of};
 use crate::common::tolerance::study_tolerance;
 use crate::common::{Target, on_every_target};
-use wgpu_batch_norm::ElementType;
+use wgpu_batch_norm::{AdapterClass, ElementType};
 
 fn large() -> bool {
     std::env::var_os("WGPU_BATCH_NORM_LARGE").is_some_and(|value| value == "1")
@@ -117,14 +117,21 @@ fn no_error_is_larger_than_that_of_pytorch_by_more_than_last_bits() {
 
 #[test]
 fn one_channel_of_64_million_elements_keeps_its_bounds() {
-    // Far more trips than lavapipe lets an invocation have. Without the switch, what a quick test has time for.
-    let (length, decades) = if large() { (26, &[0, 4, 7][..]) } else { (20, &[4][..]) };
     let peers = peers();
     on_every_target(|target| {
         // The plans of one class will do.
         if target.plan > 0 {
             return;
         }
+        // lavapipe ends an invocation's loops after 65,535 iterations. In a workgroup of 8, whose trips are of 16 elements, one that
+        // had a channel of 2^24 to itself would need 131,072 and see half of it. Elsewhere, what a quick test has time for.
+        let profile = target.kernels.profile();
+        let has_short_loops = profile.class == AdapterClass::Cpu && profile.vector_width == 8;
+        let (length, decades) = match (large(), has_short_loops) {
+            (true, _) => (26, &[0, 4, 7][..]),
+            (false, true) => (24, &[4][..]),
+            (false, false) => (20, &[4][..]),
+        };
         for &decade in decades {
             let case = case(ElementType::F32, Variant::Whole, Arrangement::First, decade, length);
             let (data, errors) = measure(target, &case);
