@@ -11,15 +11,27 @@ const SETTINGS: &str = "\
 khronos_validation.debug_action = VK_DBG_LAYER_ACTION_LOG_MSG
 khronos_validation.report_flags = error,warn,perf,info
 khronos_validation.enables = VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT,\
-VALIDATION_CHECK_ENABLE_SYNCHRONIZATION_VALIDATION_QUEUE_SUBMIT
-";
+VALIDATION_CHECK_ENABLE_SYNCHRONIZATION_VALIDATION_QUEUE_SUBMIT";
+
+/// Advice on speed, of which wgpu's own use of Vulkan always earns some.
+const ADVICE: &str = ",VK_VALIDATION_FEATURE_ENABLE_BEST_PRACTICES_EXT";
+
+/// What a program under the layer shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// That the layer has nothing to say.
+    Silence,
+    /// That what it says is heard: it is asked for advice as well, and must give some.
+    Advice,
+}
 
 /// The environment that puts the layer of a folder under a program. Writes the layer's settings into `scratch`, and lets
 /// it keep its cache there.
-pub fn environment(manifests: &Path, scratch: &Path) -> io::Result<Vec<(&'static str, OsString)>> {
+pub fn environment(manifests: &Path, scratch: &Path, expected: Expected) -> io::Result<Vec<(&'static str, OsString)>> {
     let settings = scratch.join("vk_layer_settings.txt");
     fs::create_dir_all(scratch)?;
-    fs::write(&settings, SETTINGS)?;
+    let advice = if expected == Expected::Advice { ADVICE } else { "" };
+    fs::write(&settings, format!("{SETTINGS}{advice}\n"))?;
     Ok(vec![
         ("VK_INSTANCE_LAYERS", "VK_LAYER_KHRONOS_validation".into()),
         ("VK_LAYER_PATH", manifests.into()),
@@ -49,15 +61,24 @@ impl Watcher {
         }
     }
 
-    /// How many instances ran under the layer, if it had nothing to say.
-    pub fn finish(self) -> Result<u64, String> {
-        if let Some(first) = self.messages.first() {
-            return Err(format!("{} messages of the validation layer, the first: {first}", self.messages.len()));
+    /// A remark on what was shown, if it is what was expected.
+    pub fn finish(self, expected: Expected) -> Result<String, String> {
+        let (count, instances) = (self.messages.len(), self.instances);
+        if let (Expected::Silence, Some(first)) = (expected, self.messages.first()) {
+            return Err(format!("{count} messages of the validation layer, the first: {first}"));
         }
-        if self.instances == 0 || self.synchronised != self.instances {
+        if instances == 0 || self.synchronised != instances {
             return Err("the validation layer was not loaded with its settings, so that it checked nothing".into());
         }
-        Ok(self.instances)
+        match expected {
+            Expected::Silence => {
+                Ok(format!("nothing to say for the validation layer, in {instances} Vulkan instances"))
+            }
+            Expected::Advice if count == 0 => {
+                Err("the validation layer was asked for advice, and nothing was heard of it".into())
+            }
+            Expected::Advice => Ok(format!("{count} messages of advice heard of the validation layer")),
+        }
     }
 }
 
@@ -74,15 +95,19 @@ Validation Information: [ UNASSIGNED ] | MessageID = 0xd7fa5f44 | Khronos Valida
 ";
     const HAZARD: &str = "SYNC-HAZARD-WRITE-AFTER-READ(ERROR / SPEC): msgNum: 929810911 - Validation Error: [ SYNC ]\n";
 
-    fn watched(output: &str) -> Result<u64, String> {
+    fn watched(output: &str) -> Result<String, String> {
+        expected(Expected::Silence, output)
+    }
+
+    fn expected(expected: Expected, output: &str) -> Result<String, String> {
         let mut watcher = Watcher::default();
         output.lines().for_each(|line| watcher.line(line));
-        watcher.finish()
+        watcher.finish(expected)
     }
 
     #[test]
     fn a_silent_layer_is_clean_only_if_it_was_there() {
-        assert_eq!(watched(ACTIVE), Ok(1));
+        assert!(watched(ACTIVE).unwrap().ends_with("in 1 Vulkan instances"));
         assert!(watched("test on_every_adapter::some ... ok\n").is_err());
         assert!(watched(&ACTIVE.replace("SYNCHRONIZATION", "BEST_PRACTICES")).is_err());
     }
@@ -94,6 +119,14 @@ Validation Information: [ UNASSIGNED ] | MessageID = 0xd7fa5f44 | Khronos Valida
         for severity in ["WARN / SPEC", "WARN / PERF", "PERF / SPEC"] {
             assert!(watched(&format!("{ACTIVE}{}", HAZARD.replace("ERROR / SPEC", severity))).is_err(), "{severity}");
         }
-        assert_eq!(watched(&format!("{ACTIVE}{}", HAZARD.replace("ERROR", "INFO"))), Ok(1));
+        assert!(watched(&format!("{ACTIVE}{}", HAZARD.replace("ERROR", "INFO"))).is_ok());
+    }
+
+    #[test]
+    fn a_layer_that_is_asked_for_advice_must_be_heard() {
+        let advised = |output: &str| expected(Expected::Advice, output);
+        assert!(advised(&format!("{ACTIVE}{}", HAZARD.replace("ERROR", "PERF"))).unwrap().starts_with("1 messages"));
+        assert!(advised(ACTIVE).unwrap_err().contains("nothing was heard"));
+        assert!(advised(HAZARD).unwrap_err().contains("not loaded"));
     }
 }

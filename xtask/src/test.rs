@@ -89,8 +89,8 @@ struct Step {
     environment: Vec<(&'static str, OsString)>,
     /// The user filters no tests, so that one must run.
     unfiltered: bool,
-    /// Runs under the validation layer, whose messages are failures.
-    layers: bool,
+    /// Runs under the validation layer, and what that shows.
+    layers: Option<layers::Expected>,
     /// Those that it runs beside, if any.
     group: Option<Group>,
     /// Why it is left out.
@@ -109,7 +109,7 @@ impl Step {
             strict_docs: false,
             environment: Vec::new(),
             unfiltered: false,
-            layers: false,
+            layers: None,
             group: None,
             skip: None,
             missing: None,
@@ -139,6 +139,11 @@ impl Step {
     fn set(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
         self.environment.push((name, value.into()));
         self
+    }
+
+    /// Where there is the layer.
+    fn under_layers(self, drivers: &Drivers, expected: layers::Expected) -> Self {
+        Self { layers: drivers.layers.is_ok().then_some(expected), ..self }
     }
 
     fn needs<T>(mut self, found: &drivers::Found<T>) -> Self {
@@ -177,6 +182,16 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
             .format(Format::Libtest)
             .harness(&harness)
             .set(PLANS, "discrete")
+            .among(Group::Devices)
+            .skip_if(facts.skip_gpu, &no_gpu)
+    };
+    // The plans that programs get on these drivers, for one test that meets everything.
+    let own_class = |name| {
+        let test = "every_operation_meets_the_reference_on_every_shape";
+        Step::new(name, &format!("test --release --locked --test device {test}"))
+            .format(Format::Libtest)
+            .harness(harness)
+            .set(PLANS, "cpu")
             .among(Group::Devices)
             .skip_if(facts.skip_gpu, &no_gpu)
     };
@@ -220,8 +235,9 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
             main_tests = main_tests.set(TEST_THREADS, threads.to_string());
         }
     }
-    let mut under_layers = swiftshader(tests("tests, SwiftShader", &[compiler]));
-    under_layers.layers = drivers.layers.is_ok();
+    let silent = |step: Step| swiftshader(step).under_layers(drivers, layers::Expected::Silence);
+    // A few dispatches will do.
+    let one_case = "SwiftShader --filter adv.add_relu.nchw.2x3x13x1.infer";
     let mut steps = vec![
         Step::new("fmt", "fmt --all --check").skip_if(!facts.rustfmt, missing_component),
         Step::new("clippy", "clippy --workspace --all-targets --release --locked -- -D warnings")
@@ -233,6 +249,12 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
             .set("CARGO_PROFILE_DEV_DEBUG", "0"),
         native(main_tests),
         mpi("MPI").harness(harness),
+        // What needs the feature and no ranks.
+        Step::new("MPI, alone", "test --release --locked --features mpi --lib --test careless exchange::mpi")
+            .format(Format::Libtest)
+            .among(Group::Small)
+            .harness(&[&[String::from("send_and_sync")][..], harness].concat())
+            .needs(&drivers.mpi),
         Step::new("doctests", "test --release --locked --doc -p wgpu-batch-norm")
             .format(Format::Libtest)
             .among(Group::Small)
@@ -275,13 +297,18 @@ fn steps(facts: Facts, drivers: &Drivers, harness: &[String]) -> Vec<Step> {
             .needs(&drivers.swiftshader)
             .set(ADAPTER, "SwiftShader")
             .set("VK_ADD_DRIVER_FILES", drivers.swiftshader.clone().unwrap_or_default()),
-        under_layers,
+        silent(tests("tests, SwiftShader", &[compiler])),
         // wgpu does not hear of memory that ran out there; a test that can assert nothing must not count as passed.
         gl(tests("tests, OpenGL", &["memory_that_runs_out"])),
         // The longest of them first, so that no core is without work at the end.
         gl(verify("verify, OpenGL", "all")),
-        swiftshader(verify("verify, SwiftShader", "SwiftShader")),
+        silent(verify("verify, SwiftShader", "SwiftShader")),
         native(verify("verify", "all")),
+        silent(own_class("tests, own class, SwiftShader")),
+        gl(own_class("tests, own class, OpenGL")),
+        swiftshader(verify("verify, advice, SwiftShader", one_case))
+            .needs(&drivers.layers)
+            .under_layers(drivers, layers::Expected::Advice),
     ];
     steps.iter_mut().for_each(|step| step.unfiltered = harness.is_empty());
     steps
@@ -405,9 +432,8 @@ fn run_step(step: &Step, drivers: &Drivers, root: &Path) -> (Row, Result<(), Str
     let result = result.and_then(|()| {
         // A filter may leave no test of this step, and so no layer.
         let ran = row.counts.is_some_and(|counts| counts.ran() > 0);
-        if step.layers && (ran || step.unfiltered) {
-            let instances = watcher.finish().map_err(|message| format!("step '{}': {message}", step.name))?;
-            row.remark = format!("nothing to say for the validation layer, in {instances} Vulkan instances");
+        if let Some(expected) = step.layers.filter(|_| ran || step.unfiltered) {
+            row.remark = watcher.finish(expected).map_err(|message| format!("step '{}': {message}", step.name))?;
         }
         Ok(())
     });
@@ -436,8 +462,10 @@ fn stream(step: &Step, drivers: &Drivers, root: &Path, read: impl FnMut(&str)) -
     let mut command = Command::new(cargo());
     command.args(&step.arguments).current_dir(root).stdout(Stdio::piped());
     command.envs(step.environment.iter().map(|(name, value)| (name, value)));
-    if let (true, Ok(manifests)) = (step.layers, &drivers.layers) {
-        command.envs(layers::environment(manifests, &drivers::folder().join("validation"))?);
+    if let (Some(expected), Ok(manifests)) = (step.layers, &drivers.layers) {
+        // A folder for each step, since others read theirs meanwhile.
+        let scratch = drivers::folder().join("validation").join(step.name);
+        command.envs(layers::environment(manifests, &scratch, expected)?);
     }
     if step.strict_docs {
         let mut flags = env::var_os("RUSTDOCFLAGS").unwrap_or_default();
@@ -584,6 +612,7 @@ mod tests {
                 "package",
                 "tests",
                 "MPI",
+                "MPI, alone",
                 "doctests",
                 "tracing",
                 "spirv-val",
@@ -596,7 +625,10 @@ mod tests {
                 "tests, OpenGL",
                 "verify, OpenGL",
                 "verify, SwiftShader",
-                "verify"
+                "verify",
+                "tests, own class, SwiftShader",
+                "tests, own class, OpenGL",
+                "verify, advice, SwiftShader"
             ]
         );
     }
@@ -605,13 +637,14 @@ mod tests {
     fn what_cannot_run_is_left_out_by_name() {
         assert_eq!(skipped(Facts { rustfmt: false, clippy: false, ..ALL }), ["fmt", "clippy"]);
         let of_devices = ["tests, SwiftShader", "tests, OpenGL", "verify, OpenGL", "verify, SwiftShader"];
-        let verify = ["bench", "verify, OpenGL", "verify, SwiftShader", "verify"];
+        let verify = ["bench", "verify, OpenGL", "verify, SwiftShader", "verify", "verify, advice, SwiftShader"];
         assert_eq!(skipped(Facts { bench: false, verify: false, ..ALL }), verify);
         let together = ["drivers together", "MPI, hosts", "MPI, drivers together"];
-        let of_gpus = [&["MPI", "bench"][..], &together, &of_devices, &["verify"]].concat();
+        let last = ["tests, own class, SwiftShader", "tests, own class, OpenGL", "verify, advice, SwiftShader"];
+        let of_gpus = [&["MPI", "bench"][..], &together, &of_devices, &["verify"], &last].concat();
         assert_eq!(skipped(Facts { skip_gpu: true, ..ALL }), of_gpus);
         let missing = named(ALL, &nothing(), |step| step.missing.is_some());
-        assert_eq!(missing, [&["MPI", "spirv-val", "Tint"][..], &together, &of_devices].concat());
+        assert_eq!(missing, [&["MPI", "MPI, alone", "spirv-val", "Tint"][..], &together, &of_devices, &last].concat());
     }
 
     #[test]
@@ -644,7 +677,7 @@ mod tests {
             assert_eq!((found.0.as_deref(), found.1.as_deref()), expected, "{}", step.name);
         }
         let chosen = Facts { backends_chosen: true, ..ALL };
-        assert_eq!(named(chosen, &everything(), |step| !step.environment.is_empty()).len(), 10);
+        assert_eq!(named(chosen, &everything(), |step| !step.environment.is_empty()).len(), 13);
     }
 
     #[test]
@@ -657,9 +690,9 @@ mod tests {
             let run = steps(facts, drivers, &[]).into_iter().filter(|step| step.missing.is_none());
             run.filter(|step| step.name.starts_with("tests")).map(|step| planned(&step)).collect::<Vec<_>>()
         };
-        let discrete = || Some(String::from("discrete"));
-        assert_eq!(plans(ALL, &everything()), [Some("cpu,integrated".into()), discrete(), discrete()]);
-        assert_eq!(plans(Facts { gpu: true, ..ALL }, &everything()), [None, discrete(), discrete()]);
+        let further = ["discrete", "discrete", "cpu", "cpu"].map(|plans| Some(String::from(plans)));
+        assert_eq!(plans(ALL, &everything()), [&[Some("cpu,integrated".into())][..], &further].concat());
+        assert_eq!(plans(Facts { gpu: true, ..ALL }, &everything()), [&[None][..], &further].concat());
         assert_eq!(plans(ALL, &nothing()), [None]);
     }
 
@@ -707,9 +740,12 @@ mod tests {
     }
 
     #[test]
-    fn the_layer_is_under_the_suite_where_it_is_found() {
-        assert_eq!(named(ALL, &everything(), |step| step.layers), ["tests, SwiftShader"]);
-        assert!(named(ALL, &nothing(), |step| step.layers).is_empty());
+    fn the_layer_is_under_all_that_runs_on_swiftshader_and_one_step_shows_that_it_is_heard() {
+        let under = |expected| named(ALL, &everything(), |step| step.layers == Some(expected));
+        let silent = ["tests, SwiftShader", "verify, SwiftShader", "tests, own class, SwiftShader"];
+        assert_eq!(under(layers::Expected::Silence), silent);
+        assert_eq!(under(layers::Expected::Advice), ["verify, advice, SwiftShader"]);
+        assert!(named(ALL, &nothing(), |step| step.layers.is_some()).is_empty());
     }
 
     #[test]
