@@ -740,3 +740,12 @@ pub fn of_merged_mean(scale: f32) -> f32 {
 pub fn of_merged_variance(variance: f32, scale: f32) -> f32 {
     32.0 * f32::EPSILON * (variance + scale * variance.sqrt() + f32::EPSILON * scale * scale)
 }
+
+/// How far dγ of a channel of subnormal values may be off, where they are all of one sign: a driver may take any of them, and any
+/// product of theirs, for 0. What is left of the channel's own scale is all of Σ|g·x̂|.
+pub fn of_subnormal_gamma_gradient(case: &Case, channel: usize) -> f64 {
+    let indices = || (0..case.input.len()).filter(|&index| case.channel(index) == channel);
+    let largest = indices().map(|index| f64::from(case.input[index]).abs()).fold(0.0, f64::max);
+    let gradients: f64 = indices().map(|index| f64::from(case.output_gradient[index]).abs()).sum();
+    gradients * largest / case.convention.epsilon.sqrt()
+}
