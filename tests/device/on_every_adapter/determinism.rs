@@ -123,10 +123,10 @@ fn every_structure_gives_the_same_bits_with_trusted_and_with_checked_shaders() {
 }
 
 /// Training and backward on buffers of their own.
-struct Layer<'a> {
+pub(super) struct Layer<'a> {
     gpu: &'a Gpu,
     case: &'a Case,
-    bn: BatchNorm,
+    bn: &'a BatchNorm,
     /// x, g, gamma, beta.
     inputs: [wgpu::Buffer; 4],
     /// Everything that is written, with its values before.
@@ -135,9 +135,8 @@ struct Layer<'a> {
 }
 
 impl<'a> Layer<'a> {
-    fn new(target: &'a Target, case: &'a Case, strategies: Strategies) -> Self {
+    pub(super) fn new(target: &'a Target, bn: &'a BatchNorm, case: &'a Case, strategies: Strategies) -> Self {
         let gpu = &*target.gpu;
-        let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor()).unwrap();
         let plan = bn.plan_with(&case.shape(), strategies).unwrap();
         let [gamma, beta] = [&case.gamma, &case.beta].map(|values| values.as_deref().unwrap());
         let inputs = [&case.input, &case.output_gradient, gamma, beta].map(|values| gpu.upload("read", values));
@@ -158,7 +157,7 @@ impl<'a> Layer<'a> {
     }
 
     /// Binds both steps; recording does the rest.
-    fn bind(&self) -> impl Fn(&mut wgpu::ComputePass<'_>) + use<> {
+    pub(super) fn bind(&self) -> impl Fn(&mut wgpu::ComputePass<'_>) + use<> {
         let plan = self.bn.plan_with(&self.case.shape(), self.strategies).unwrap();
         let [x, g, gamma, beta] = self.inputs.each_ref();
         let (tensor, vector) = (..plan.tensor_size(), ..plan.vector_size());
@@ -193,7 +192,7 @@ impl<'a> Layer<'a> {
     }
 
     /// Everything written but the workspace, from the same start.
-    fn run(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) -> Vec<Vec<u32>> {
+    pub(super) fn run(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) -> Vec<Vec<u32>> {
         for (buffer, before) in &self.written {
             self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(before));
         }
@@ -207,8 +206,9 @@ impl<'a> Layer<'a> {
 fn steps_recorded_again_and_steps_bound_again_give_the_same_bits() {
     on_every_target(|target| {
         let case = Case::random(&[5, 12, 6, 7], ChannelsFirst, 9);
+        let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor()).unwrap();
         for strategies in strategies_of(target, &case) {
-            let layer = Layer::new(target, &case, strategies);
+            let layer = Layer::new(target, &bn, &case, strategies);
             let record = layer.bind();
             let once = layer.run(&record);
             assert!(once.iter().flatten().all(|&bits| bits != POISON.to_bits()), "{target}: something was not written");
@@ -242,7 +242,8 @@ fn a_busy_machine_changes_no_bit() {
         let apart = Target { kernels, checks: ShaderChecks::Trusted, gpu: Arc::new(apart), ..*target };
         let loads = [target, &apart];
         let truth = bits(&other.run_device(target).unwrap());
-        let layer = Layer::new(target, &case, Strategies::default());
+        let bn = BatchNorm::with_kernels(&target.kernels, &case.descriptor()).unwrap();
+        let layer = Layer::new(target, &bn, &case, Strategies::default());
         let record = layer.bind();
         let quiet = layer.run(&record);
         let (done, rounds) = (AtomicBool::new(false), [const { AtomicU32::new(0) }; 2]);

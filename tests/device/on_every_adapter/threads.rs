@@ -1,13 +1,14 @@
-//! One batch norm in many threads.
+//! The same kernels, and one batch norm, in many threads.
 
 use std::sync::{Arc, Barrier, Mutex};
 
+use super::determinism::Layer;
 use super::in_place::bits;
 use crate::common::case::Case;
 use crate::common::tolerance::compare;
 use crate::common::{Target, on_every_target};
 use wgpu_batch_norm::Layout::ChannelsFirst;
-use wgpu_batch_norm::{Kernels, KernelsDescriptor, ShaderChecks};
+use wgpu_batch_norm::{BatchNorm, Kernels, KernelsDescriptor, ShaderChecks, Strategies};
 
 #[test]
 fn threads_that_bind_and_record_at_once_get_what_each_gets_alone() {
@@ -21,15 +22,19 @@ fn threads_that_bind_and_record_at_once_get_what_each_gets_alone() {
         let cases: Vec<_> = (0..THREADS as u64)
             .map(|seed| Case::random(if seed < 2 { &[9, 12, 5][..] } else { &[130, 12] }, ChannelsFirst, seed))
             .collect();
+        let bn = BatchNorm::with_kernels(&shared.kernels, &cases[0].descriptor()).unwrap();
+        let layer = |index: usize| Layer::new(&shared, &bn, &cases[index], Strategies::default());
         let (start, results) = (Barrier::new(THREADS), Mutex::new(Vec::new()));
         std::thread::scope(|scope| {
             for (index, case) in cases.iter().enumerate() {
-                let (start, results, shared) = (&start, &results, &shared);
+                let (start, results, shared, layer) = (&start, &results, &shared, &layer);
                 scope.spawn(move || {
+                    let layer = layer(index);
                     start.wait();
                     for _ in 0..3 {
+                        let by_one = layer.run(layer.bind());
                         let got = case.run_device(shared).unwrap();
-                        results.lock().unwrap().push((index, got));
+                        results.lock().unwrap().push((index, got, by_one));
                     }
                 });
             }
@@ -40,8 +45,12 @@ fn threads_that_bind_and_record_at_once_get_what_each_gets_alone() {
             let alone = case.run_device(&shared).unwrap();
             let worst = compare(case, &alone, &case.run_reference().unwrap());
             assert!(worst.ratio <= 1.0, "{target}: {worst:?}");
-            let mut together = results.iter().filter(|(other, _)| *other == index);
-            assert!(together.all(|(_, got)| bits(got) == bits(&alone)), "{target}: thread {index}");
+            let layer = layer(index);
+            let by_one = layer.run(layer.bind());
+            for (_, got, got_by_one) in results.iter().filter(|(other, ..)| *other == index) {
+                assert!(bits(got) == bits(&alone), "{target}: thread {index}");
+                assert!(*got_by_one == by_one, "{target}: thread {index}, one batch norm");
+            }
         }
     });
 }
