@@ -337,7 +337,11 @@ impl Geometry {
         let tuning = profile.tuning();
         let trip = self.positions * UNITS_PER_BLOCK;
         let blocks = self.extent.div_ceil(trip);
-        let wanted = tuning.workgroups.div_ceil(self.tiles);
+        let filling = tuning.workgroups.div_ceil(self.tiles);
+        let wanted = match purpose {
+            Purpose::Reduction(_) | Purpose::Second if self.spans => filling.min(most_splits_of_spans(self.extent)),
+            _ => filling,
+        };
         let splits = match purpose {
             Purpose::Reduction(most_slots) => wanted.min(blocks / tuning.least_blocks).min(most_slots / self.repeats),
             Purpose::Elementwise => {
@@ -533,6 +537,13 @@ fn has_spans(problem: Problem, profile: &DeviceProfile, lanes: u64, positions: u
 const fn max_span_rows(profile: &DeviceProfile) -> u64 {
     let rows = 8 * profile.max_blocks() / 5 / (1 + MOST_LANES_PER_SPAN);
     rows - rows % UNITS_PER_BLOCK
+}
+
+/// Splits of spans in a reduction, and in the dispatch that merges its slots: a slot takes about as long to merge as six rows to map,
+/// and every workgroup merges all, so that with as many splits as slots merging is a tenth of mapping where `64 · splits²` are the rows.
+const fn most_splits_of_spans(rows: u64) -> u64 {
+    let most = (rows / 64).isqrt();
+    if most == 0 { 1 } else { most }
 }
 
 /// Slots that keep the workspace within 1 % of the tensor, or within 96 bytes an instance and 64 KiB.
