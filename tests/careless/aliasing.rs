@@ -123,34 +123,25 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
         ])
     };
     let forward = || [read("input", tensor), over("output", "input"), read("residual", tensor)];
+    let training = |last: &[Place]| {
+        with(&[
+            &forward(),
+            &[written("activation_mask", mask), written("health", plan.health_size())],
+            &parameters(),
+            &[written("running.mean", running), written("running.variance", running)],
+            &[written("running.batches_tracked", 4), written("saved", saved), read("valid", valid)],
+            &[written("renormalization.saved", plan.renormalization_size()), read("renormalization.limits", 8)],
+            last,
+        ])
+    };
     let sums_of_a_part = || [written("sums", plan.gradient_sums_size())];
     let records_of_parts = || [read("sums", 2 * plan.gradient_sums_size()), read("moments", plan.part_moments_size())];
     vec![
         Operation {
             name: "training",
-            places: with(&[
-                &forward(),
-                &[written("activation_mask", mask), written("health", plan.health_size())],
-                &parameters(),
-                &[written("running.mean", running), written("running.variance", running)],
-                &[written("running.batches_tracked", 4), written("saved", saved), read("valid", valid)],
-                &[written("renormalization.saved", plan.renormalization_size()), read("renormalization.limits", 8)],
-                &[workspace()],
-            ]),
+            places: training(&[workspace()]),
             bind: |bn, plan, s| {
-                let buffers = TrainingBuffers {
-                    residual: s.optional(2),
-                    activation_mask: s.optional(3),
-                    health: s.optional(4),
-                    gamma: s.optional(5),
-                    beta: s.optional(6),
-                    running: s.running(7),
-                    saved: s.optional(10),
-                    valid: s.optional(11),
-                    renormalization: s.renormalization(12),
-                    ..TrainingBuffers::new(s[0], s[1], s[14])
-                };
-                let step = bn.bind_training(plan, &buffers)?;
+                let step = bn.bind_training(plan, &training_buffers(s, 14))?;
                 Ok(Box::new(move |pass| {
                     step.record(pass);
                     step.record_without_running_update(pass);
@@ -371,29 +362,9 @@ pub(super) fn operations(plan: &Plan) -> Vec<Operation> {
         },
         Operation {
             name: "training from parts",
-            places: with(&[
-                &forward(),
-                &[written("activation_mask", mask), written("health", plan.health_size())],
-                &parameters(),
-                &[written("running.mean", running), written("running.variance", running)],
-                &[written("running.batches_tracked", 4), written("saved", saved), read("valid", valid)],
-                &[written("renormalization.saved", plan.renormalization_size()), read("renormalization.limits", 8)],
-                &[read("moments", 2 * plan.part_moments_size()), workspace()],
-            ]),
+            places: training(&[read("moments", 2 * plan.part_moments_size()), workspace()]),
             bind: |bn, plan, s| {
-                let buffers = TrainingBuffers {
-                    residual: s.optional(2),
-                    activation_mask: s.optional(3),
-                    health: s.optional(4),
-                    gamma: s.optional(5),
-                    beta: s.optional(6),
-                    running: s.running(7),
-                    saved: s.optional(10),
-                    valid: s.optional(11),
-                    renormalization: s.renormalization(12),
-                    ..TrainingBuffers::new(s[0], s[1], s[15])
-                };
-                let step = bn.bind_training_from_parts(plan, s[14], &buffers)?;
+                let step = bn.bind_training_from_parts(plan, s[14], &training_buffers(s, 15))?;
                 Ok(Box::new(move |pass| {
                     step.record(pass);
                     step.record_without_running_update(pass);
@@ -477,6 +448,22 @@ fn backward_buffers<'a>(s: &Given<'a>, activation: ActivationState<'a>) -> Backw
 
 fn bind_backward(bn: &BatchNorm, plan: &Plan, s: &Given<'_>, activation: ActivationState<'_>) -> Bound {
     bn.bind_backward(plan, &backward_buffers(s, activation)).map(step)
+}
+
+/// As the places of training stand, with the workspace at this one.
+fn training_buffers<'a>(s: &Given<'a>, workspace: usize) -> TrainingBuffers<'a> {
+    TrainingBuffers {
+        residual: s.optional(2),
+        activation_mask: s.optional(3),
+        health: s.optional(4),
+        gamma: s.optional(5),
+        beta: s.optional(6),
+        running: s.running(7),
+        saved: s.optional(10),
+        valid: s.optional(11),
+        renormalization: s.renormalization(12),
+        ..TrainingBuffers::new(s[0], s[1], s[workspace])
+    }
 }
 
 fn bind_part_gradients(bn: &BatchNorm, plan: &Plan, s: &Given<'_>, activation: ActivationState<'_>) -> Bound {
