@@ -94,7 +94,7 @@ channels at once. What a floor is above the limit is the layout's; what the oper
 `16x64w / 64x4`: workgroups of 16 that take 64 trips an invocation and wait for each other, then workgroups of 64 that take 4.
 
   workspace  bytes of the plan's scratch, which serves every operation; marked where it is more than the larger of 1 %
-          of the tensor and 96 bytes a channel plus 64 KiB; with segments 104 bytes an instance, as they share gamma";
+          of the tensor and 64 bytes a channel plus 64 KiB; with segments 72 bytes an instance, as they share gamma";
 
 /// Measure every operation beside a copy and a read-only sum of the same tensor, in one run and in turn.
 #[derive(Parser)]

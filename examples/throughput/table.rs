@@ -81,10 +81,10 @@ impl Workspace {
         Self { workspace_bytes: plan.workspace_size(), workspace_bound: bound }
     }
 
-    /// The larger of 1 % of the tensor and 96 bytes an instance (a channel of a segment) plus 64 KiB; 8 bytes more an
+    /// The larger of 1 % of the tensor and 64 bytes an instance (a channel of a segment) plus 64 KiB; 8 bytes more an
     /// instance where segments share gamma.
     fn bound(tensor: u64, instances: u64, shares: bool) -> u64 {
-        let each = if shares { 96 + 8 } else { 96 };
+        let each = if shares { 64 + 8 } else { 64 };
         (tensor / 100).max(each * instances + (64 << 10))
     }
 
@@ -178,7 +178,7 @@ pub fn print_verdict(rows: &[Row]) -> bool {
     let large = count(&|row| row.workspace.as_ref().is_some_and(Workspace::exceeds));
     println!(
         "\nWorkspace: {large} of {planned} rows exceed the larger of 1 % of the tensor and {} plus 64 KiB.",
-        if segmented { "104 bytes a channel of each segment" } else { "96 bytes a channel" }
+        if segmented { "72 bytes a channel of each segment" } else { "64 bytes a channel" }
     );
     let wrong = count(&|row| matches!(row.status, Status::Wrong(_)));
     if wrong > 0 {
@@ -294,8 +294,8 @@ mod tests {
 
     #[test]
     fn the_workspace_bound_is_the_larger_of_the_two() {
-        assert_eq!(Workspace::bound(1 << 20, 3, false), 96 * 3 + 65536);
-        assert_eq!(Workspace::bound(1 << 20, 3, true), 104 * 3 + 65536);
+        assert_eq!(Workspace::bound(1 << 20, 3, false), 64 * 3 + 65536);
+        assert_eq!(Workspace::bound(1 << 20, 3, true), 72 * 3 + 65536);
         assert_eq!(Workspace::bound(100 << 20, 3, false), 1 << 20);
         assert!(Workspace { workspace_bytes: 10, workspace_bound: 9 }.exceeds());
         assert!(!Workspace { workspace_bytes: 9, workspace_bound: 9 }.exceeds());

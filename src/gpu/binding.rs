@@ -29,6 +29,8 @@ pub(super) struct Bindings<'a> {
     plan: &'a Plan,
     slices: Vec<Named<'a>>,
     roles: Vec<(Role, Slice<'a>)>,
+    /// The partials where nothing is prepared.
+    partials_with_parameters: Option<Slice<'a>>,
 }
 
 struct Named<'a> {
@@ -54,7 +56,7 @@ impl Slice<'_> {
 
 impl<'a> Bindings<'a> {
     pub(super) fn new(plan: &'a Plan) -> Self {
-        Self { plan, slices: Vec::new(), roles: Vec::new() }
+        Self { plan, slices: Vec::new(), roles: Vec::new(), partials_with_parameters: None }
     }
 
     /// A tensor of the plan's shape.
@@ -145,6 +147,7 @@ impl<'a> Bindings<'a> {
             |range: &Range<u64>| Slice { offset: whole.offset + range.start, size: range.end - range.start, ..whole };
         let layout = plan.workspace();
         self.roles.push((Role::Partials, part(&layout.partials)));
+        self.partials_with_parameters = Some(part(&layout.partials_with_parameters()));
         self.roles.push((Role::Prepared, part(&layout.prepared)));
         if !layout.gamma_gradients.is_empty() {
             self.roles.push((Role::InstanceGammaGradient, part(&layout.gamma_gradients)));
@@ -261,8 +264,13 @@ impl<'a> Bindings<'a> {
     ) -> Result<BoundDispatch, Error> {
         let kernel = dispatch.kernel;
         let replaced = kernel.in_place().filter(|(read, written)| self.coincide(*read, *written)).map(|(read, _)| read);
-        let slices: Vec<(Role, bool, Slice<'_>)> = kernel
-            .bindings()
+        let bindings = kernel.bindings();
+        let prepares = bindings.iter().any(|(role, _)| *role == Role::Prepared);
+        let find = |role| match role {
+            Role::Partials if !prepares => self.partials_with_parameters,
+            _ => self.find(role),
+        };
+        let slices: Vec<(Role, bool, Slice<'_>)> = bindings
             .into_iter()
             .filter(|(role, _)| Some(*role) != replaced)
             .map(|(role, written)| {
@@ -275,7 +283,7 @@ impl<'a> Bindings<'a> {
                     Slice { buffer, offset, size: PLACEHOLDER_SIZE }
                 };
                 let slice =
-                    self.find(dispatch.stand_in(role)).map(|slice| self.in_region(role, slice, dispatch.region));
+                    find(dispatch.stand_in(role)).map(|slice| self.in_region(role, slice, dispatch.region));
                 (role, written, slice.unwrap_or_else(placeholder))
             })
             .collect();

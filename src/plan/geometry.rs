@@ -44,6 +44,8 @@ pub(crate) struct Tensor {
     pub segmentation: Segmentation,
     pub element: ElementType,
     pub begin: Begin,
+    /// Instances that the workspace is for: those of training, where the tensor is that of what reads running statistics.
+    pub most_instances: u64,
 }
 
 /// Where a tensor's first element stands in what is bound of it.
@@ -55,8 +57,8 @@ pub(crate) enum Begin {
 }
 
 impl Tensor {
-    pub(super) const fn new(segmentation: Segmentation, element: ElementType) -> Self {
-        Self { segmentation, element, begin: Begin::Unit }
+    pub(super) const fn new(segmentation: Segmentation, element: ElementType, most_instances: u64) -> Self {
+        Self { segmentation, element, begin: Begin::Unit, most_instances }
     }
 
     /// Whether every row begins and ends with a unit.
@@ -135,7 +137,10 @@ impl Geometry {
     /// For a kernel that reduces a tensor to one partial per channel and slot; `None` where a run of columns is wider
     /// than a workgroup, or partials do not fit a binding.
     pub(super) fn reduction(tensor: Tensor, profile: &DeviceProfile, family: Family) -> Option<Self> {
-        Self::window_reduction(tensor, profile, family, max_slots(tensor))
+        let most_slots = max_slots(tensor);
+        Self::window_reduction(tensor, profile, family, most_slots)
+            // A super-row of several outer steps has as many partials of a channel, whatever the workspace may be.
+            .filter(|geometry| geometry.repeats <= most_slots.max(1))
     }
 
     /// As [`Geometry::reduction`], with so many slots at most, but as many as loops ask for.
@@ -155,7 +160,7 @@ impl Geometry {
             Family::Columns => Some(Self::columns(tensor, profile, purpose)).filter(|geometry| {
                 // As `Workspace`, which may hold merged partials too.
                 let partials = ((geometry.slots + 2) * tensor.segmentation.instances() + 2) * RECORD_SIZE;
-                partials <= profile.max_storage_buffer_binding_size
+                partials + profile.slice_alignment() <= profile.max_storage_buffer_binding_size
             }),
         }
     }
@@ -270,8 +275,14 @@ impl Geometry {
         };
         let extent = tensor.part().outer * row_units;
         let size = profile.rows_workgroup_size();
-        let positions =
-            profile.tuning().row_positions(family, tensor.segmentation, all_lanes, useful_positions(extent)).min(size);
+        let side_by_side = match family {
+            Family::Rows => rows_side_by_side(tensor.part().inner, profile).min(all_lanes.next_power_of_two()),
+            Family::Quads | Family::Columns => 1,
+        };
+        let positions = profile
+            .tuning()
+            .row_positions(family, tensor.segmentation, all_lanes, useful_positions(extent))
+            .min((size / side_by_side).max(1));
         let lanes = size / positions;
         Self {
             family,
@@ -339,7 +350,9 @@ impl Geometry {
         let blocks = self.extent.div_ceil(trip);
         let filling = tuning.workgroups.div_ceil(self.tiles);
         let wanted = match purpose {
-            Purpose::Reduction(_) | Purpose::Second if self.spans => filling.min(most_splits_of_spans(self.extent)),
+            Purpose::Reduction(_) | Purpose::Second if profile.is_cpu() && self.family == Family::Columns => {
+                filling.min(most_splits_of_columns(self.extent))
+            }
             _ => filling,
         };
         let splits = match purpose {
@@ -498,6 +511,13 @@ fn row_units(tensor: Tensor) -> u64 {
     if tensor.has_whole_rows() { inner / 4 } else { (inner + 6) / 4 }
 }
 
+/// Channels that neighbouring invocations take where rows are shorter than what is read of memory at once.
+const fn rows_side_by_side(inner: u64, profile: &DeviceProfile) -> u64 {
+    const SHORT: u64 = 16;
+    const SIDE_BY_SIDE: u64 = 32;
+    if profile.is_cpu() || inner == 0 || inner >= SHORT { 1 } else { SIDE_BY_SIDE.div_ceil(inner).next_power_of_two() }
+}
+
 /// Units of a super-row; the last unit of a lone one may be partial.
 fn row_units_of_columns(problem: Problem) -> u64 {
     (repeats(problem) * outer_elements(problem)).div_ceil(4)
@@ -539,21 +559,24 @@ const fn max_span_rows(profile: &DeviceProfile) -> u64 {
     rows - rows % UNITS_PER_BLOCK
 }
 
-/// Splits of spans in a reduction, and in the dispatch that merges its slots: a slot takes about as long to merge as six rows to map,
+/// Splits of columns on a software driver in a reduction, and in the dispatch that merges its slots: a slot takes about as long to merge as six rows to map,
 /// and every workgroup merges all, so that with as many splits as slots merging is a tenth of mapping where `64 · splits²` are the rows.
-const fn most_splits_of_spans(rows: u64) -> u64 {
+const fn most_splits_of_columns(rows: u64) -> u64 {
     let most = (rows / 64).isqrt();
     if most == 0 { 1 } else { most }
 }
 
-/// Slots that keep the workspace within 1 % of the tensor, or within 96 bytes an instance and 64 KiB.
+/// Slots that keep the workspace within 1 % of the tensor, or within 64 bytes an instance and 64 KiB.
 fn slots_within_budget(tensor: Tensor) -> u64 {
-    let instances = tensor.segmentation.instances();
-    let budget = (tensor.element.tensor_size(tensor.elements()) / 100).max(96 * instances + (64 << 10));
-    // What the workspace holds besides partials: records, merged partials, parameters, coefficients, batch counts, and the
-    // alignment of its regions.
-    let partials = budget.saturating_sub(5 * 16 * instances + 1024);
-    partials / (RECORD_SIZE * instances)
+    let Tensor { segmentation, element, most_instances, .. } = tensor;
+    // Where segments share gamma, their gradients are there too.
+    let shared = if segmentation.segments() > 1 || most_instances > segmentation.instances() { 8 } else { 0 };
+    let budget = (element.tensor_size(tensor.elements()) / 100).max((64 + shared) * most_instances + (64 << 10));
+    // What the workspace holds besides partials: what is prepared, statistics, batch counts, and the alignment of its regions.
+    let rest = (3 * RECORD_SIZE + shared) * most_instances + 1024;
+    let partials = budget.saturating_sub(rest) / (RECORD_SIZE * segmentation.instances());
+    // And, where there are more than a few, one that all are merged to.
+    if partials > FEW_SLOTS { (partials - 1).max(FEW_SLOTS) } else { partials }
 }
 
 /// Positions that have a whole block each; more would idle.

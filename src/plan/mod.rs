@@ -113,8 +113,13 @@ impl Laid {
         }
     }
 
-    fn merge_apart(&self) -> bool {
-        matches!(&self.work, Work::Whole(geometries) if geometries.merge_apart())
+    /// Records that reductions leave for the dispatch after, beside channels' parameters: those of every slot and one for the
+    /// batch count, and the same again for one slot where slots are merged by a dispatch of its own.
+    fn partials(&self) -> u64 {
+        let merges_apart = matches!(&self.work, Work::Whole(geometries) if geometries.merge_apart());
+        let merged = if merges_apart { self.instances() + 1 } else { 0 };
+        // An empty batch has none, but a binding needs bytes.
+        self.slots().max(1) * self.instances() + 1 + merged
     }
 
     /// Ranges that the elements of every instance fall into.
@@ -182,7 +187,8 @@ impl Plan {
         descriptor.validate()?;
         let problem = descriptor.problem(shape)?;
         let segmentation = shape.segmentation(descriptor.layout)?;
-        let tensor = |segmentation| Tensor::new(segmentation, descriptor.element);
+        let most_instances = segmentation.instances();
+        let tensor = |segmentation| Tensor::new(segmentation, descriptor.element, most_instances);
         check_limits(tensor(segmentation), profile)?;
         let separate = descriptor.convention.segment_running == SegmentRunning::Separate;
         let (batch, recorded) = if separate || segmentation.segments() == 1 {
@@ -195,18 +201,9 @@ impl Plan {
                 Laid::new(tensor(Segmentation::whole(problem)), profile, recorded)?,
             )
         };
-        let both = [&batch, &recorded];
+        let partials = batch.partials().max(recorded.partials());
         // The batch has the most instances.
-        let workspace = Workspace::new(
-            batch.instances(),
-            batch.segments() > 1,
-            both.into_iter()
-                .map(|laid| (laid.slots() * laid.instances()).div_ceil(batch.instances()))
-                .max()
-                .unwrap_or(0),
-            both.into_iter().any(Laid::merge_apart),
-            profile,
-        )?;
+        let workspace = Workspace::new(batch.instances(), batch.segments() > 1, partials, profile)?;
         let (descriptor, shape) = (descriptor.clone(), shape.clone());
         Ok(Self { descriptor, profile: *profile, shape, problem, batch, recorded, workspace })
     }

@@ -282,8 +282,8 @@ impl Files {
                 vec![
                     wgsl!("common/count_of_valid.wgsl"),
                     wgsl!("counter/recorded.wgsl"),
-                    wgsl!("parameter/recorded_statistics.wgsl"),
                     wgsl!("coefficients/written.wgsl"),
+                    wgsl!("coefficients/recorded.wgsl"),
                     wgsl!("renormalization/corrected.wgsl"),
                     wgsl!("conclusion/prepare_statistics.wgsl"),
                 ],

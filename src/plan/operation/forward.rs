@@ -99,7 +99,7 @@ impl Plan {
         let laid = &self.batch;
         let windows = laid.windows(Operation::Training)?;
         let slots = laid.slots_of(&windows);
-        let records_base = narrow(slots * laid.instances() + 1);
+        let records_base = narrow(self.workspace.parameters_beside_statistics());
         let valid = flag(options.valid, Params::HAS_VALID);
         let parameters = params.flags & (Params::HAS_GAMMA | Params::HAS_BETA) | Params::RECORDS_PARAMETERS;
         let first = Params { flags: valid, records_base, ..laid.params(self) };
@@ -108,7 +108,6 @@ impl Plan {
                 | valid
                 | flag(options.renormalization, Params::RENORMALIZES)
                 | flag(self.shares_running(), Params::SHARES_RUNNING),
-            records_base,
             ..params
         };
         let once = [parameters, counts];

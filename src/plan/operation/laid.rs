@@ -106,7 +106,11 @@ impl Laid {
             Choice::Split { reduction, elementwise, merges_apart } => {
                 let instances = self.instances();
                 let partials = reduction.slots * instances + 1;
-                let records_base = narrow(if *merges_apart { partials + instances + 1 } else { partials });
+                let records_base = narrow(match operation {
+                    Operation::Training => plan.workspace.parameters_beside_statistics(),
+                    _ if *merges_apart => partials + instances + 1,
+                    Operation::Backward | Operation::FrozenBackward => partials,
+                });
                 let reduce = Kernel::Reduce(operation.reduction(fusion), walk(reduction));
                 let apply = Kernel::MergeAndApply(operation, fusion, walk(elementwise));
                 let first = Params {
