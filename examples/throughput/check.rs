@@ -10,7 +10,7 @@ use wgpu_batch_norm::{
 use crate::buffers::{Buffers, Given, LIMITS, Padding, Parameter, is_valid};
 use crate::configuration::{Configuration, Source};
 use crate::element::Element;
-use crate::operations::{Bound, Operation};
+use crate::operations::Operation;
 use crate::support::Gpu;
 
 /// Channels that are compared.
@@ -427,20 +427,25 @@ impl<'a> Checker<'a> {
     /// Runs an operation once and compares what it wrote; the message says what is wrong.
     ///
     /// Running statistics start from what they were at first, and outputs from nothing.
-    pub fn operation(&self, operation: Operation, bound: &Bound) -> Result<(), String> {
+    pub fn operation(
+        &self,
+        operation: Operation,
+        record: impl FnOnce(&mut wgpu::ComputePass<'_>),
+    ) -> Result<(), String> {
         let Buffers { running_mean, running_variance, frozen_mean, frozen_variance, .. } = self.buffers;
-        let Buffers { output, residual_gradient, mask, .. } = self.buffers;
+        let Buffers { output, residual_gradient, mask, gamma_gradient, beta_gradient, .. } = self.buffers;
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(frozen_mean, 0, running_mean, 0, running_mean.size());
         encoder.copy_buffer_to_buffer(frozen_variance, 0, running_variance, 0, running_variance.size());
         // The other operations read what marking wrote.
         let marks =
             self.buffers.padding.as_ref().filter(|_| operation == Operation::Mark).map(|padding| &padding.valid);
-        for written in [Some(output), residual_gradient.as_ref(), mask.as_ref(), marks].into_iter().flatten() {
+        let gradients = [Some(gamma_gradient), Some(beta_gradient), residual_gradient.as_ref()];
+        for written in [Some(output), mask.as_ref(), marks].into_iter().chain(gradients).flatten() {
             encoder.clear_buffer(written, 0, None);
         }
         self.gpu.queue.submit([encoder.finish()]);
-        self.gpu.submit(|pass| bound.record(pass));
+        self.gpu.submit(record);
         let expectations = self.sample.expect(operation, self.buffers).map_err(|error| error.to_string())?;
         expectations.iter().try_for_each(|expectation| self.compare(expectation))
     }

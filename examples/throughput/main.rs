@@ -4,7 +4,7 @@
 //! cargo run --release --example throughput -- [--adapter SUBSTRING] [--json FILE] [--plot FILE.svg] [--quick]
 //!     [--op OP] [--shape N,C,H,W] [--layout first|last] [--growth [--budget SECONDS]] [--element f32|f16|bf16]
 //!     [--activation ACTIVATION] [--residual] [--source recompute|output|mask] [--segments K|each] [--padded]
-//!     [--renormalize] [--floor] [--processor-time]
+//!     [--renormalize] [--floor] [--processor-time] [--peer DIR]
 //! ```
 //!
 //! `--help` says what the figures mean. Exit code: 0 if all was measured or refused with a reason, 1 if a result was
@@ -19,6 +19,7 @@ mod growth;
 mod host;
 mod measure;
 mod operations;
+mod peers;
 mod plot;
 mod repeat;
 mod shapes;
@@ -40,6 +41,7 @@ use wgpu_batch_norm::{Kernels, Layout};
 use crate::configuration::Configuration;
 use crate::measure::Bench;
 use crate::operations::Operation;
+use crate::peers::Peer;
 use crate::repeat::YardstickArgument;
 use crate::shapes::Dims;
 use crate::table::Row;
@@ -93,6 +95,14 @@ to its channels, since it is their statistics that it would hold; rows that shar
 channels at once. What a floor is above the limit is the layout's; what the operation is above its floor is the kernel's.
 `16x64w / 64x4`: workgroups of 16 that take 64 trips an invocation and wait for each other, then workgroups of 64 that take 4.
 
+With `--peer DIR`, every operation has a row beside it for each manifest in DIR (files that end in .json) of the shape: a batch
+norm of somebody else's, checked against the reference like ours, and timed in the same rounds, on the same tensors, in f32 and
+channels first. A manifest names WGSL files, entry points, workgroups and the buffers they are bound to; its scratch and
+uniforms are its own. `benches/peers/README.md` says how to write one, `benches/peers/obvious.py` and `borch.mjs` do. Peers are
+compiled without wgpu's checks of loops and divisions, as ours are. GB/s are on the bytes that ours would move.
+`peer_training` and so on are their names in JSON, `peer` says whose it is, `peer_ratio` is its time over ours. At the end
+stands each of them beside ours, with forward and backward together.
+
   workspace  bytes of the plan's scratch, which serves every operation; marked where it is more than the larger of 1 %
           of the tensor and 64 bytes a channel plus 64 KiB; with segments 72 bytes an instance, as they share gamma";
 
@@ -123,6 +133,9 @@ struct Arguments {
     /// Beside every operation its floor: the least kernels that read and write the same in the order that the layout forces
     #[arg(long, conflicts_with_all = ["growth", "strategies", "activation", "residual", "segments", "padded", "renormalized", "element"])]
     floor: bool,
+    /// Beside every operation those of the peers that manifests in this folder describe; may be repeated
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["growth", "strategies", "repeat", "activation", "residual", "segments", "padded", "renormalized", "element"])]
+    peer: Vec<PathBuf>,
     /// Three rounds of shorter passes
     #[arg(long)]
     quick: bool,
@@ -189,7 +202,7 @@ fn main() -> ExitCode {
 
 /// Whether every result was right.
 fn run(arguments: &Arguments, gpu: &support::Gpu) -> Result<bool, String> {
-    let bench = bench(arguments, gpu);
+    let bench = bench(arguments, gpu, peers::load(&arguments.peer)?);
     println!("{gpu}");
     if let (Some(times), Some(layout), [dims]) = (arguments.repeat, arguments.layout, &arguments.shape[..]) {
         repeat::run(&bench, arguments.yardstick, *dims, layout.into(), times)?;
@@ -222,6 +235,7 @@ fn run(arguments: &Arguments, gpu: &support::Gpu) -> Result<bool, String> {
         let shapes = if arguments.shape.is_empty() { shapes::standard() } else { arguments.shape.clone() };
         let rows = measure(&bench, &shapes, &layouts);
         table::print_resnet(&rows);
+        table::print_peers(&rows);
         rows
     };
     let right = table::print_verdict(&rows);
@@ -235,7 +249,7 @@ fn run(arguments: &Arguments, gpu: &support::Gpu) -> Result<bool, String> {
     Ok(right)
 }
 
-fn bench<'a>(arguments: &Arguments, gpu: &'a support::Gpu) -> Bench<'a> {
+fn bench<'a>(arguments: &Arguments, gpu: &'a support::Gpu, peers: Vec<Peer>) -> Bench<'a> {
     let kernels = Kernels::new(&gpu.device);
     let kernels = arguments.window.map_or(kernels.clone(), |size| kernels.with_max_window_size(size));
     let class = kernels.profile().class;
@@ -262,6 +276,7 @@ fn bench<'a>(arguments: &Arguments, gpu: &'a support::Gpu) -> Bench<'a> {
         target,
         every_strategy: arguments.strategies,
         floors: arguments.floor,
+        peers,
     }
 }
 

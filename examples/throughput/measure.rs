@@ -7,9 +7,10 @@ use crate::check::Checker;
 use crate::configuration::Configuration;
 use crate::floor::{BoundFloor, Floor};
 use crate::operations::{Bound, Operation};
+use crate::peers::{BoundPeer, Own, Peer};
 use crate::shapes::Dims;
 use crate::support::Gpu;
-use crate::table::{Figures, Row, Status, Workspace};
+use crate::table::{Beside, Figures, Row, Status, Workspace};
 use crate::timer::{Record, Summary, Timer};
 use crate::yardstick::{BoundYardstick, Yardstick};
 
@@ -34,6 +35,8 @@ pub struct Bench<'a> {
     pub every_strategy: bool,
     /// Measure the floor of every operation.
     pub floors: bool,
+    /// Measured beside ours where they are made for the shape.
+    pub peers: Vec<Peer>,
 }
 
 /// An operation on one shape by one plan: bound to every set of buffers and right on all of them, or the reason why not.
@@ -41,6 +44,13 @@ struct Candidate {
     operation: Operation,
     plan: Plan,
     bounds: Result<Vec<Bound>, Status>,
+}
+
+/// The same of a peer.
+struct PeerCandidate<'a> {
+    operation: Operation,
+    name: &'a str,
+    bounds: Result<Vec<BoundPeer>, Status>,
 }
 
 impl Bench<'_> {
@@ -134,6 +144,7 @@ impl Bench<'_> {
         }
         let bound_floors: Vec<Vec<BoundFloor<'_>>> =
             floors.iter().map(|(_, floor)| sets.iter().map(|set| floor.bind(self.gpu, set)).collect()).collect();
+        let peers = self.peer_candidates(dims, layout, sets, &checkers);
         let mut records: Vec<Record<'_>> = Vec::new();
         for bounds in copies.iter().chain(&sums) {
             records.push(Box::new(|iteration, pass| bounds[iteration % bounds.len()].record(pass)));
@@ -146,7 +157,15 @@ impl Bench<'_> {
         for bounds in &bound_floors {
             records.push(Box::new(|iteration, pass| bounds[iteration % bounds.len()].record(pass)));
         }
+        for bounds in peers.iter().filter_map(|peer| peer.bounds.as_ref().ok()) {
+            records.push(Box::new(|iteration, pass| bounds[iteration % bounds.len()].record(pass)));
+        }
         let mut times = self.timer.alternate(self.target, self.rounds, sets.len(), &records);
+        let peers_measured = peers.iter().filter(|peer| peer.bounds.is_ok()).count();
+        let mut peer_times = times.split_off(times.len() - peers_measured).into_iter();
+        // In the order of the records, which is not that of the rows.
+        let peer_times: Vec<Option<Summary>> =
+            peers.iter().map(|peer| peer.bounds.as_ref().ok().and_then(|_| peer_times.next())).collect();
         let floor_times = times.split_off(times.len() - floors.len());
         let mut times = times.into_iter();
         let mut fastest = |count| times.by_ref().take(count).min_by(|one, other| one.time.total_cmp(&other.time));
@@ -188,7 +207,9 @@ impl Bench<'_> {
                 },
                 Err(status) => status.clone(),
             };
-            rows.push(self.row(operation.name(), dims, layout, status, Some(Workspace::of(plan))));
+            let ours = self.row(operation.name(), dims, layout, status, Some(Workspace::of(plan)));
+            let ours_ms = ours.figures().map(|figures| figures.ms);
+            rows.push(ours);
             let own = floors.iter().zip(&floor_times).filter(|((of, _), _)| of == operation);
             if let Some(((_, floor), time)) = own.min_by(|(_, one), (_, other)| one.time.total_cmp(&other.time)) {
                 let limit = operation.limit(&self.configuration, dims[1] as u32, copy.time, sum.time);
@@ -199,6 +220,27 @@ impl Bench<'_> {
                 ];
                 let figures = figures(*time, limit, bytes[0], bytes[1], floor.name(), dispatches);
                 rows.push(self.row(operation.floor_name(), dims, layout, Status::Measured(figures), None));
+            }
+            for (peer, time) in peers.iter().zip(&peer_times).filter(|(peer, _)| peer.operation == *operation) {
+                let status = match (&peer.bounds, time) {
+                    (Ok(bounds), Some(time)) => {
+                        let dispatches = bounds[0].dispatch_count();
+                        Status::Measured(figures(
+                            *time,
+                            operation.limit(&self.configuration, dims[1] as u32, copy.time, sum.time),
+                            operation.ideal_bytes(&self.configuration, plan),
+                            operation.moved_bytes(&self.configuration, plan, dispatches),
+                            peer.name.to_string(),
+                            dispatches,
+                        ))
+                    }
+                    (Ok(_), None) => continue,
+                    (Err(status), _) => status.clone(),
+                };
+                let mut row = self.row(operation.peer_name(), dims, layout, status, None);
+                let ratio = row.figures().zip(ours_ms).map(|(figures, ours_ms)| figures.ms / ours_ms);
+                row.beside = Some(Beside { peer: peer.name.to_string(), peer_ratio: ratio });
+                rows.push(row);
             }
         }
         rows
@@ -226,13 +268,7 @@ impl Bench<'_> {
         let ready = |operation: Operation, plan: &Plan| {
             let bounds: Result<Vec<Bound>, _> = sets.iter().map(|set| operation.bind(bn, plan, set)).collect();
             let bounds = bounds.map_err(|error| Status::Refused(error.to_string()))?;
-            // On every set, right or wrong: backward reads what training saved.
-            let check = |(bound, checker): (&Bound, &Checker<'_>)| checker.operation(operation, bound);
-            let checks: Vec<Result<(), String>> = bounds.iter().zip(checkers).map(check).collect();
-            match checks.into_iter().collect::<Result<(), String>>() {
-                Ok(()) => Ok(bounds),
-                Err(message) => Err(Status::Wrong(message)),
-            }
+            check(operation, bounds, checkers, Bound::record)
         };
         if self.configuration.padded && !self.operations.contains(&Operation::Mark) {
             // Everything else reads it; whether it is right shows in what does.
@@ -246,6 +282,35 @@ impl Bench<'_> {
             .into_iter()
             .map(|(operation, plan)| Candidate { bounds: ready(operation, &plan), operation, plan })
             .collect()
+    }
+
+    /// Binds and checks what peers have of the operations, training before backward, which reads what it saved.
+    fn peer_candidates<'a>(
+        &'a self,
+        dims: Dims,
+        layout: Layout,
+        sets: &[Buffers],
+        checkers: &[Checker<'_>],
+    ) -> Vec<PeerCandidate<'a>> {
+        let mut candidates = Vec::new();
+        for peer in self.peers.iter().filter(|peer| peer.serves(dims, layout)) {
+            let owns: Vec<Own<'_>> = sets.iter().map(|_| peer.own(self.gpu)).collect();
+            let ready = |operation| {
+                let bounds = peer.bind(self.gpu, operation, sets, &owns).map_err(Status::Refused)?;
+                check(operation, bounds, checkers, BoundPeer::record)
+            };
+            if !self.operations.contains(&Operation::Training) && peer.has(Operation::Training) {
+                // Whether it is right shows in backward.
+                let _ = ready(Operation::Training);
+            }
+            let operations = self.operations.iter().copied().filter(|operation| peer.has(*operation));
+            candidates.extend(operations.map(|operation| PeerCandidate {
+                operation,
+                name: peer.name(),
+                bounds: ready(operation),
+            }));
+        }
+        candidates
     }
 
     fn row(&self, op: &'static str, dims: Dims, layout: Layout, status: Status, workspace: Option<Workspace>) -> Row {
@@ -262,9 +327,25 @@ impl Bench<'_> {
                 .fold(self.configuration.element.size(), |bytes: u64, dim| bytes.saturating_mul(*dim as u64)),
             status,
             workspace,
+            beside: None,
             adapter: self.gpu.info.name.clone(),
             clock: self.timer.clock(),
         }
+    }
+}
+
+/// Runs an operation on every set, right or wrong, since backward reads what training saved.
+fn check<T>(
+    operation: Operation,
+    bounds: Vec<T>,
+    checkers: &[Checker<'_>],
+    record: impl Fn(&T, &mut wgpu::ComputePass<'_>),
+) -> Result<Vec<T>, Status> {
+    let check = |(bound, checker): (&T, &Checker<'_>)| checker.operation(operation, |pass| record(bound, pass));
+    let checks: Vec<Result<(), String>> = bounds.iter().zip(checkers).map(check).collect();
+    match checks.into_iter().collect::<Result<(), String>>() {
+        Ok(()) => Ok(bounds),
+        Err(message) => Err(Status::Wrong(message)),
     }
 }
 

@@ -55,6 +55,17 @@ impl Operation {
         }
     }
 
+    /// What the rows of its peers are called.
+    pub const fn peer_name(self) -> &'static str {
+        match self {
+            Self::Training => "peer_training",
+            Self::Inference => "peer_inference",
+            Self::Backward => "peer_backward",
+            Self::BackwardFrozen => "peer_frozen",
+            Self::Mark => "peer_mark",
+        }
+    }
+
     /// Tensors that the reduction and the map of the plain operation read; `None` where it goes over no tensor.
     pub const fn walks(self) -> Option<[u32; 2]> {
         match self {

@@ -24,6 +24,8 @@ pub struct Row {
     pub status: Status,
     #[serde(flatten)]
     pub workspace: Option<Workspace>,
+    #[serde(flatten)]
+    pub beside: Option<Beside>,
     pub adapter: String,
     pub clock: &'static str,
 }
@@ -67,6 +69,14 @@ pub struct Figures {
     pub limit_ratio: f64,
 }
 
+/// Whose the operation is where it is not ours, and how it stands beside ours.
+#[derive(Clone, Debug, Serialize)]
+pub struct Beside {
+    pub peer: String,
+    /// Its time over ours, where both were measured.
+    pub peer_ratio: Option<f64>,
+}
+
 /// Scratch that the plan asks for, beside what it may.
 #[derive(Clone, Debug, Serialize)]
 pub struct Workspace {
@@ -99,6 +109,11 @@ impl Row {
             Status::Measured(figures) => Some(figures),
             Status::Refused(_) | Status::Wrong(_) => None,
         }
+    }
+
+    /// Whose it is, before a message.
+    fn whose(&self) -> String {
+        self.beside.as_ref().map_or(String::new(), |beside| format!("{}: ", beside.peer))
     }
 
     /// Why there are no figures.
@@ -141,11 +156,13 @@ pub fn print_rows(rows: &[Row]) {
             let mark = if workspace.exceeds() { " EXCEEDS ITS BOUND" } else { "" };
             format!("{:>10}{mark}", workspace.workspace_bytes)
         });
+        let beside = row.beside.as_ref().and_then(|beside| beside.peer_ratio);
+        let beside = beside.map_or(String::new(), |ratio| format!("{ratio:.2} of ours"));
         match &row.status {
             Status::Measured(figures) => {
                 let mark = if figures.spread > LARGE_SPREAD { '!' } else { ' ' };
                 println!(
-                    "{key} {:21} {:>4} {:>9.4} {:>4.0}%{mark} {:>7.2} {:>7.2} {:>6.2} {:>6.2} {workspace}",
+                    "{key} {:21} {:>4} {:>9.4} {:>4.0}%{mark} {:>7.2} {:>7.2} {:>6.2} {:>6.2} {workspace}{beside}",
                     figures.strategy,
                     figures.dispatches,
                     figures.ms,
@@ -156,8 +173,8 @@ pub fn print_rows(rows: &[Row]) {
                     figures.limit_ratio,
                 );
             }
-            Status::Refused(message) => println!("{key} {message}"),
-            Status::Wrong(message) => println!("{key} WRONG, not timed: {message}"),
+            Status::Refused(message) => println!("{key} {}{message}", row.whose()),
+            Status::Wrong(message) => println!("{key} {}WRONG, not timed: {message}", row.whose()),
         }
     }
 }
@@ -226,6 +243,79 @@ fn sum_resnet(rows: &[Row], op: &str, layout: &str) -> Option<String> {
     Some(format!("{ms:>9.2} {limit_ms:>9.2} {:>6.2}{note}", ms / limit_ms))
 }
 
+/// Peers beside ours, shape after shape, with forward and backward together; nothing where there were none.
+pub fn print_peers(rows: &[Row]) {
+    let mut names: Vec<&str> = rows.iter().filter_map(|row| Some(row.beside.as_ref()?.peer.as_str())).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let lines = compare(rows, name);
+        if lines.is_empty() {
+            continue;
+        }
+        println!("\n{name} beside ours, channels first\n");
+        println!(
+            "{:19} {:18} {:>9} {:>9} {:>9} {:>11} {:>10}",
+            "shape (N,C,H,W)", "op", "peer ms", "ours ms", "peer/ours", "peer/limit", "ours/limit"
+        );
+        for Compared { shape, what, peer_ms, ours_ms, limit_ms } in &lines {
+            println!(
+                "{:19} {what:18} {peer_ms:>9.3} {ours_ms:>9.3} {:>9.2} {:>11.2} {:>10.2}",
+                shape_name(*shape),
+                peer_ms / ours_ms,
+                peer_ms / limit_ms,
+                ours_ms / limit_ms,
+            );
+        }
+        let mut ratios: Vec<f64> = lines.iter().map(|line| line.peer_ms / line.ours_ms).collect();
+        ratios.sort_by(f64::total_cmp);
+        if let Some(least) = ratios.first() {
+            let ahead = ratios.iter().filter(|ratio| **ratio > 1.0).count();
+            println!("Ours is ahead in {ahead} of {}; the least ratio is {least:.2}.", ratios.len());
+        }
+    }
+}
+
+/// What a peer and ours take for the same.
+struct Compared {
+    shape: Dims,
+    what: &'static str,
+    peer_ms: f64,
+    ours_ms: f64,
+    limit_ms: f64,
+}
+
+/// Every shape and operation that both have; the limit of two operations is that of the one and that of the other.
+fn compare(rows: &[Row], name: &str) -> Vec<Compared> {
+    const WHAT: [(&str, &[Operation]); 4] = [
+        ("training", &[Operation::Training]),
+        ("inference", &[Operation::Inference]),
+        ("backward", &[Operation::Backward]),
+        ("forward + backward", &[Operation::Training, Operation::Backward]),
+    ];
+    let of_peer = |row: &&Row| row.beside.as_ref().is_some_and(|beside| beside.peer == name);
+    let mut shapes: Vec<Dims> = rows.iter().filter(of_peer).map(|row| row.shape).collect();
+    shapes.dedup();
+    let mut lines = Vec::new();
+    for shape in shapes {
+        let here = || rows.iter().filter(|row| row.shape == shape && row.layout == "first");
+        for (what, operations) in WHAT {
+            let sum = |figure: &dyn Fn(Operation) -> Option<f64>| operations.iter().copied().map(figure).sum();
+            let of = |operation: Operation| here().find(|row| row.op == operation.name()).and_then(Row::figures);
+            let peer_of = |operation: Operation| {
+                here().filter(of_peer).find(|row| row.op == operation.peer_name()).and_then(Row::figures)
+            };
+            let peer_ms: Option<f64> = sum(&|operation| Some(peer_of(operation)?.ms));
+            let ours_ms: Option<f64> = sum(&|operation| Some(of(operation)?.ms));
+            let limit_ms: Option<f64> = sum(&|operation| Some(of(operation)?.limit_ms));
+            if let (Some(peer_ms), Some(ours_ms), Some(limit_ms)) = (peer_ms, ours_ms, limit_ms) {
+                lines.push(Compared { shape, what, peer_ms, ours_ms, limit_ms });
+            }
+        }
+    }
+    lines
+}
+
 /// One object a row.
 pub fn json(rows: &[Row]) -> Result<String, serde_json::Error> {
     serde_json::to_string_pretty(rows)
@@ -244,6 +334,7 @@ mod tests {
             tensor_bytes: 4 * shape.iter().product::<usize>() as u64,
             status,
             workspace: Some(Workspace { workspace_bytes: 10, workspace_bound: 9 }),
+            beside: None,
             adapter: "adapter".into(),
             clock: "wall clock",
         }
@@ -299,6 +390,26 @@ mod tests {
         assert_eq!(Workspace::bound(100 << 20, 3, false), 1 << 20);
         assert!(Workspace { workspace_bytes: 10, workspace_bound: 9 }.exceeds());
         assert!(!Workspace { workspace_bytes: 9, workspace_bound: 9 }.exceeds());
+    }
+
+    #[test]
+    fn a_peer_stands_beside_ours_operation_by_operation_and_step_by_step() {
+        let peer = |op, ms| {
+            let beside = Some(Beside { peer: "peer".into(), peer_ratio: Some(2.0) });
+            Row { op, beside, workspace: None, ..row([1; 4], measured(ms)) }
+        };
+        let ours = |op, ms| Row { op, ..row([1; 4], measured(ms)) };
+        let rows =
+            [ours("training", 1.0), peer("peer_training", 3.0), ours("backward", 2.0), peer("peer_backward", 4.0)];
+        let lines = compare(&rows, "peer");
+        let told: Vec<_> = lines.iter().map(|line| (line.what, line.peer_ms, line.ours_ms, line.limit_ms)).collect();
+        let expected =
+            [("training", 3.0, 1.0, 0.5), ("backward", 4.0, 2.0, 1.0), ("forward + backward", 7.0, 3.0, 1.5)];
+        assert_eq!(told, expected);
+        assert!(compare(&rows, "another").is_empty());
+        let json: serde_json::Value = serde_json::from_str(&json(&rows).unwrap()).unwrap();
+        assert!(json[0].get("peer").is_none());
+        assert_eq!((json[1]["peer"].as_str(), json[1]["peer_ratio"].as_f64()), (Some("peer"), Some(2.0)));
     }
 
     #[test]

@@ -30,6 +30,9 @@ mod measure;
 #[path = "../throughput/operations.rs"]
 mod operations;
 #[allow(dead_code, reason = "shared with `throughput`, which uses all of it")]
+#[path = "../throughput/peers.rs"]
+mod peers;
+#[allow(dead_code, reason = "shared with `throughput`, which uses all of it")]
 #[path = "../throughput/shapes.rs"]
 mod shapes;
 #[path = "../support/mod.rs"]
@@ -112,6 +115,7 @@ fn main() -> ExitCode {
         target,
         every_strategy,
         floors,
+        peers: Vec::new(),
     };
     println!("{gpu}, planned as {:?}, {configuration}\n", bench.kernels.profile().class);
     println!(
