@@ -75,5 +75,5 @@ fn median(mut call: impl FnMut() -> Result<(), Error>) -> Result<f64, Error> {
         call()?;
         samples.push(started.elapsed().as_secs_f64() * 1e6);
     }
-    Ok(Summary::of(&mut samples).time)
+    Ok(Summary::of(samples).time)
 }

@@ -51,7 +51,7 @@ use crate::yardstick::Yardstick;
 /// What the figures mean.
 const MEANING: &str = "\
 Every round times the copy, the sum and each operation once, as a pass that repeats it for 10 ms or more; figures are
-medians of nine rounds. A spread (interquartile range over median) above 10 % is marked with `!`. Samples of every result
+medians of nine rounds, ratios to the limit medians of the ratios within a round. A spread (interquartile range over median) above 10 % is marked with `!`. Samples of every result
 are compared with the CPU reference first; a wrong result is not timed. The copy and the sum read as many bytes as a
 tensor has, whatever its element type, and take as many bytes an invocation as is fastest on the device (tried on 32 MiB),
 so that they are limits and no easy marks; of two workgroup sizes, on software drivers, the faster of the shape counts.
@@ -139,6 +139,9 @@ struct Arguments {
     /// Three rounds of shorter passes
     #[arg(long)]
     quick: bool,
+    /// Rounds in place of nine, for a machine whose speed changes
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["quick", "processor_time"], value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: Option<u16>,
     /// The processor time of the process, the least of twenty rounds of short passes: for software drivers, on a machine that does
     /// other work [Linux only]
     #[arg(long, conflicts_with = "quick")]
@@ -256,7 +259,7 @@ fn bench<'a>(arguments: &Arguments, gpu: &'a support::Gpu, peers: Vec<Peer>) -> 
     let (rounds, target) = match (arguments.processor_time, arguments.quick) {
         (true, _) => (20, 0.002),
         (false, true) => (3, 0.003),
-        (false, false) => (9, 0.01),
+        (false, false) => (arguments.rounds.map_or(9, usize::from), 0.01),
     };
     let asked_for = |operation: &Operation| arguments.op.is_empty() || arguments.op.contains(operation);
     let timer = Timer::new(gpu, arguments.processor_time);

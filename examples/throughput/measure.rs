@@ -172,7 +172,7 @@ impl Bench<'_> {
         let (Some(copy), Some(sum)) = (fastest(copies.len()), fastest(sums.len())) else { return Vec::new() };
         let copy_gbps = gbps(2 * size, copy.time);
         let figures =
-            |time: Summary, limit: f64, ideal: u64, moved: u64, strategy: String, dispatches: usize| Figures {
+            |time: &Summary, limit: &dyn Fn(f64, f64) -> f64, [ideal, moved]: [u64; 2], strategy, dispatches| Figures {
                 strategy,
                 dispatches,
                 ms: time.time * 1e3,
@@ -181,24 +181,29 @@ impl Bench<'_> {
                 ideal_gbps: gbps(ideal, time.time),
                 moved_gbps: gbps(moved, time.time),
                 copy_ratio: gbps(moved, time.time) / copy_gbps,
-                limit_ms: limit * 1e3,
-                limit_ratio: time.time / limit,
+                limit_ms: limit(copy.time, sum.time) * 1e3,
+                limit_ratio: time.over(&copy, &sum, limit),
             };
-        let yardstick = |name, time: Summary, bytes| {
-            let figures = figures(time, time.time, bytes, bytes, "yardstick".into(), 1);
+        let yardstick = |name, time: &Summary, limit: &dyn Fn(f64, f64) -> f64, bytes| {
+            let figures = figures(time, limit, [bytes; 2], "yardstick".into(), 1);
             self.row(name, dims, layout, Status::Measured(figures), None)
         };
-        let mut rows = vec![yardstick("copy", copy, 2 * size), yardstick("sum", sum, size)];
+        let mut rows =
+            vec![yardstick("copy", &copy, &|copy, _| copy, 2 * size), yardstick("sum", &sum, &|_, sum| sum, size)];
         for Candidate { operation, plan, bounds } in &candidates {
+            let bytes_of = |operation: Operation, dispatches| {
+                let ideal = operation.ideal_bytes(&self.configuration, plan);
+                [ideal, operation.moved_bytes(&self.configuration, plan, dispatches)]
+            };
+            let limit = |copy, sum| operation.limit(&self.configuration, dims[1] as u32, copy, sum);
             let status = match bounds {
                 Ok(bounds) => match times.next() {
                     Some(time) => {
                         let dispatches = bounds[0].dispatch_count();
                         Status::Measured(figures(
-                            time,
-                            operation.limit(&self.configuration, dims[1] as u32, copy.time, sum.time),
-                            operation.ideal_bytes(&self.configuration, plan),
-                            operation.moved_bytes(&self.configuration, plan, dispatches),
+                            &time,
+                            &limit,
+                            bytes_of(*operation, dispatches),
                             operation.strategy(&self.configuration, plan, dispatches, self.every_strategy),
                             dispatches,
                         ))
@@ -212,27 +217,16 @@ impl Bench<'_> {
             rows.push(ours);
             let own = floors.iter().zip(&floor_times).filter(|((of, _), _)| of == operation);
             if let Some(((_, floor), time)) = own.min_by(|(_, one), (_, other)| one.time.total_cmp(&other.time)) {
-                let limit = operation.limit(&self.configuration, dims[1] as u32, copy.time, sum.time);
                 let dispatches = floor.dispatch_count();
-                let bytes = [
-                    operation.ideal_bytes(&self.configuration, plan),
-                    operation.moved_bytes(&self.configuration, plan, dispatches),
-                ];
-                let figures = figures(*time, limit, bytes[0], bytes[1], floor.name(), dispatches);
+                let figures = figures(time, &limit, bytes_of(*operation, dispatches), floor.name(), dispatches);
                 rows.push(self.row(operation.floor_name(), dims, layout, Status::Measured(figures), None));
             }
             for (peer, time) in peers.iter().zip(&peer_times).filter(|(peer, _)| peer.operation == *operation) {
                 let status = match (&peer.bounds, time) {
                     (Ok(bounds), Some(time)) => {
                         let dispatches = bounds[0].dispatch_count();
-                        Status::Measured(figures(
-                            *time,
-                            operation.limit(&self.configuration, dims[1] as u32, copy.time, sum.time),
-                            operation.ideal_bytes(&self.configuration, plan),
-                            operation.moved_bytes(&self.configuration, plan, dispatches),
-                            peer.name.to_string(),
-                            dispatches,
-                        ))
+                        let name = peer.name.to_string();
+                        Status::Measured(figures(time, &limit, bytes_of(*operation, dispatches), name, dispatches))
                     }
                     (Ok(_), None) => continue,
                     (Err(status), _) => status.clone(),

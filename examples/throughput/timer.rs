@@ -64,11 +64,12 @@ impl<'a> Timer<'a> {
                 }
             }
         }
-        let summary = |samples: &mut Vec<f64>| {
-            let summary = Summary::of(samples);
-            if self.by_processors { Summary { time: samples[0], ..summary } } else { summary }
+        let summary = |samples: Vec<f64>| {
+            let (of, least) = (Summary::of(samples.clone()), samples.iter().copied().fold(f64::INFINITY, f64::min));
+            // Where the least counts, it counts of every round.
+            if self.by_processors { Summary { time: least, samples: vec![least], ..of } } else { of }
         };
-        samples.iter_mut().map(summary).collect()
+        samples.into_iter().map(summary).collect()
     }
 
     /// Seconds of one pass in which `record` is called with 0, 1, … `iterations − 1`.
@@ -139,20 +140,32 @@ fn fit(seconds: f64, target: f64, sets: usize) -> usize {
 }
 
 /// The middle of some samples, or the least of them, and how far the middle half of them reaches.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Summary {
     pub time: f64,
     /// Interquartile range over median.
     pub spread: f64,
+    /// In the order of the rounds.
+    samples: Vec<f64>,
 }
 
 impl Summary {
-    /// Sorts `samples`, of which there is at least one.
-    pub fn of(samples: &mut [f64]) -> Self {
-        samples.sort_by(f64::total_cmp);
-        let median = percentile(samples, 0.5);
-        let range = percentile(samples, 0.75) - percentile(samples, 0.25);
-        Self { time: median, spread: if median > 0.0 { range / median } else { 0.0 } }
+    /// Of one sample at least.
+    pub fn of(samples: Vec<f64>) -> Self {
+        let mut sorted = samples.clone();
+        sorted.sort_by(f64::total_cmp);
+        let median = percentile(&sorted, 0.5);
+        let range = percentile(&sorted, 0.75) - percentile(&sorted, 0.25);
+        Self { time: median, spread: if median > 0.0 { range / median } else { 0.0 }, samples }
+    }
+
+    /// The median over the rounds of this time over what `limit` makes of the copy's and the sum's in the same round: a machine that
+    /// is slower for a while is so for all of them.
+    pub fn over(&self, copy: &Self, sum: &Self, limit: impl Fn(f64, f64) -> f64) -> f64 {
+        let rounds = self.samples.iter().zip(&copy.samples).zip(&sum.samples);
+        let mut ratios: Vec<f64> = rounds.map(|((own, copy), sum)| own / limit(*copy, *sum)).collect();
+        ratios.sort_by(f64::total_cmp);
+        percentile(&ratios, 0.5)
     }
 }
 
@@ -177,8 +190,15 @@ mod tests {
 
     #[test]
     fn a_summary_sorts_and_ignores_one_outlier() {
-        let summary = Summary::of(&mut [2.0, 1.0, 900.0, 2.0, 3.0]);
+        let summary = Summary::of(vec![2.0, 1.0, 900.0, 2.0, 3.0]);
         assert_eq!((summary.time, summary.spread), (2.0, 0.5));
+    }
+
+    #[test]
+    fn a_ratio_is_of_times_of_the_same_round() {
+        let of = |samples: [f64; 3]| Summary::of(samples.into());
+        let (own, copy, sum) = (of([3.0, 30.0, 12.0]), of([2.0, 20.0, 4.0]), of([1.0, 10.0, 2.0]));
+        assert_eq!(own.over(&copy, &sum, |copy, sum| copy + sum), 1.0);
     }
 
     #[test]

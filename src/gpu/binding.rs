@@ -282,8 +282,7 @@ impl<'a> Bindings<'a> {
                     };
                     Slice { buffer, offset, size: PLACEHOLDER_SIZE }
                 };
-                let slice =
-                    find(dispatch.stand_in(role)).map(|slice| self.in_region(role, slice, dispatch.region));
+                let slice = find(dispatch.stand_in(role)).map(|slice| self.in_region(role, slice, dispatch.region));
                 (role, written, slice.unwrap_or_else(placeholder))
             })
             .collect();
