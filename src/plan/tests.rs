@@ -1347,7 +1347,14 @@ fn selection_changes_exactly_at_its_thresholds() {
     let cases = [
         // Rows that share units are walked as quads, if channels come in fours; of up to 8,192 elements, and with four workgroups.
         (Cpu, 9, 64, 3, columns, columns, Columns),
-        (Cpu, 9, 64, 4, columns, columns, Columns),
+        // Few whole rows of 4 elements and more are walked as rows if there are 32 channels.
+        (Cpu, 512, 64, 4, rows, rows, Rows),
+        (Cpu, 513, 64, 4, columns, split(Columns, Columns), Columns),
+        (Cpu, 99, 64, 4, rows, rows, Rows),
+        (Cpu, 99, 64, 12, rows, rows, Rows),
+        (Cpu, 99, 32, 12, rows, rows, Rows),
+        (Cpu, 99, 31, 12, columns, columns, Columns),
+        (Cpu, 99, 66, 10, columns, columns, Columns),
         (Cpu, 9, 64, 5, quads, quads, Quads),
         (Cpu, 9, 64, 15, quads, quads, Quads),
         (Cpu, 9, 64, 17, quads, quads, Quads),
@@ -1363,16 +1370,17 @@ fn selection_changes_exactly_at_its_thresholds() {
         (Cpu, 9, 16, 8193, rows, rows, Rows),
         (Cpu, 9, 12, 8191, rows, rows, Quads),
         // Rows of 16 elements and more are walked as rows in one dispatch.
-        (Cpu, 9, 64, 12, columns, columns, Columns),
-        (Cpu, 9, 64, 16, rows, rows, Columns),
+        (Cpu, 9, 64, 16, rows, rows, Rows),
         (Cpu, 9, 66, 14, columns, columns, Columns),
-        // Inference walks them as rows from 64 on.
-        (Cpu, 9, 64, 60, rows, rows, Columns),
+        // So does inference where they are whole units, and from 64 on where they are not.
+        (Cpu, 9, 64, 60, rows, rows, Rows),
+        (Cpu, 9, 66, 62, rows, rows, Columns),
         (Cpu, 9, 64, 64, rows, rows, Rows),
+        (Cpu, 9, 66, 66, rows, rows, Rows),
         (Cpu, 9, 64, 68, rows, rows, Rows),
         // Up to seven super-rows are too short for columns; four trips of an invocation are held.
         (Cpu, 7, 64, 16, rows, rows, Rows),
-        (Cpu, 8, 64, 16, rows, rows, Columns),
+        (Cpu, 8, 64, 16, rows, rows, Rows),
         (Cpu, 16, 66, 18, rows, rows, Columns),
         (Cpu, 3, 64, 16, resident(Rows), resident(Rows), Rows),
         (Cpu, 4, 64, 16, resident(Rows), resident(Rows), Rows),
