@@ -5,9 +5,12 @@
 #     benches/awake.sh cargo run --release --example throughput -- --adapter llvmpipe
 set -eu
 
+command -v chrt > /dev/null || { echo "awake.sh needs chrt, of util-linux" >&2; exit 1; }
 spinners=
-# Not to be left behind by an interrupt.
+# Not to be left behind: dash runs no EXIT trap where a signal ends it, and what runs in the background ignores SIGINT.
 trap 'kill $spinners 2>/dev/null || true' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 for _ in $(seq "$(nproc)"); do
     chrt --idle 0 sh -c 'while :; do :; done' &
     spinners="$spinners $!"

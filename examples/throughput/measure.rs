@@ -288,10 +288,13 @@ impl Bench<'_> {
     ) -> Vec<PeerCandidate<'a>> {
         let mut candidates = Vec::new();
         for peer in self.peers.iter().filter(|peer| peer.serves(dims, layout)) {
-            let owns: Vec<Own<'_>> = sets.iter().map(|_| peer.own(self.gpu)).collect();
+            let owns = refusing(self.gpu, || Ok(sets.iter().map(|_| peer.own(self.gpu)).collect::<Vec<Own<'_>>>()));
             let ready = |operation| {
-                let bounds = peer.bind(self.gpu, operation, sets, &owns).map_err(Status::Refused)?;
-                check(operation, bounds, checkers, BoundPeer::record)
+                let owns = owns.as_ref().map_err(Status::clone)?;
+                refusing(self.gpu, || {
+                    let bounds = peer.bind(self.gpu, operation, sets, owns).map_err(Status::Refused)?;
+                    check(operation, bounds, checkers, BoundPeer::record)
+                })
             };
             if !self.operations.contains(&Operation::Training) && peer.has(Operation::Training) {
                 // Whether it is right shows in backward.
@@ -325,6 +328,19 @@ impl Bench<'_> {
             adapter: self.gpu.info.name.clone(),
             clock: self.timer.clock(),
         }
+    }
+}
+
+/// What wgpu has against something is the reason why there are no figures.
+fn refusing<T>(gpu: &Gpu, work: impl FnOnce() -> Result<T, Status>) -> Result<T, Status> {
+    let scopes =
+        [wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::OutOfMemory].map(|of| gpu.device.push_error_scope(of));
+    let done = work();
+    // The last pushed is popped first.
+    let errors = scopes.into_iter().rev().map(|scope| pollster::block_on(scope.pop()));
+    match errors.collect::<Vec<_>>().into_iter().flatten().next() {
+        Some(error) => Err(Status::Refused(error.to_string())),
+        None => done,
     }
 }
 

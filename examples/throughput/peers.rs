@@ -151,7 +151,7 @@ impl Peer {
         Own(scratch.chain(uniforms).collect())
     }
 
-    /// Binds an operation that it has to every set of buffers; what wgpu has against it comes back as text.
+    /// Binds an operation that it has to every set of buffers.
     pub fn bind(
         &self,
         gpu: &Gpu,
@@ -160,20 +160,13 @@ impl Peer {
         owns: &[Own<'_>],
     ) -> Result<Vec<BoundPeer>, String> {
         let dispatches = self.manifest.operations.get(operation.name()).map_or(&[][..], Vec::as_slice);
-        let validation = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let pipelines: Result<Vec<_>, String> =
-            dispatches.iter().map(|dispatch| dispatch.compile(gpu, &self.folder)).collect();
-        let bounds = pipelines.map(|pipelines| {
-            let bind = |(set, own): (&Buffers, &Own<'_>)| {
-                let each = dispatches.iter().zip(&pipelines);
-                BoundPeer(each.map(|(dispatch, pipeline)| dispatch.bind(gpu, pipeline, set, own)).collect())
-            };
-            sets.iter().zip(owns).map(bind).collect()
-        });
-        match pollster::block_on(validation.pop()) {
-            Some(error) => Err(error.to_string()),
-            None => bounds,
-        }
+        let compiled = dispatches.iter().map(|dispatch| dispatch.compile(gpu, &self.folder));
+        let pipelines = compiled.collect::<Result<Vec<_>, String>>()?;
+        let bind = |(set, own): (&Buffers, &Own<'_>)| {
+            let each = dispatches.iter().zip(&pipelines);
+            BoundPeer(each.map(|(dispatch, pipeline)| dispatch.bind(gpu, pipeline, set, own)).collect())
+        };
+        Ok(sets.iter().zip(owns).map(bind).collect())
     }
 }
 
@@ -242,7 +235,7 @@ fn create_module(gpu: &Gpu, text: String) -> wgpu::ShaderModule {
         ..wgpu::ShaderRuntimeChecks::checked()
     };
     // SAFETY: whoever names the folder answers for what lies in it, as for a program: that loops end and nothing is divided
-    // by zero. Memory accesses stay checked.
+    // by zero. Memory accesses stay checked; workgroup memory is not cleared, which is no matter of this call.
     unsafe { gpu.device.create_shader_module_trusted(descriptor, checks) }
 }
 

@@ -65,7 +65,7 @@ pub struct Figures {
     pub copy_ratio: f64,
     /// What the operation's sums and copies take.
     pub limit_ms: f64,
-    /// `ms` over `limit_ms`.
+    /// The median over the rounds of a round's time over its limit.
     pub limit_ratio: f64,
 }
 

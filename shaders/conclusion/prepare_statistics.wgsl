@@ -4,11 +4,12 @@ fn prepare(merged: Accumulator, place: Place) -> Accumulator {
     let channels = channels_of(place);
     let offset = mean_of(merged.sum, channels);
     let variance = mean_of(merged.m2, channels);
-    let gamma = gammas_at(channels);
-    let beta = betas_at(channels);
     for (var component = 0u; component < 4u; component++) {
         if owns_channel(place, component) {
             let channel = channels[component];
+            let parameters = recorded_parameters(channel);
+            let gamma = parameters.x;
+            let beta = parameters.y;
             let correction = correct(channel, merged.pivot[component], offset[component], variance[component]);
             write_normalizer(
                 channel,
@@ -17,9 +18,9 @@ fn prepare(merged: Accumulator, place: Place) -> Accumulator {
                     offset[component],
                     inverse_deviation(variance[component], params.epsilon),
                 ),
-                gamma[component] * correction.x,
+                gamma * correction.x,
                 // Not by a shift of 0, which an infinite gamma would make a NaN.
-                select(beta[component], gamma[component] * correction.y + beta[component], has(RENORMALIZES)),
+                select(beta, gamma * correction.y + beta, has(RENORMALIZES)),
             );
         }
     }

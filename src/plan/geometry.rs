@@ -339,6 +339,11 @@ impl Geometry {
             spans: has_spans(problem, profile, lanes, positions) && extent <= MAX_SLOTS * max_span_rows(profile),
         };
         geometry.split(profile, purpose);
+        // A row of spans is as many turns of a loop as it has lanes, so that these ask for more splits.
+        if matches!(purpose, Purpose::Reduction(most_slots) if geometry.spans && geometry.splits > most_slots.max(1)) {
+            geometry.spans = false;
+            geometry.split(profile, purpose);
+        }
         geometry.slots = geometry.splits * repeats;
         geometry
     }
@@ -511,7 +516,7 @@ fn row_units(tensor: Tensor) -> u64 {
     if tensor.has_whole_rows() { inner / 4 } else { (inner + 6) / 4 }
 }
 
-/// Channels that neighbouring invocations take where rows are shorter than what is read of memory at once.
+/// Channels that a workgroup takes at least where rows are shorter than what is read of memory at once.
 const fn rows_side_by_side(inner: u64, profile: &DeviceProfile) -> u64 {
     const SHORT: u64 = 16;
     const SIDE_BY_SIDE: u64 = 32;
