@@ -272,7 +272,8 @@ pub enum Error {
         /// The other field.
         second: &'static str,
     },
-    /// A strategy that was asked for cannot serve the shape, or what is fused into the operation, within the device's limits.
+    /// A strategy that was asked for cannot serve the shape, or what is fused into the operation, within the device's limits and
+    /// the workspace's bound (see [`Plan::workspace_size`](crate::Plan::workspace_size)).
     #[error(
         "`{strategy}` cannot serve this shape, or what the operation is given beside it, on this device: take one of \
          `Plan::strategies`, a split where there is a residual, a mask, padding or renormalization, or leave the choice open"

@@ -99,7 +99,8 @@ With `--peer DIR`, every operation has a row beside it for each manifest in DIR 
 norm of somebody else's, checked against the reference like ours, and timed in the same rounds, on the same tensors, in f32 and
 channels first. A manifest names WGSL files, entry points, workgroups and the buffers they are bound to; its scratch and
 uniforms are its own. `benches/peers/README.md` says how to write one, `benches/peers/obvious.py` and `borch.mjs` do. Peers are
-compiled without wgpu's checks of loops and divisions, as ours are. GB/s are on the bytes that ours would move.
+compiled without wgpu's checks of loops and divisions, as ours are. GB/s are on the bytes that ours would move in
+as many dispatches.
 `peer_training` and so on are their names in JSON, `peer` says whose it is, `peer_ratio` is its time over ours. At the end
 stands each of them beside ours, with forward and backward together.
 

@@ -20,6 +20,7 @@ pub(super) struct Tensors {
     pub super_rows: RangeInclusive<u64>,
     /// Only those whose rows begin and end with a unit.
     pub whole_rows: bool,
+    /// Channels of a part at least.
     pub least_channels: u64,
 }
 
@@ -78,7 +79,7 @@ const fn whole_rows_of(inner: RangeInclusive<u64>) -> Tensors {
 
 /// For training on software drivers. Rows that share units are walked four channels at a time. Short channels are held in
 /// registers; channels that a core has to itself are read again from its caches; long columns are cut, since a tile of theirs
-/// leaves gaps in memory.
+/// leaves gaps in memory. Few short rows of many channels are read faster as rows, if they are whole units.
 pub(super) const CPU_TRAINING: &[Rule] = &[
     rule(Strategy::ChannelLoop(QUADS), rows_of(16..=u64::MAX), 4),
     rule(Strategy::ChannelLoop(QUADS), rows_of(0..=15).with_super_rows(FEW), 4),
