@@ -325,9 +325,10 @@ struct Hosts {
     names: Vec<String>,
     bridge: String,
     agent: PathBuf,
+    /// The first three parts of their addresses: others than those of a run at the same time, or of one that was killed and left its
+    /// bridge.
+    network: String,
 }
-
-const ADDRESS: &str = "10.213.7";
 
 fn ip(arguments: &str) {
     let run = Command::new("ip").args(arguments.split_whitespace()).output().expect("ip runs (Debian: iproute2)");
@@ -341,9 +342,11 @@ impl Hosts {
             names: (1..=count).map(|host| format!("wbn{id}h{host}")).collect(),
             bridge: format!("wbn{id}br"),
             agent: std::env::temp_dir().join(format!("wbn{id}-agent")),
+            network: format!("10.213.{}", id % 256),
         };
+        let network = &hosts.network;
         ip(&format!("link add {} type bridge", hosts.bridge));
-        ip(&format!("addr add {ADDRESS}.254/24 dev {}", hosts.bridge));
+        ip(&format!("addr add {network}.254/24 dev {}", hosts.bridge));
         ip(&format!("link set {} up", hosts.bridge));
         let mut script =
             String::from("#!/bin/sh\n# In the place of ssh: the host's address, then a command.\ncase \"$1\" in\n");
@@ -351,10 +354,10 @@ impl Hosts {
             ip(&format!("netns add {name}"));
             ip(&format!("link add {name}o type veth peer name {name}i netns {name}"));
             ip(&format!("link set {name}o master {} up", hosts.bridge));
-            ip(&format!("-n {name} addr add {ADDRESS}.{host}/24 dev {name}i"));
+            ip(&format!("-n {name} addr add {network}.{host}/24 dev {name}i"));
             ip(&format!("-n {name} link set {name}i up"));
             ip(&format!("-n {name} link set lo up"));
-            script += &format!("{ADDRESS}.{host}) namespace={name} ;;\n");
+            script += &format!("{network}.{host}) namespace={name} ;;\n");
         }
         // A host name of its own: by it Open MPI tells machines apart.
         script += "*) echo \"no host $1\" >&2; exit 1 ;;\nesac\nname=$1\nshift\n\
@@ -381,20 +384,22 @@ impl Drop for Hosts {
 fn network_namespaces_are_hosts_of_a_job() {
     let hosts = Hosts::new(2);
     let agent = hosts.agent.to_str().expect("a path in UTF-8");
-    let network = format!("{ADDRESS}.0/24");
-    let names = format!("{ADDRESS}.1:2,{ADDRESS}.2:2");
+    let network = &hosts.network;
+    let names = format!("{network}.1:2,{network}.2:2");
+    let subnet = format!("{network}.0/24");
     let options = [
         ["-mca", "plm_rsh_agent", agent],
-        ["-mca", "oob_tcp_if_include", &network],
-        ["-mca", "btl_tcp_if_include", &network],
+        ["-mca", "oob_tcp_if_include", &subnet],
+        ["-mca", "btl_tcp_if_include", &subnet],
         // Shared memory does not stand between hosts; here it would.
         ["-mca", "btl", "tcp,self"],
     ];
     let options: Vec<&str> = options.into_iter().flatten().chain(["--host", &names]).collect();
     let outcome = job(&options, 4, "--steps 60");
     assert_like_one_process(&outcome, 4);
-    for host in ["host-10-213-7-1", "host-10-213-7-2"] {
-        let ranks = outcome.text.lines().filter(|line| line.starts_with("rank ") && line.contains(host)).count();
+    for host in 1..=2 {
+        let host = format!("host-{}-{host}", network.replace('.', "-"));
+        let ranks = outcome.text.lines().filter(|line| line.starts_with("rank ") && line.contains(&host)).count();
         assert_eq!(ranks, 2, "{host}: {}", outcome.text);
     }
 }
