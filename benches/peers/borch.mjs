@@ -1,8 +1,9 @@
 #!/usr/bin/env node
 // Writes the batch norm of borch.ts as manifests, for `throughput --peer OUT`.
 //
-//     pip download --no-deps pyborch==1.14.1 && unzip pyborch-1.14.1-py3-none-any.whl borch_webgpu/_borch.js
-//     node benches/peers/borch.mjs borch_webgpu/_borch.js OUT [--shape N,C,H,W]
+//     pip download --no-deps --dest target/peers pyborch==1.14.1
+//     unzip -d target/peers target/peers/pyborch-1.14.1-py3-none-any.whl borch_webgpu/_borch.js
+//     node benches/peers/borch.mjs target/peers/borch_webgpu/_borch.js OUT [--shape N,C,H,W]
 //     cargo run --release --example throughput -- --layout first --peer OUT [--shape N,C,H,W]
 //
 // SOURCE is that bundle, or `borch-ts/dist/src/kernels.js` of a built checkout. Its functions are called as

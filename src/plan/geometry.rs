@@ -564,8 +564,9 @@ const fn max_span_rows(profile: &DeviceProfile) -> u64 {
     rows - rows % UNITS_PER_BLOCK
 }
 
-/// Splits of columns on a software driver in a reduction, and in the dispatch that merges its slots: a slot takes about as long to merge as six rows to map,
-/// and every workgroup merges all, so that with as many splits as slots merging is a tenth of mapping where `64 · splits²` are the rows.
+/// Splits of columns on a software driver in a reduction, and in the dispatch that merges its slots: a slot takes about as long to
+/// merge as six rows to map, and every workgroup merges all, so that with as many splits as slots merging is a tenth of mapping where
+/// `64 · splits²` are the rows.
 const fn most_splits_of_columns(rows: u64) -> u64 {
     let most = (rows / 64).isqrt();
     if most == 0 { 1 } else { most }
