@@ -116,9 +116,9 @@ pub use element::ElementType;
 pub use error::Error;
 pub use gpu::{
     AccumulateBuffers, ActivationState, BackwardBuffers, BatchNorm, ConcludeBuffers, FoldBuffers,
-    FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels, KernelsDescriptor, OutputBackwardBuffers, PartBuffers,
-    PopulationBuffers, Renormalization, RunningStatistics, ShaderChecks, Step, TrainingBuffers, TrainingStep,
-    ValidBuffers, ValidSource,
+    FrozenBackwardBuffers, Gradient, InferenceBuffers, Kernels, KernelsDescriptor, OPTIONAL_FEATURES,
+    OutputBackwardBuffers, PartBuffers, PopulationBuffers, Renormalization, RunningStatistics, ShaderChecks, Step,
+    TrainingBuffers, TrainingStep, ValidBuffers, ValidSource,
 };
 #[cfg(feature = "safetensors")]
 pub use layer::StateTensor;

@@ -9,6 +9,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use naga::back::hlsl::ShaderModel::{V5_1, V6_0};
 use naga::back::{hlsl, msl, pipeline_constants, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
@@ -40,10 +41,14 @@ fn pipelines(variant: Variant) -> impl Iterator<Item = (naga::Module, ModuleInfo
     let source = variant.source();
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|error| panic!("{}: {}", variant.name(), error.emit_to_string(&source)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+    // What a device without any of wgpu's features takes, but where 64-bit integers are the point.
+    let capabilities = if variant.double_words { Capabilities::SHADER_INT64 } else { Capabilities::empty() };
+    let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .unwrap_or_else(|error| panic!("{}: {}", variant.name(), error.emit_to_string(&source)));
-    constants(&source).map(move |values| {
+    // How a tensor is loaded does not depend on them.
+    let most = if variant.double_words { 1 } else { usize::MAX };
+    constants(&source).take(most).map(move |values| {
         let values = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let (module, info) = pipeline_constants::process_overrides(&module, &info, None, &values)
             .unwrap_or_else(|error| panic!("{}: {error}", variant.name()));
@@ -92,14 +97,18 @@ impl Vulkan {
     }
 }
 
-fn translate(name: &str, index: usize, module: &naga::Module, info: &ModuleInfo) {
+fn translate(variant: Variant, index: usize, module: &naga::Module, info: &ModuleInfo) {
+    let name = &variant.name();
     for vulkan in Vulkan::of_pipeline(index) {
         vulkan.write(name, module, info);
     }
-    let msl_options = msl::Options { fake_missing_bindings: true, ..Default::default() };
+    // The first of either with 64-bit integers.
+    let lang_version = if variant.double_words { (2, 3) } else { msl::Options::default().lang_version };
+    let msl_options = msl::Options { fake_missing_bindings: true, lang_version, ..Default::default() };
     msl::write_string(module, info, &msl_options, &msl::PipelineOptions::default())
         .unwrap_or_else(|e| panic!("{name}: MSL: {e}"));
-    for shader_model in [hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_0] {
+    let models: &[_] = if variant.double_words { &[V6_0] } else { &[V5_1, V6_0] };
+    for &shader_model in models {
         let options = hlsl::Options { shader_model, fake_missing_bindings: true, ..Default::default() };
         let mut text = String::new();
         hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
@@ -117,7 +126,7 @@ fn variants_have_names_of_their_own() {
 }
 
 /// Checks every pipeline of every variant, by its number among those of the variant, on all cores.
-fn for_every_pipeline(check: impl Fn(&str, usize, &naga::Module, &ModuleInfo) + Sync) {
+fn for_every_pipeline(check: impl Fn(Variant, usize, &naga::Module, &ModuleInfo) + Sync) {
     let variants: Vec<_> = Variant::all().collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (check, variants) = (&check, &variants);
@@ -129,7 +138,7 @@ fn for_every_pipeline(check: impl Fn(&str, usize, &naga::Module, &ModuleInfo) + 
                     let mut count = 0;
                     for variant in part {
                         for (index, (module, info)) in pipelines(*variant).enumerate() {
-                            check(&variant.name(), index, &module, &info);
+                            check(*variant, index, &module, &info);
                             count += 1;
                         }
                     }
@@ -153,7 +162,8 @@ fn every_variant_translates_to_spirv_msl_and_hlsl() {
 #[ignore = "needs spirv-val; `cargo xtask test` gets it and runs this in a step of its own"]
 fn spirv_val_accepts_every_variant() {
     let program = std::env::var_os("WGPU_BATCH_NORM_SPIRV_VAL").unwrap_or_else(|| "spirv-val".into());
-    for_every_pipeline(|name, index, module, info| {
+    for_every_pipeline(|variant, index, module, info| {
+        let name = &variant.name();
         for vulkan in Vulkan::of_pipeline(index) {
             let words = vulkan.write(name, module, info);
             // Its rules include those of the environment.
@@ -193,7 +203,8 @@ fn tint_accepts_every_variant() {
     let writer = std::thread::spawn(move || -> std::io::Result<(usize, usize)> {
         let mut input = BufWriter::new(input);
         let (mut modules, mut pipelines) = (0, 0);
-        for variant in Variant::all() {
+        // 64-bit integers are naga's, not WGSL's, and no browser has them.
+        for variant in Variant::all().filter(|variant| !variant.double_words) {
             let code = variant.source();
             let constants: Vec<_> = constants(&code)
                 .map(|values| {

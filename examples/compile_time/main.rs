@@ -72,8 +72,10 @@ fn variants(gpu: &Gpu, arguments: &Arguments, every: usize) {
         ("BRAIN_FLOAT", 1.0),
     ];
     let named = |variant: &Variant| arguments.named.as_ref().is_none_or(|part| variant.name().contains(part));
+    let double_words = gpu.device.features().contains(wgpu::Features::SHADER_INT64);
     let mut times: Vec<(f64, String)> = Variant::all()
         .filter(named)
+        .filter(|variant| double_words || !variant.double_words)
         .step_by(every)
         .map(|variant| {
             let source = variant.source();

@@ -116,7 +116,8 @@ fn open(adapter: &wgpu::Adapter, required_limits: wgpu::Limits) -> Option<Gpu> {
         eprintln!("{}: no compute shaders", adapter.get_info().name);
         return None;
     }
-    let wanted = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+    let timestamps = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+    let wanted = timestamps | wgpu_batch_norm::OPTIONAL_FEATURES;
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("wgpu_batch_norm::examples::device"),
         required_features: adapter.features() & wanted,

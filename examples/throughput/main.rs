@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
-use wgpu_batch_norm::{Kernels, Layout};
+use wgpu_batch_norm::{Kernels, KernelsDescriptor, Layout};
 
 use crate::configuration::Configuration;
 use crate::measure::Bench;
@@ -131,6 +131,9 @@ struct Arguments {
     /// Work on tensors in windows of at most this many bytes [default: what the library does, 1 GiB or what fits a binding]
     #[arg(long, value_name = "BYTES")]
     window: Option<u64>,
+    /// Load tensors by 64-bit integers, or not [default: what the library does, which is to do so on llvmpipe where it can]
+    #[arg(long, value_name = "true|false")]
+    double_words: Option<bool>,
     /// Beside every operation its floor: the least kernels that read and write the same in the order that the layout forces
     #[arg(long, conflicts_with_all = ["growth", "strategies", "activation", "residual", "segments", "padded", "renormalized", "element"])]
     floor: bool,
@@ -226,6 +229,9 @@ fn run(arguments: &Arguments, gpu: &support::Gpu) -> Result<bool, String> {
         let told: Vec<String> = yardsticks.iter().map(told).collect();
         println!("{name}, with blocks of 64 bytes an invocation: {}", told.join(", or "));
     }
+    if bench.kernels.double_words() {
+        println!("tensors are loaded by 64-bit integers; the copy and the sum are not");
+    }
     println!();
     let layouts = match arguments.layout {
         Some(layout) => vec![layout.into()],
@@ -254,7 +260,8 @@ fn run(arguments: &Arguments, gpu: &support::Gpu) -> Result<bool, String> {
 }
 
 fn bench<'a>(arguments: &Arguments, gpu: &'a support::Gpu, peers: Vec<Peer>) -> Bench<'a> {
-    let kernels = Kernels::new(&gpu.device);
+    let descriptor = KernelsDescriptor { double_words: arguments.double_words, ..Default::default() };
+    let kernels = Kernels::with_descriptor(&gpu.device, &descriptor);
     let kernels = arguments.window.map_or(kernels.clone(), |size| kernels.with_max_window_size(size));
     let class = kernels.profile().class;
     let (rounds, target) = match (arguments.processor_time, arguments.quick) {

@@ -7,7 +7,7 @@ use super::kernels::{Kernels, PLACEHOLDER_SIZE, Placeholders};
 use super::scope::scoped;
 use super::step::BoundDispatch;
 use crate::plan::{Dispatch, Kernel, Params, Plan, Region, Role, Storage};
-use crate::shader::{Constants, Variant};
+use crate::shader::{Constants, Variant, has_double_words};
 use crate::{AdapterClass, ElementType, Error, trace};
 
 /// Whether a slice is written by any dispatch of a step.
@@ -307,7 +307,9 @@ impl<'a> Bindings<'a> {
             stores_in_turn: Some(self.plan.profile().class == AdapterClass::Cpu),
             span: Some(dispatch.params.lanes.div_ceil(dispatch.workgroup_size)),
         };
-        let variant = Variant { kernel, storage, in_place: replaced.is_some(), pooled };
+        let in_place = replaced.is_some();
+        let double_words = kernels.double_words() && has_double_words(kernel, in_place);
+        let variant = Variant { kernel, storage, in_place, pooled, double_words };
         let pipeline = kernels.pipeline(variant, constants)?;
         let storage = slices.iter().map(|(role, _, slice)| wgpu::BindGroupEntry {
             binding: role.binding(),

@@ -10,6 +10,22 @@ use crate::plan::{AdapterClass, DeviceProfile, Params, Role};
 use crate::shader::{Constants, Variant};
 use crate::{Error, trace};
 
+/// What a device may be asked for on behalf of this crate; nothing needs it. 64-bit integers make kernels faster on llvmpipe, see
+/// [`KernelsDescriptor::double_words`].
+///
+/// ```no_run
+/// # async fn open(adapter: wgpu::Adapter) -> Result<(), wgpu::RequestDeviceError> {
+/// let (device, queue) = adapter
+///     .request_device(&wgpu::DeviceDescriptor {
+///         required_features: adapter.features() & wgpu_batch_norm::OPTIONAL_FEATURES,
+///         ..Default::default()
+///     })
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+pub const OPTIONAL_FEATURES: wgpu::Features = wgpu::Features::SHADER_INT64;
+
 /// The compiled kernels of one device.
 ///
 /// Clones share everything. A program with many batch norms makes one and gives it to each
@@ -24,6 +40,7 @@ struct Shared {
     device: wgpu::Device,
     checks: ShaderChecks,
     cache: Option<wgpu::PipelineCache>,
+    double_words: bool,
     store: Mutex<Store>,
 }
 
@@ -44,6 +61,11 @@ pub struct KernelsDescriptor {
     /// not say that it is one, and for testing. Results stay right on any device. Default: 8 where the adapter's name has "llvmpipe", else
     /// 0, not known.
     pub vector_width: Option<u32>,
+    /// Loads tensors that are only read by 64-bit integers: two elements at once, or four of 16 bits. llvmpipe loads number by number, so
+    /// that this halves what its loads cost; GPUs load 16 bytes at once as it is. Results are the same to the bit. Only with
+    /// [`wgpu::Features::SHADER_INT64`] on the device, see [`OPTIONAL_FEATURES`](crate::OPTIONAL_FEATURES). Default: where the device has
+    /// that and plans are for a driver with a [`vector_width`](DeviceProfile::vector_width).
+    pub double_words: Option<bool>,
     /// The caller's pipeline cache, used for every pipeline. Default: none.
     pub pipeline_cache: Option<wgpu::PipelineCache>,
 }
@@ -128,10 +150,12 @@ impl Kernels {
             min_uniform_buffer_offset_alignment: limits.min_uniform_buffer_offset_alignment,
             vector_width: descriptor.vector_width.unwrap_or(if info.name.contains("llvmpipe") { 8 } else { 0 }),
         };
+        let double_words = descriptor.double_words.unwrap_or(profile.is_cpu() && profile.vector_width > 0);
         let shared = Shared {
             device: device.clone(),
             checks: descriptor.checks,
             cache: descriptor.pipeline_cache.clone(),
+            double_words: double_words && device.features().contains(wgpu::Features::SHADER_INT64),
             store: Mutex::default(),
         };
         Self { shared: Arc::new(shared), profile }
@@ -154,6 +178,12 @@ impl Kernels {
     #[must_use]
     pub fn device(&self) -> &wgpu::Device {
         &self.shared.device
+    }
+
+    /// Whether tensors are loaded by 64-bit integers, see [`KernelsDescriptor::double_words`].
+    #[must_use]
+    pub fn double_words(&self) -> bool {
+        self.shared.double_words
     }
 
     pub(super) fn pipeline(&self, variant: Variant, constants: Constants) -> Result<Pipeline, Error> {

@@ -15,6 +15,6 @@ pub use buffers::{
     InferenceBuffers, OutputBackwardBuffers, PartBuffers, PopulationBuffers, Renormalization, RunningStatistics,
     TrainingBuffers, ValidBuffers, ValidSource,
 };
-pub use kernels::{Kernels, KernelsDescriptor, ShaderChecks};
+pub use kernels::{Kernels, KernelsDescriptor, OPTIONAL_FEATURES, ShaderChecks};
 pub(crate) use scope::{scoped, write};
 pub use step::{Step, TrainingStep};

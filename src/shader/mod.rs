@@ -22,6 +22,9 @@ pub struct Variant {
     /// Declares every storage binding `read_write`, for steps in which one buffer is read and written through different
     /// slices: WebGPU tracks usage by whole buffers and refuses `read` beside `read_write`.
     pub pooled: bool,
+    /// Loads tensors that are only read by 64-bit integers, see
+    /// [`KernelsDescriptor::double_words`](crate::KernelsDescriptor::double_words).
+    pub double_words: bool,
 }
 
 /// What a pipeline fixes, where its kernel has a use for it: the values of the `override` declarations.
@@ -66,9 +69,12 @@ impl Variant {
                 [Storage::Single, Storage::Packed].into_iter().filter(move |storage| kernel.serves(*storage));
             let placements: &[bool] = if kernel.in_place().is_some() { &[false, true] } else { &[false] };
             storages.flat_map(move |storage| {
-                placements
-                    .iter()
-                    .flat_map(move |&in_place| [false, true].map(|pooled| Self { kernel, storage, in_place, pooled }))
+                placements.iter().flat_map(move |&in_place| {
+                    let loads: &[bool] = if has_double_words(kernel, in_place) { &[false, true] } else { &[false] };
+                    loads.iter().flat_map(move |&double_words| {
+                        [false, true].map(|pooled| Self { kernel, storage, in_place, pooled, double_words })
+                    })
+                })
             })
         })
     }
@@ -155,9 +161,12 @@ impl Variant {
             Kernel::ConcludeGradientSums => "conclude_gradient_sums".into(),
             Kernel::CountBatch => "count_batch".into(),
         };
-        for (set, suffix) in
-            [(self.storage == Storage::Packed, "::packed"), (self.in_place, "::in_place"), (self.pooled, "::pooled")]
-        {
+        for (set, suffix) in [
+            (self.storage == Storage::Packed, "::packed"),
+            (self.in_place, "::in_place"),
+            (self.pooled, "::pooled"),
+            (self.double_words, "::double_words"),
+        ] {
             if set {
                 name.push_str(suffix);
             }
@@ -168,7 +177,9 @@ impl Variant {
     /// The WGSL source; its one entry point is `main`.
     #[must_use]
     pub fn source(self) -> String {
-        let text = Files { storage: self.storage, in_place: self.in_place }.of(self.kernel).join("\n");
+        let text = Files { storage: self.storage, in_place: self.in_place, double_words: self.double_words }
+            .of(self.kernel)
+            .join("\n");
         if self.pooled { text.replace("var<storage, read>", "var<storage, read_write>") } else { text }
     }
 
@@ -218,19 +229,44 @@ macro_rules! tensor {
     };
 }
 
+/// The files of a tensor that is only read, by double words, by storage.
+macro_rules! double_words {
+    ($name:literal) => {
+        [
+            include_str!(concat!("../../shaders/tensor/double_words/", $name)),
+            include_str!(concat!("../../shaders/tensor/packed_double_words/", $name)),
+        ]
+    };
+}
+
+/// Whether a kernel has tensors that it may load by double words: of whole units, and only read.
+pub(crate) fn has_double_words(kernel: Kernel, in_place: bool) -> bool {
+    let replaced = if in_place { kernel.in_place().map(|(read, _)| read) } else { None };
+    let mut bindings = kernel.bindings().into_iter();
+    kernel.walk().is_some_and(|walk| walk.access != Access::Scalar)
+        && bindings.any(|(role, written)| role.is_tensor() && !written && Some(role) != replaced)
+}
+
 /// Chooses the files of a kernel; an entry point uses what the files before it define.
 #[derive(Clone, Copy)]
 struct Files {
     storage: Storage,
     in_place: bool,
+    double_words: bool,
 }
 
 impl Files {
     fn of(self, kernel: Kernel) -> Vec<&'static str> {
-        let codec = match (self.storage, kernel.walk()) {
+        let mut codec = match (self.storage, kernel.walk()) {
             (Storage::Packed, Some(_)) => vec![wgsl!("tensor/packed/codec.wgsl")],
             _ => Vec::new(),
         };
+        if self.double_words {
+            codec.push(match self.storage {
+                Storage::Single => wgsl!("tensor/double_words/codec.wgsl"),
+                Storage::Packed => wgsl!("tensor/packed_double_words/codec.wgsl"),
+            });
+        }
         let files = match kernel {
             Kernel::Reduce(reduction, walk) => self.reduce(reduction, walk),
             Kernel::Apply(map, walk) => self.apply(map, walk),
@@ -574,7 +610,7 @@ impl Files {
         let mut files = vec![self.input(access)];
         if fusion.binds_more() {
             files.extend([
-                self.load(access, tensor!("companion.wgsl")),
+                self.load(access, tensor!("companion.wgsl"), double_words!("companion.wgsl")),
                 wgsl!("common/companion.wgsl"),
                 wgsl!("block/input_companion.wgsl"),
             ]);
@@ -589,16 +625,16 @@ impl Files {
         let mut files = vec![if self.in_place {
             self.store(access, tensor!("output_gradient_in_place.wgsl"))
         } else {
-            self.load(access, tensor!("output_gradient.wgsl"))
+            self.load(access, tensor!("output_gradient.wgsl"), double_words!("output_gradient.wgsl"))
         }];
         if input {
-            files.push(self.load(access, tensor!("input.wgsl")));
+            files.push(self.load(access, tensor!("input.wgsl"), double_words!("input.wgsl")));
         }
         files.extend(match fusion {
             Fusion::None | Fusion::Activation | Fusion::Inverted if input => vec![wgsl!("block/both.wgsl")],
             Fusion::None | Fusion::Activation | Fusion::Inverted => vec![wgsl!("block/output_gradient.wgsl")],
             Fusion::Companion => vec![
-                self.load(access, tensor!("companion.wgsl")),
+                self.load(access, tensor!("companion.wgsl"), double_words!("companion.wgsl")),
                 wgsl!("common/companion.wgsl"),
                 wgsl!("block/both_companion.wgsl"),
             ],
@@ -699,14 +735,17 @@ impl Files {
         if self.in_place {
             self.store(access, tensor!("input_in_place.wgsl"))
         } else {
-            self.load(access, tensor!("input.wgsl"))
+            self.load(access, tensor!("input.wgsl"), double_words!("input.wgsl"))
         }
     }
 
     /// The file of a tensor that is read: units shared with neighbours can be loaded whole.
-    fn load(self, access: Access, files: [&'static str; 4]) -> &'static str {
+    fn load(self, access: Access, files: [&'static str; 4], double_words: [&'static str; 2]) -> &'static str {
         let [vector, scalar, packed, packed_scalar] = files;
+        let [two, four] = double_words;
         match (self.storage, access) {
+            (Storage::Single, _) if self.double_words => two,
+            (Storage::Packed, _) if self.double_words => four,
             (Storage::Single, Access::Whole | Access::Runs | Access::Spans | Access::Shared) => vector,
             (Storage::Single, Access::Scalar) => scalar,
             (Storage::Packed, Access::Whole | Access::Runs | Access::Spans | Access::Shared) => packed,

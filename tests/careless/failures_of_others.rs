@@ -207,6 +207,9 @@ fn shaders_use_nothing_that_differs_between_runs_or_is_not_everywhere() {
         for word in ["subgroup", "enable ", "f16(", "<f16>", "pack2x16float", "isNan", "isInf"] {
             assert!(!code.contains(word), "{}: {word}", variant.name());
         }
+        for word in ["u64", "i64", "f64"] {
+            assert!(variant.double_words || !code.contains(word), "{}: {word}", variant.name());
+        }
         // Atomics of integers only, where the order does not matter.
         for (at, _) in code.match_indices("atomic<") {
             let kind = &code[at + "atomic<".len()..];

@@ -5,6 +5,7 @@ mod activations;
 #[cfg(target_os = "linux")]
 mod compiler;
 mod determinism;
+mod double_words;
 mod element_types;
 mod error_study;
 mod exchange;
