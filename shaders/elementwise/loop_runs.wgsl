@@ -2,19 +2,18 @@
 
 fn apply_to_place(place: Place, extent: Extent, coefficients: Coefficients) {
     var row = first_row(place, extent);
-    var index = extent.start;
-    if index < extent.end {
+    if row.index < extent.end {
         loop {
             var channel = 0u;
             loop {
                 let begin = run_begin(channel);
                 let end = run_begin(channel + 1u);
-                apply_to_unit(row + begin, picked_coefficients(coefficients, owners_at(4u * begin)), place);
+                apply_to_unit(row.unit + begin, picked_coefficients(coefficients, owners_at(4u * begin)), place);
                 let own = picked_coefficients(coefficients, whole_owners(channel));
                 var unit = begin + 1u;
                 if unit < end {
                     loop {
-                        apply_to_unit(row + unit, own, place);
+                        apply_to_unit(row.unit + unit, own, place);
                         unit++;
                         continuing {
                             break if unit >= end;
@@ -26,10 +25,9 @@ fn apply_to_place(place: Place, extent: Extent, coefficients: Coefficients) {
                     break if channel >= 4u;
                 }
             }
-            row += params.outer_elements / 4u;
-            index += params.row_units;
+            row = next_row(row);
             continuing {
-                break if index >= extent.end;
+                break if row.index >= extent.end;
             }
         }
     }

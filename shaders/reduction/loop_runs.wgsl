@@ -8,26 +8,24 @@ fn reduce_place(place: Place, extent: Extent) -> Accumulator {
     let basis = basis_of(place, extent);
     var total = empty(basis);
     var row = first_row(place, extent);
-    var index = extent.start;
-    if index < extent.end {
+    if row.index < extent.end {
         loop {
             var state = empty(basis);
-            let level_end = min(index + ROWS_PER_LEVEL * params.row_units, extent.end);
+            let level_end = min(row.index + ROWS_PER_LEVEL * params.positions * params.row_units, extent.end);
             loop {
-                state = reduce_row(basis, state, row);
-                row += params.outer_elements / 4u;
-                index += params.row_units;
+                state = reduce_row(basis, state, row.unit);
+                row = next_row(row);
                 continuing {
-                    break if index >= level_end;
+                    break if row.index >= level_end;
                 }
             }
             total = merge(total, state);
             continuing {
-                break if index >= extent.end;
+                break if row.index >= extent.end;
             }
         }
     }
-    return total;
+    return merge_positions(total, place, params.positions, params.merge_groups);
 }
 
 fn reduce_row(basis: Basis, before: Accumulator, row: u32) -> Accumulator {

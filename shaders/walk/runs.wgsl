@@ -2,9 +2,26 @@
 // the units of one channel, of which the first may begin with the end of the channel before; of the others nobody asks whose
 // they are.
 
-/// The first unit of the row of the quad in which a place begins.
-fn first_row(place: Place, extent: Extent) -> u32 {
-    return (place.first + extent.start / params.row_units * params.outer_elements) / 4u;
+/// A row of the quad.
+struct RowCursor {
+    /// Within the extent.
+    index: u32,
+    /// Its first unit.
+    unit: u32,
+}
+
+/// The row in which a place begins. The positions of a quad take rows in turn.
+fn first_row(place: Place, extent: Extent) -> RowCursor {
+    let row = extent.start / params.row_units + place.position;
+    return RowCursor(row * params.row_units, (place.first + row * params.outer_elements) / 4u);
+}
+
+/// The next row of the same position.
+fn next_row(row: RowCursor) -> RowCursor {
+    return RowCursor(
+        row.index + params.positions * params.row_units,
+        row.unit + params.positions * (params.outer_elements / 4u),
+    );
 }
 
 /// Where a channel's run begins in a row of the quad, in units; that of the channel past the last one is the row's end.

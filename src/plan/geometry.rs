@@ -120,6 +120,9 @@ pub(crate) struct Geometry {
     /// Whether one vector of invocations takes several lanes each, where kernels go over whole units in a loop and nobody asks what is
     /// padding.
     pub spans: bool,
+    /// Quads: whether an invocation takes whole rows run by run, where nobody asks what is padding. Its quad's other positions, if there
+    /// are any, take the rows between.
+    pub runs: bool,
 }
 
 /// What the extent is cut for.
@@ -246,6 +249,7 @@ impl Geometry {
                 repeats,
                 slots: 1,
                 spans: has_spans(problem, profile, lanes, positions) && extent <= max_span_rows(profile),
+                runs: false,
             }
         };
         let mut lanes = wanted;
@@ -279,10 +283,16 @@ impl Geometry {
             Family::Rows => rows_side_by_side(tensor.part().inner, profile).min(all_lanes.next_power_of_two()),
             Family::Quads | Family::Columns => 1,
         };
-        let positions = profile
-            .tuning()
-            .row_positions(family, tensor.segmentation, all_lanes, useful_positions(extent))
-            .min((size / side_by_side).max(1));
+        let (tuning, count) = (profile.tuning(), tensor.segmentation.count());
+        // What is left to few invocations must fill the machine, and its loops must end.
+        let lone_positions = match family {
+            Family::Quads => rows_in_turn(tensor.part()).min(size),
+            Family::Rows | Family::Columns => 1,
+        };
+        let most_elements = lone_positions * tuning.lone_elements(family);
+        let lone = count <= most_elements && lone_positions * all_lanes >= 8 * tuning.least_whole_groups;
+        let positions = if lone { lone_positions } else { useful_positions(extent) };
+        let positions = positions.min((size / side_by_side).max(1));
         let lanes = size / positions;
         Self {
             family,
@@ -298,6 +308,7 @@ impl Geometry {
             repeats: 1,
             slots: 0,
             spans: false,
+            runs: lone && family == Family::Quads,
         }
     }
 
@@ -337,6 +348,7 @@ impl Geometry {
             repeats,
             slots: 0,
             spans: has_spans(problem, profile, lanes, positions) && extent <= MAX_SLOTS * max_span_rows(profile),
+            runs: false,
         };
         geometry.split(profile, purpose);
         // A row of spans is as many turns of a loop as it has lanes, so that these ask for more splits.
@@ -377,7 +389,7 @@ impl Geometry {
         // Whole trips per split, so that only the last split has a ragged end; of quads whole rows where these are taken run by
         // run, and where a slot without elements of some of the four channels would come of it.
         let reduces = matches!(purpose, Purpose::Reduction(_)) && self.family == Family::Quads;
-        let step = if reduces || self.has_runs() { self.row_units } else { trip };
+        let step = if reduces || self.runs { self.row_units } else { trip };
         self.split_extent = (blocks.div_ceil(splits) * trip).next_multiple_of(step).min(self.extent);
         self.splits = self.extent.div_ceil(self.split_extent);
         self.blocks = self.split_extent.div_ceil(trip);
@@ -395,11 +407,6 @@ impl Geometry {
         }
     }
 
-    /// Whether an invocation takes each row of a quad run by run: one that has its quad to itself, within the loops that it may make.
-    const fn has_runs(&self) -> bool {
-        matches!(self.family, Family::Quads) && self.positions == 1 && self.extent <= MAX_RUN_UNITS
-    }
-
     pub(super) const fn access_of_columns(&self, skips_padding: bool) -> Access {
         if self.spans && !skips_padding { Access::Spans } else { Access::Whole }
     }
@@ -410,7 +417,7 @@ impl Geometry {
     }
 
     pub(super) const fn access_of_quads(&self, skips_padding: bool) -> Access {
-        if self.has_runs() && !skips_padding { Access::Runs } else { Access::Whole }
+        if self.runs && !skips_padding { Access::Runs } else { Access::Whole }
     }
 
     /// Workgroups that have work.
@@ -521,6 +528,15 @@ const fn rows_side_by_side(inner: u64, profile: &DeviceProfile) -> u64 {
     const SHORT: u64 = 16;
     const SIDE_BY_SIDE: u64 = 32;
     if profile.is_cpu() || inner == 0 || inner >= SHORT { 1 } else { SIDE_BY_SIDE.div_ceil(inner).next_power_of_two() }
+}
+
+/// Invocations that take rows of a quad in turn. Rows of one quad lie far apart, each in a page of its own, and are so many streams
+/// for a processor to fetch ahead; the rows of neighbouring quads, at the same place in memory, are one that it cannot make out. Not where
+/// rows are too short for a stream, nor few.
+const fn rows_in_turn(problem: Problem) -> u64 {
+    const SHORT: u64 = 32;
+    const FEW: u64 = 8;
+    if problem.inner < SHORT || problem.outer < FEW { 1 } else { 4 }
 }
 
 /// Units of a super-row; the last unit of a lone one may be partial.

@@ -2,7 +2,6 @@
 
 use super::geometry::MAX_RUN_UNITS;
 use super::kernel::Family;
-use crate::Segmentation;
 
 /// The kind of machine behind an adapter; it decides how much parallel work to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -183,25 +182,17 @@ pub(crate) struct Tuning {
     pub least_whole_groups: u64,
     /// Channels of at most this many units are each left to one invocation, where neighbours need not share cache lines.
     pub lone_position_units: u64,
-    /// Quads of at most this many units are each left to one invocation.
+    /// Quads of at most this many units an invocation are left to one, or to a few that take rows in turn.
     pub lone_quad_units: u64,
 }
 
 impl Tuning {
-    /// Positions of a lane that is a row, of a channel or of four, of which there are so many.
-    pub(crate) const fn row_positions(
-        &self,
-        family: Family,
-        segmentation: Segmentation,
-        lanes: u64,
-        useful: u64,
-    ) -> u64 {
-        let most_elements = match family {
+    /// Elements of an instance of which few invocations take all, in rows of a channel or of four.
+    pub(crate) const fn lone_elements(&self, family: Family) -> u64 {
+        match family {
             // A quad has as many units as each of its channels has elements.
             Family::Quads => self.lone_quad_units,
             Family::Rows | Family::Columns => 4 * self.lone_position_units,
-        };
-        let lone = segmentation.count() <= most_elements && lanes >= 8 * self.least_whole_groups;
-        if lone { 1 } else { useful }
+        }
     }
 }

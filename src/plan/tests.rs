@@ -214,7 +214,13 @@ fn walk(dispatch: &Dispatch, mut visit: impl FnMut(u32, u32, Option<(u32, u32)>)
                     Family::Quads => {
                         let (lane, position) = (invocation / p.positions, invocation % p.positions);
                         let first_of_four = p.first_channel + 4 * ((group % p.tiles) * p.lanes + lane);
-                        let index = start + position + trip * p.positions;
+                        let index = if by_runs {
+                            // The positions take rows in turn.
+                            let (row, unit) = (trip / p.row_units, trip % p.row_units);
+                            start + (position + row * p.positions) * p.row_units + unit
+                        } else {
+                            start + position + trip * p.positions
+                        };
                         if lane >= p.lanes || first_of_four >= p.end_channel || index >= end {
                             continue;
                         }
@@ -469,8 +475,9 @@ fn check_limits(plan: &Plan, profile: &DeviceProfile) -> Result<(), TestCaseErro
         let blocks = u64::from(blocks);
         let blocks = if goes_by_runs(kernel) {
             // Levels of rows, rows, the runs of each, levels of their units, and these one at a time.
-            let rows = params.split_extent.div_ceil(params.row_units);
-            u64::from(rows.div_ceil(16) + rows + 4 * rows + 4 * rows + params.split_extent / 64 + params.split_extent)
+            let rows = params.split_extent.div_ceil(params.row_units).div_ceil(positions);
+            let units = rows * params.row_units;
+            u64::from(rows.div_ceil(16) + rows + 4 * rows + 4 * rows + units / 64 + units)
         } else if by_spans {
             // Levels of rows, rows, and for each of either the lanes, of levels twice.
             let (rows, span) = (u64::from(params.split_extent), u64::from(span));
@@ -1003,6 +1010,12 @@ fn quads_by_runs_cover_every_element() {
         (1638, 128, 5),
         (64, 128, 129),
         (300, 128, 18),
+        // Rows in turn.
+        (9, 32, 49),
+        (40, 36, 51),
+        (8, 32, 4095),
+        (254, 32, 129),
+        (255, 32, 129),
     ]);
     for (outer, channels, inner) in shapes {
         let mut by_runs = 0;
@@ -1012,7 +1025,8 @@ fn quads_by_runs_cover_every_element() {
             by_runs += all_dispatches(&plan).iter().filter(|dispatch| goes_by_runs(dispatch.kernel)).count();
         }
         // As far as the loops of an invocation go.
-        assert_eq!(by_runs > 0, inner % 4 != 0 && outer * inner <= 8192, "{outer}×{channels}×{inner}");
+        let positions = if outer >= 8 && inner >= 32 { 4 } else { 1 };
+        assert_eq!(by_runs > 0, inner % 4 != 0 && outer * inner <= 8192 * positions, "{outer}×{channels}×{inner}");
     }
     let in_windows = DeviceProfile { max_window_size: 1 << 14, ..profile };
     let mut by_runs = 0;
