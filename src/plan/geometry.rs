@@ -35,6 +35,12 @@ pub(super) const SPAN_INVOCATIONS: u32 = 8;
 /// Lanes that an invocation takes side by side at most, as in `shaders/walk/spans.wgsl`.
 const MOST_LANES_PER_SPAN: u64 = 8;
 
+/// Elements of a row that is best mapped in the order of memory, unless its channel has few elements.
+const LONG_ROW: u64 = 128;
+
+/// Elements of a channel of long rows that one invocation maps.
+const MAX_LONE_MAPPED: u64 = 512;
+
 /// Column units that a workgroup reads side by side at least: 64 bytes.
 const LEAST_LANES: u64 = 4;
 
@@ -212,7 +218,7 @@ impl Geometry {
     }
 
     fn whole_rows(tensor: Tensor, profile: &DeviceProfile, family: Family) -> Self {
-        let geometry = Self::uncut_rows(tensor, profile, family);
+        let geometry = Self::uncut_rows(tensor, profile, family, false);
         let trip = geometry.positions * UNITS_PER_BLOCK;
         Self { split_extent: geometry.extent, blocks: geometry.extent.div_ceil(trip), slots: 1, ..geometry }
     }
@@ -265,14 +271,14 @@ impl Geometry {
     }
 
     fn rows(tensor: Tensor, profile: &DeviceProfile, family: Family, purpose: Purpose) -> Self {
-        let mut geometry = Self::uncut_rows(tensor, profile, family);
+        let mut geometry = Self::uncut_rows(tensor, profile, family, matches!(purpose, Purpose::Elementwise));
         geometry.split(profile, purpose);
         geometry.slots = geometry.splits;
         geometry
     }
 
-    /// Lanes and positions of rows, of a channel or of four.
-    fn uncut_rows(tensor: Tensor, profile: &DeviceProfile, family: Family) -> Self {
+    /// Lanes and positions of rows, of a channel or of four; `maps` says whether nothing is reduced or merged.
+    fn uncut_rows(tensor: Tensor, profile: &DeviceProfile, family: Family, maps: bool) -> Self {
         let (row_units, all_lanes) = match family {
             Family::Quads => (tensor.part().inner, tensor.segmentation.instances() / 4),
             Family::Rows | Family::Columns => (row_units(tensor), tensor.segmentation.instances()),
@@ -290,6 +296,11 @@ impl Geometry {
             Family::Rows | Family::Columns => 1,
         };
         let most_elements = lone_positions * tuning.lone_elements(family);
+        // What merges nothing has less to gain, and reads long rows in the order of memory otherwise.
+        let most_elements = match family {
+            Family::Rows if maps && tensor.part().inner >= LONG_ROW => most_elements.min(MAX_LONE_MAPPED),
+            Family::Rows | Family::Columns | Family::Quads => most_elements,
+        };
         let lone = count <= most_elements && lone_positions * all_lanes >= 8 * tuning.least_whole_groups;
         let positions = if lone { lone_positions } else { useful_positions(extent) };
         let positions = positions.min((size / side_by_side).max(1));
