@@ -9,8 +9,8 @@ use wgpu_batch_norm::Layout::ChannelsFirst;
 use wgpu_batch_norm::{Activation, ActivationSource, AdapterClass, ElementType, Family, Strategies, Strategy};
 
 /// Channels enough for an invocation each and too few, rows from the shortest to such as one level does not hold, more rows than one
-/// level holds, and boundaries at every component of a unit.
-const SHAPES: [&[usize]; 8] = [
+/// level holds, boundaries at every component of a unit, and rows that invocations take in turn, as many each and not.
+const SHAPES: [&[usize]; 10] = [
     &[3, 132, 7],
     &[2, 128, 10],
     &[1, 140, 5],
@@ -19,6 +19,8 @@ const SHAPES: [&[usize]; 8] = [
     &[33, 8, 49],
     &[3, 12, 6],
     &[2, 4, 1023],
+    &[9, 36, 49],
+    &[70, 32, 33],
 ];
 
 fn pin(strategy: Strategy) -> Strategies {
@@ -76,7 +78,7 @@ fn quads_meet_the_reference_whatever_is_fused_and_however_tensors_are_stored() {
 #[test]
 fn large_means_and_heavy_tails_cost_no_digits_in_quads() {
     on_every_target(|target| {
-        for (seed, shape) in (0..).zip([&[4, 128, 7, 7][..], &[5, 8, 9], &[2, 128, 301]]) {
+        for (seed, shape) in (0..).zip([&[4, 128, 7, 7][..], &[5, 8, 9], &[2, 128, 301], &[11, 32, 7, 7]]) {
             let clean = Case::random(shape, ChannelsFirst, seed);
             let (shifted, tailed) = (with_means(&clean, 1e6), with_heavy_tails(&clean));
             for strategy in [LOOP, SPLIT] {
