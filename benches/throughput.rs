@@ -118,7 +118,7 @@ fn throughput(criterion: &mut Criterion) {
     };
     println!("adapter: {gpu}");
     let (kernels, timer) = (Kernels::new(&gpu.device), Timer::new(&gpu, false));
-    let [copies, sums] = yardstick::fastest(&gpu, &timer, kernels.profile().class);
+    let [copies, sums] = yardstick::fastest(&gpu, &timer, kernels.profile().class, false);
     let bench = Bench { gpu: &gpu, kernels, timer, copies, sums };
     let plain = Configuration::default();
     let half = Configuration { element: Element::F16, ..plain };

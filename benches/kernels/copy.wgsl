@@ -1,9 +1,9 @@
-// The yardstick: every byte read once and written once, sixteen at a time.
+// The yardstick: every byte read once and written once, sixteen at a time. Depends on `Unit`.
 
 @group(0) @binding(0)
-var<storage, read> source: array<vec4<f32>>;
+var<storage, read> source: array<Unit>;
 @group(0) @binding(1)
-var<storage, read_write> target_: array<vec4<f32>>;
+var<storage, read_write> target_: array<Unit>;
 
 override WORKGROUP_SIZE: u32;
 override BLOCKS: u32;

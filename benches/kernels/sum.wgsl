@@ -1,7 +1,7 @@
-// The other yardstick: every byte read once, one result per invocation.
+// The other yardstick: every byte read once, one result per invocation. Depends on `Unit` and `numbers`.
 
 @group(0) @binding(0)
-var<storage, read> source: array<vec4<f32>>;
+var<storage, read> source: array<Unit>;
 @group(0) @binding(1)
 var<storage, read_write> target_: array<vec4<f32>>;
 
@@ -20,11 +20,11 @@ fn main(
     var sum = vec4<f32>();
     for (var block = 0u; block < BLOCKS; block++) {
         if unit + 3u * WORKGROUP_SIZE < units {
-            sum += (source[unit] + source[unit + WORKGROUP_SIZE])
-                + (source[unit + 2u * WORKGROUP_SIZE] + source[unit + 3u * WORKGROUP_SIZE]);
+            sum += (numbers(source[unit]) + numbers(source[unit + WORKGROUP_SIZE]))
+                + (numbers(source[unit + 2u * WORKGROUP_SIZE]) + numbers(source[unit + 3u * WORKGROUP_SIZE]));
         } else {
             for (var other = unit; other < min(units, unit + 4u * WORKGROUP_SIZE); other += WORKGROUP_SIZE) {
-                sum += source[other];
+                sum += numbers(source[other]);
             }
         }
         unit += 4u * WORKGROUP_SIZE;

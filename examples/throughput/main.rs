@@ -134,6 +134,9 @@ struct Arguments {
     /// Load tensors by 64-bit integers, or not [default: what the library does, which is to do so on llvmpipe where it can]
     #[arg(long, value_name = "true|false")]
     double_words: Option<bool>,
+    /// Let the copy and the sum take 64-bit integers as well, and count the fastest [devices that have them]
+    #[arg(long, conflicts_with = "repeat")]
+    double_word_yardsticks: bool,
     /// Beside every operation its floor: the least kernels that read and write the same in the order that the layout forces
     #[arg(long, conflicts_with_all = ["growth", "strategies", "activation", "residual", "segments", "padded", "renormalized", "element"])]
     floor: bool,
@@ -197,6 +200,10 @@ fn main() -> ExitCode {
         eprintln!("{}", support::missing(arguments.adapter.as_deref()));
         return ExitCode::from(2);
     };
+    if arguments.double_word_yardsticks && !gpu.device.features().contains(wgpu::Features::SHADER_INT64) {
+        eprintln!("{gpu} has no 64-bit integers for `--double-word-yardsticks`");
+        return ExitCode::from(2);
+    }
     match run(&arguments, &gpu) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -230,7 +237,9 @@ fn run(arguments: &Arguments, gpu: &support::Gpu) -> Result<bool, String> {
         println!("{name}, with blocks of 64 bytes an invocation: {}", told.join(", or "));
     }
     if bench.kernels.double_words() {
-        println!("tensors are loaded by 64-bit integers; the copy and the sum are not");
+        let yardsticks =
+            if arguments.double_word_yardsticks { "as are some copies and sums" } else { "copies and sums are not" };
+        println!("tensors are loaded by 64-bit integers; {yardsticks}");
     }
     println!();
     let layouts = match arguments.layout {
@@ -273,7 +282,7 @@ fn bench<'a>(arguments: &Arguments, gpu: &'a support::Gpu, peers: Vec<Peer>) -> 
     let timer = Timer::new(gpu, arguments.processor_time);
     let [copies, sums] = match arguments.repeat {
         Some(_) => yardstick::shortest(gpu, class),
-        None => yardstick::fastest(gpu, &timer, class),
+        None => yardstick::fastest(gpu, &timer, class, arguments.double_word_yardsticks),
     };
     Bench {
         gpu,

@@ -15,6 +15,10 @@ const TRIAL: u64 = 32 << 20;
 const TEXTS: [&str; 2] =
     [include_str!("../../benches/kernels/copy.wgsl"), include_str!("../../benches/kernels/sum.wgsl")];
 
+/// How sixteen bytes are loaded and copied.
+const UNITS: [&str; 2] =
+    [include_str!("../../benches/kernels/vectors.wgsl"), include_str!("../../benches/kernels/double_words.wgsl")];
+
 /// A yardstick kernel.
 pub struct Yardstick {
     pipeline: wgpu::ComputePipeline,
@@ -32,19 +36,24 @@ pub struct BoundYardstick<'a> {
 
 /// Copies (every byte of the input to the output) and sums (every byte of the input, one result per invocation), one of each
 /// workgroup size with the block count that is fastest on this device: a slow yardstick would flatter what is measured by it.
-/// Which workgroup size is the fastest depends on the tensor.
-pub fn fastest(gpu: &Gpu, timer: &Timer<'_>, class: AdapterClass) -> [Vec<Yardstick>; 2] {
+/// Which workgroup size is the fastest depends on the tensor. With `double_words` as many again that take 64-bit integers, which
+/// the device must have.
+pub fn fastest(gpu: &Gpu, timer: &Timer<'_>, class: AdapterClass, double_words: bool) -> [Vec<Yardstick>; 2] {
     let size = TRIAL.min(gpu.device.limits().max_storage_buffer_binding_size);
     let input = gpu.upload("input", &(0..size / 4).map(|index| noise(0, index)).collect::<Vec<f32>>());
     let output = gpu.upload("output", &(0..size / 4).map(|index| noise(1, index)).collect::<Vec<f32>>());
+    let units = if double_words { &UNITS[..] } else { &UNITS[..1] };
     TEXTS.map(|text| {
-        let fastest = workgroup_sizes(class).iter().map(|&workgroup_size| {
-            let candidates = BLOCKS.map(|blocks| Yardstick::new(gpu, workgroup_size, blocks, text));
+        let kinds = units
+            .iter()
+            .flat_map(|unit| workgroup_sizes(class).iter().map(move |size| (*size, [*unit, text].concat())));
+        let fastest = kinds.map(|(workgroup_size, text)| {
+            let candidates = BLOCKS.map(|blocks| Yardstick::new(gpu, workgroup_size, blocks, &text));
             let bounds = candidates.each_ref().map(|candidate| candidate.bind(gpu, &input, &output, size));
             let records = bounds.each_ref().map(|bound| -> Record<'_> { Box::new(|_, pass| bound.record(pass)) });
             let times = timer.alternate(0.01, 5, 1, &records);
             let order = BLOCKS.iter().zip(&times).min_by(|a, b| a.1.time.total_cmp(&b.1.time));
-            Yardstick::new(gpu, workgroup_size, order.map_or(1, |(blocks, _)| *blocks), text)
+            Yardstick::new(gpu, workgroup_size, order.map_or(1, |(blocks, _)| *blocks), &text)
         });
         fastest.collect()
     })
@@ -52,7 +61,7 @@ pub fn fastest(gpu: &Gpu, timer: &Timer<'_>, class: AdapterClass) -> [Vec<Yardst
 
 /// The copy and the sum with one block an invocation, which is the fastest on software drivers at most sizes.
 pub fn shortest(gpu: &Gpu, class: AdapterClass) -> [Vec<Yardstick>; 2] {
-    TEXTS.map(|text| vec![Yardstick::new(gpu, workgroup_sizes(class)[0], 1, text)])
+    TEXTS.map(|text| vec![Yardstick::new(gpu, workgroup_sizes(class)[0], 1, &[UNITS[0], text].concat())])
 }
 
 /// Workgroup sizes that are tried. One vector a workgroup is fastest on a software driver where memory is slow.

@@ -97,7 +97,7 @@ fn main() -> ExitCode {
     };
     let kernels = Kernels::new(&gpu.device);
     let timer = Timer::new(&gpu, false);
-    let [copies, sums] = yardstick::fastest(&gpu, &timer, kernels.profile().class);
+    let [copies, sums] = yardstick::fastest(&gpu, &timer, kernels.profile().class, false);
     let (rounds, target) = if arguments.quick { (3, 0.003) } else { (9, 0.01) };
     let asked_for = |operation: &Operation| arguments.op.is_empty() || arguments.op.contains(operation);
     let operations = Operation::ALL.into_iter().filter(asked_for).collect();

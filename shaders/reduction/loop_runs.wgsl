@@ -1,4 +1,4 @@
-// Reduces what a place walks over, run by run. It has its quad to itself, so that there is nothing to merge.
+// Reduces what a place walks over, run by run.
 
 /// Units of a run, and rows, that one accumulator takes before it is merged into the next level, as with trips.
 const UNITS_PER_LEVEL: u32 = 64u;

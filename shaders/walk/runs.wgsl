@@ -1,6 +1,5 @@
-// The rows of a quad, run by run: an invocation has its quad to itself, and takes each row of it channel by channel. A *run* is
-// the units of one channel, of which the first may begin with the end of the channel before; of the others nobody asks whose
-// they are.
+// The rows of a quad, run by run: an invocation has a row to itself, and takes it channel by channel. A *run* is the units of one
+// channel, of which the first may begin with the end of the channel before; of the others nobody asks whose they are.
 
 /// A row of the quad.
 struct RowCursor {

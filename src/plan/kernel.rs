@@ -20,7 +20,7 @@ pub enum Family {
 pub enum Access {
     /// Sixteen bytes at once, all of one lane: rows that are a multiple of four elements, columns of a tensor that is, quads.
     Whole,
-    /// Sixteen bytes at once, of a quad that one invocation has to itself, channel by channel.
+    /// Sixteen bytes at once, of a quad whose rows are each left to one invocation, channel by channel.
     Runs,
     /// Sixteen bytes at once, of several lanes that an invocation takes side by side: columns of many channels whose elements lie next
     /// to each other, on drivers with a [`vector_width`](crate::DeviceProfile::vector_width).
