@@ -200,8 +200,9 @@ fn main() -> ExitCode {
         eprintln!("{}", support::missing(arguments.adapter.as_deref()));
         return ExitCode::from(2);
     };
-    if arguments.double_word_yardsticks && !gpu.device.features().contains(wgpu::Features::SHADER_INT64) {
-        eprintln!("{gpu} has no 64-bit integers for `--double-word-yardsticks`");
+    let double_words = arguments.double_word_yardsticks || arguments.double_words == Some(true);
+    if double_words && !gpu.device.features().contains(wgpu::Features::SHADER_INT64) {
+        eprintln!("{gpu} has no 64-bit integers to load by");
         return ExitCode::from(2);
     }
     match run(&arguments, &gpu) {
@@ -236,10 +237,13 @@ fn run(arguments: &Arguments, gpu: &support::Gpu) -> Result<bool, String> {
         let told: Vec<String> = yardsticks.iter().map(told).collect();
         println!("{name}, with blocks of 64 bytes an invocation: {}", told.join(", or "));
     }
-    if bench.kernels.double_words() {
-        let yardsticks =
-            if arguments.double_word_yardsticks { "as are some copies and sums" } else { "copies and sums are not" };
-        println!("tensors are loaded by 64-bit integers; {yardsticks}");
+    for (set, loaded) in [
+        (bench.kernels.double_words(), "tensors are"),
+        (arguments.double_word_yardsticks, "copies and sums, where that is faster, are"),
+    ] {
+        if set {
+            println!("{loaded} loaded by 64-bit integers");
+        }
     }
     println!();
     let layouts = match arguments.layout {

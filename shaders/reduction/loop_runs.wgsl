@@ -4,6 +4,7 @@
 const UNITS_PER_LEVEL: u32 = 64u;
 const ROWS_PER_LEVEL: u32 = 16u;
 
+/// Must be called in uniform control flow.
 fn reduce_place(place: Place, extent: Extent) -> Accumulator {
     let basis = basis_of(place, extent);
     var total = empty(basis);

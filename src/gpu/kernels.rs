@@ -64,7 +64,7 @@ pub struct KernelsDescriptor {
     /// Loads tensors that are only read by 64-bit integers: two elements at once, or four of 16 bits. llvmpipe loads number by number, so
     /// that this halves what its loads cost; GPUs load 16 bytes at once as it is. Results are the same to the bit. Only with
     /// [`wgpu::Features::SHADER_INT64`] on the device, see [`OPTIONAL_FEATURES`](crate::OPTIONAL_FEATURES). Default: where the device has
-    /// that and plans are for a driver with a [`vector_width`](DeviceProfile::vector_width).
+    /// that and plans are for a software driver with a [`vector_width`](DeviceProfile::vector_width).
     pub double_words: Option<bool>,
     /// The caller's pipeline cache, used for every pipeline. Default: none.
     pub pipeline_cache: Option<wgpu::PipelineCache>,
@@ -119,7 +119,11 @@ const fn class_of(device: wgpu::DeviceType) -> AdapterClass {
 
 impl fmt::Debug for Kernels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kernels").field("device", &self.shared.device).field("profile", &self.profile).finish()
+        f.debug_struct("Kernels")
+            .field("device", &self.shared.device)
+            .field("profile", &self.profile)
+            .field("double_words", &self.shared.double_words)
+            .finish()
     }
 }
 

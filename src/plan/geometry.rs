@@ -292,7 +292,7 @@ impl Geometry {
         let (tuning, count) = (profile.tuning(), tensor.segmentation.count());
         // What is left to few invocations must fill the machine, and its loops must end.
         let lone_positions = match family {
-            Family::Quads => rows_in_turn(tensor.part()).min(size),
+            Family::Quads => rows_in_turn(tensor.part(), profile).min(size),
             Family::Rows | Family::Columns => 1,
         };
         let most_elements = lone_positions * tuning.lone_elements(family);
@@ -397,10 +397,14 @@ impl Geometry {
             Purpose::Elementwise | Purpose::Second => profile.max_blocks(),
         };
         let splits = splits.max(blocks.div_ceil(most_blocks)).max(1);
-        // Whole trips per split, so that only the last split has a ragged end; of quads whole rows where these are taken run by
-        // run, and where a slot without elements of some of the four channels would come of it.
+        // Whole trips per split, so that only the last split has a ragged end; of quads whole rows where a slot without elements of some
+        // of the four channels would come of less, and where they are taken run by run, one for each position.
         let reduces = matches!(purpose, Purpose::Reduction(_)) && self.family == Family::Quads;
-        let step = if reduces || self.runs { self.row_units } else { trip };
+        let step = match (self.runs, reduces) {
+            (true, _) => self.positions * self.row_units,
+            (false, true) => self.row_units,
+            (false, false) => trip,
+        };
         self.split_extent = (blocks.div_ceil(splits) * trip).next_multiple_of(step).min(self.extent);
         self.splits = self.extent.div_ceil(self.split_extent);
         self.blocks = self.split_extent.div_ceil(trip);
@@ -543,11 +547,12 @@ const fn rows_side_by_side(inner: u64, profile: &DeviceProfile) -> u64 {
 
 /// Invocations that take rows of a quad in turn. Rows of one quad lie far apart, each in a page of its own, and are so many streams
 /// for a processor to fetch ahead; the rows of neighbouring quads, at the same place in memory, are one that it cannot make out. Not where
-/// rows are too short for a stream, nor few.
-const fn rows_in_turn(problem: Problem) -> u64 {
+/// rows are too short for a stream, nor few, nor on drivers where it was not measured.
+const fn rows_in_turn(problem: Problem, profile: &DeviceProfile) -> u64 {
     const SHORT: u64 = 32;
     const FEW: u64 = 8;
-    if problem.inner < SHORT || problem.outer < FEW { 1 } else { 4 }
+    let streams = problem.inner >= SHORT && problem.outer >= FEW;
+    if streams && profile.vector_width > 0 { 4 } else { 1 }
 }
 
 /// Units of a super-row; the last unit of a lone one may be partial.

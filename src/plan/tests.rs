@@ -1022,19 +1022,31 @@ fn quads_by_runs_cover_every_element() {
         for plan in plans(outer, channels, inner, &profile).unwrap() {
             check_coverage(&plan).unwrap();
             check_limits(&plan, &profile).unwrap();
-            by_runs += all_dispatches(&plan).iter().filter(|dispatch| goes_by_runs(dispatch.kernel)).count();
+            for dispatch in all_dispatches(&plan).iter().filter(|dispatch| goes_by_runs(dispatch.kernel)) {
+                by_runs += 1;
+                let p = &dispatch.params;
+                let busy = p.split_extent == p.extent || p.split_extent >= p.positions * p.row_units;
+                assert!(busy, "positions without a row: {dispatch:?}");
+            }
         }
         // As far as the loops of an invocation go.
         let positions = if outer >= 8 && inner >= 32 { 4 } else { 1 };
         assert_eq!(by_runs > 0, inner % 4 != 0 && outer * inner <= 8192 * positions, "{outer}×{channels}×{inner}");
     }
-    let in_windows = DeviceProfile { max_window_size: 1 << 14, ..profile };
-    let mut by_runs = 0;
-    for plan in plans(12, 128, 7, &in_windows).unwrap() {
-        check_window_coverage(&plan).unwrap();
-        by_runs += all_dispatches(&plan).iter().filter(|dispatch| goes_by_runs(dispatch.kernel)).count();
+    for (max_window_size, (outer, channels, inner)) in [(1 << 14, (12, 128, 7)), (1 << 16, (24, 32, 49))] {
+        let in_windows = DeviceProfile { max_window_size, ..profile };
+        let mut by_runs = 0;
+        for plan in plans(outer, channels, inner, &in_windows).unwrap() {
+            check_window_coverage(&plan).unwrap();
+            by_runs += all_dispatches(&plan).iter().filter(|dispatch| goes_by_runs(dispatch.kernel)).count();
+        }
+        assert!(by_runs > 0, "no window of {outer}×{channels}×{inner} was gone over by runs");
     }
-    assert!(by_runs > 0, "no window was gone over by runs");
+    let parts = Shape::flat(27, 32, 49).with_sub_batches(3).unwrap();
+    for plan in plans_of_shape(ElementType::F32, 32, &parts, &profile).unwrap() {
+        check_coverage(&plan).unwrap();
+        check_limits(&plan, &profile).unwrap();
+    }
 }
 
 /// With lanes to spare and without, in parts one behind the other, in windows; as many as one walk of an invocation may have, and more.

@@ -210,6 +210,8 @@ fn shaders_use_nothing_that_differs_between_runs_or_is_not_everywhere() {
         for word in ["u64", "i64", "f64"] {
             assert!(variant.double_words || !code.contains(word), "{}: {word}", variant.name());
         }
+        let arrays = ["array<u64>", "array<vec2<u64>>"];
+        assert_eq!(arrays.iter().any(|array| code.contains(array)), variant.double_words, "{}", variant.name());
         // Atomics of integers only, where the order does not matter.
         for (at, _) in code.match_indices("atomic<") {
             let kind = &code[at + "atomic<".len()..];

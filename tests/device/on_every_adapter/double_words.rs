@@ -11,7 +11,7 @@ use wgpu_batch_norm::{Activation, ActivationSource, AdapterClass, ElementType, K
 /// has one element type.
 const SHAPES: [(&[usize], Layout, ElementType); 4] = [
     (&[4, 12, 8, 8], ChannelsFirst, ElementType::F32),
-    (&[3, 6, 9, 7], ChannelsFirst, ElementType::F32),
+    (&[4, 6, 9, 7], ChannelsFirst, ElementType::F32),
     (&[5, 8, 7, 7], ChannelsFirst, ElementType::F16),
     (&[70, 132], ChannelsLast, ElementType::Bf16),
 ];

@@ -13,7 +13,7 @@ use wgpu_batch_norm::{
 };
 
 /// Sequences in every layout, and positions of images and samples; aligned, unaligned and odd.
-const SHAPES: [(&[usize], Layout, Option<SequenceAxes>); 11] = [
+const SHAPES: [(&[usize], Layout, Option<SequenceAxes>); 12] = [
     (&[7, 9, 8], ChannelsLast, Some(SequenceAxes { sequence: 0, step: 1 })),
     (&[7, 8, 9], ChannelsFirst, Some(SequenceAxes { sequence: 0, step: 2 })),
     (&[5, 6, 64], ChannelsFirst, Some(SequenceAxes { sequence: 0, step: 2 })),
@@ -25,6 +25,7 @@ const SHAPES: [(&[usize], Layout, Option<SequenceAxes>); 11] = [
     (&[4, 6, 9, 7], ChannelsFirst, None),
     (&[4, 9, 7, 6], ChannelsLast, None),
     (&[2, 3, 33, 65], ChannelsFirst, None),
+    (&[9, 32, 7, 7], ChannelsFirst, None),
 ];
 
 /// A padded case, with NaN where there is padding.
