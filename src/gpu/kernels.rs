@@ -62,7 +62,7 @@ pub struct KernelsDescriptor {
     /// 0, not known.
     pub vector_width: Option<u32>,
     /// Loads tensors that are only read by 64-bit integers: two elements at once, or four of 16 bits. llvmpipe loads number by number, so
-    /// that this halves what its loads cost; GPUs load 16 bytes at once as it is. Results are the same to the bit. Only with
+    /// that this makes half as many of them; GPUs load 16 bytes at once as it is. Results are the same to the bit. Only with
     /// [`wgpu::Features::SHADER_INT64`] on the device, see [`OPTIONAL_FEATURES`](crate::OPTIONAL_FEATURES). Default: where the device has
     /// that and plans are for a software driver with a [`vector_width`](DeviceProfile::vector_width).
     pub double_words: Option<bool>,

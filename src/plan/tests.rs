@@ -1043,10 +1043,13 @@ fn quads_by_runs_cover_every_element() {
         assert!(by_runs > 0, "no window of {outer}×{channels}×{inner} was gone over by runs");
     }
     let parts = Shape::flat(27, 32, 49).with_sub_batches(3).unwrap();
+    let mut by_runs = 0;
     for plan in plans_of_shape(ElementType::F32, 32, &parts, &profile).unwrap() {
         check_coverage(&plan).unwrap();
         check_limits(&plan, &profile).unwrap();
+        by_runs += all_dispatches(&plan).iter().filter(|dispatch| goes_by_runs(dispatch.kernel)).count();
     }
+    assert!(by_runs > 0, "no part was gone over by runs");
 }
 
 /// With lanes to spare and without, in parts one behind the other, in windows; as many as one walk of an invocation may have, and more.
