@@ -7,12 +7,13 @@
 
 use super::kernel::{Access, Family, Kernel, Walk};
 use super::params::Params;
+use super::positions::{Positions, Use, useful_positions};
 use super::profile::DeviceProfile;
 use super::workspace::RECORD_SIZE;
 use crate::{ElementType, Error, Problem, Segmentation};
 
 /// Units that an invocation takes per loop trip.
-const UNITS_PER_BLOCK: u64 = 4;
+pub(super) const UNITS_PER_BLOCK: u64 = 4;
 
 /// Slots beyond this make the merge longer than what their splits save, unless the loop bound asks for them.
 const MAX_SLOTS: u64 = 256;
@@ -34,12 +35,6 @@ pub(super) const SPAN_INVOCATIONS: u32 = 8;
 
 /// Lanes that an invocation takes side by side at most, as in `shaders/walk/spans.wgsl`.
 const MOST_LANES_PER_SPAN: u64 = 8;
-
-/// Elements of a row that is best mapped in the order of memory, unless its channel has few elements.
-const LONG_ROW: u64 = 128;
-
-/// Elements of a channel of long rows that one invocation maps.
-const MAX_LONE_MAPPED: u64 = 512;
 
 /// Column units that a workgroup reads side by side at least: 64 bytes.
 const LEAST_LANES: u64 = 4;
@@ -146,7 +141,7 @@ impl Geometry {
     /// For a kernel that reduces a tensor to one partial per channel and slot; `None` where a run of columns is wider
     /// than a workgroup, or partials do not fit a binding.
     pub(super) fn reduction(tensor: Tensor, profile: &DeviceProfile, family: Family) -> Option<Self> {
-        let most_slots = max_slots(tensor);
+        let most_slots = max_slots(tensor, profile);
         Self::window_reduction(tensor, profile, family, most_slots)
             // A super-row of several outer steps has as many partials of a channel, whatever the workspace may be.
             .filter(|geometry| geometry.repeats <= most_slots.max(1))
@@ -176,7 +171,7 @@ impl Geometry {
 
     /// The reduction that serves every problem.
     pub(super) fn rows_reduction(tensor: Tensor, profile: &DeviceProfile) -> Self {
-        Self::window_rows_reduction(tensor, profile, max_slots(tensor))
+        Self::window_rows_reduction(tensor, profile, max_slots(tensor, profile))
     }
 
     /// As [`Geometry::rows_reduction`], with so many slots at most, but as many as loops ask for.
@@ -218,7 +213,7 @@ impl Geometry {
     }
 
     fn whole_rows(tensor: Tensor, profile: &DeviceProfile, family: Family) -> Self {
-        let geometry = Self::uncut_rows(tensor, profile, family, false);
+        let geometry = Self::uncut_rows(tensor, profile, family, Use::Reduced);
         let trip = geometry.positions * UNITS_PER_BLOCK;
         Self { split_extent: geometry.extent, blocks: geometry.extent.div_ceil(trip), slots: 1, ..geometry }
     }
@@ -271,39 +266,25 @@ impl Geometry {
     }
 
     fn rows(tensor: Tensor, profile: &DeviceProfile, family: Family, purpose: Purpose) -> Self {
-        let mut geometry = Self::uncut_rows(tensor, profile, family, matches!(purpose, Purpose::Elementwise));
+        let used = match purpose {
+            Purpose::Elementwise => Use::Mapped,
+            Purpose::Reduction(_) | Purpose::Second => Use::Reduced,
+        };
+        let mut geometry = Self::uncut_rows(tensor, profile, family, used);
         geometry.split(profile, purpose);
         geometry.slots = geometry.splits;
         geometry
     }
 
-    /// Lanes and positions of rows, of a channel or of four; `maps` says whether nothing is reduced or merged.
-    fn uncut_rows(tensor: Tensor, profile: &DeviceProfile, family: Family, maps: bool) -> Self {
+    /// Lanes and positions of rows, of a channel or of four.
+    fn uncut_rows(tensor: Tensor, profile: &DeviceProfile, family: Family, used: Use) -> Self {
         let (row_units, all_lanes) = match family {
             Family::Quads => (tensor.part().inner, tensor.segmentation.instances() / 4),
             Family::Rows | Family::Columns => (row_units(tensor), tensor.segmentation.instances()),
         };
         let extent = tensor.part().outer * row_units;
         let size = profile.rows_workgroup_size();
-        let side_by_side = match family {
-            Family::Rows => rows_side_by_side(tensor.part().inner, profile).min(all_lanes.next_power_of_two()),
-            Family::Quads | Family::Columns => 1,
-        };
-        let (tuning, count) = (profile.tuning(), tensor.segmentation.count());
-        // What is left to few invocations must fill the machine, and its loops must end.
-        let lone_positions = match family {
-            Family::Quads => rows_in_turn(tensor.part(), profile).min(size),
-            Family::Rows | Family::Columns => 1,
-        };
-        let most_elements = lone_positions * tuning.lone_elements(family);
-        // What merges nothing has less to gain, and reads long rows in the order of memory otherwise.
-        let most_elements = match family {
-            Family::Rows if maps && tensor.part().inner >= LONG_ROW => most_elements.min(MAX_LONE_MAPPED),
-            Family::Rows | Family::Columns | Family::Quads => most_elements,
-        };
-        let lone = count <= most_elements && lone_positions * all_lanes >= 8 * tuning.least_whole_groups;
-        let positions = if lone { lone_positions } else { useful_positions(extent) };
-        let positions = positions.min((size / side_by_side).max(1));
+        let Positions { count: positions, runs } = Positions::of_rows(tensor, profile, family, all_lanes, extent, used);
         let lanes = size / positions;
         Self {
             family,
@@ -319,7 +300,7 @@ impl Geometry {
             repeats: 1,
             slots: 0,
             spans: false,
-            runs: lone && family == Family::Quads,
+            runs,
         }
     }
 
@@ -538,23 +519,6 @@ fn row_units(tensor: Tensor) -> u64 {
     if tensor.has_whole_rows() { inner / 4 } else { (inner + 6) / 4 }
 }
 
-/// Channels that a workgroup takes at least where rows are shorter than what is read of memory at once.
-const fn rows_side_by_side(inner: u64, profile: &DeviceProfile) -> u64 {
-    const SHORT: u64 = 16;
-    const SIDE_BY_SIDE: u64 = 32;
-    if profile.is_cpu() || inner == 0 || inner >= SHORT { 1 } else { SIDE_BY_SIDE.div_ceil(inner).next_power_of_two() }
-}
-
-/// Invocations that take rows of a quad in turn. Rows of one quad lie far apart, each in a page of its own, and are so many streams
-/// for a processor to fetch ahead; the rows of neighbouring quads, at the same place in memory, are one that it cannot make out. Not where
-/// rows are too short for a stream, nor few, nor on drivers where it was not measured.
-const fn rows_in_turn(problem: Problem, profile: &DeviceProfile) -> u64 {
-    const SHORT: u64 = 32;
-    const FEW: u64 = 8;
-    let streams = problem.inner >= SHORT && problem.outer >= FEW;
-    if streams && profile.vector_width > 0 { 4 } else { 1 }
-}
-
 /// Units of a super-row; the last unit of a lone one may be partial.
 fn row_units_of_columns(problem: Problem) -> u64 {
     (repeats(problem) * outer_elements(problem)).div_ceil(4)
@@ -571,13 +535,13 @@ fn quantum(problem: Problem) -> u64 {
 }
 
 /// Slots of a reduction, unless loops ask for more.
-pub(super) fn max_slots(tensor: Tensor) -> u64 {
-    slots_within_budget(tensor).min(MAX_SLOTS)
+pub(super) fn max_slots(tensor: Tensor, profile: &DeviceProfile) -> u64 {
+    slots_within_budget(tensor, profile).min(MAX_SLOTS)
 }
 
 /// As [`max_slots`], for the reduction of each of the windows that an instance's elements fall into.
-pub(super) fn max_window_slots(tensor: Tensor, cells: u64) -> u64 {
-    (slots_within_budget(tensor) / cells).clamp(1, MAX_SLOTS)
+pub(super) fn max_window_slots(tensor: Tensor, profile: &DeviceProfile, cells: u64) -> u64 {
+    (slots_within_budget(tensor, profile) / cells).clamp(1, MAX_SLOTS)
 }
 
 /// Whether invocations may take several lanes of columns: where each component of a unit is another channel, row after row.
@@ -605,21 +569,16 @@ const fn most_splits_of_columns(rows: u64) -> u64 {
 }
 
 /// Slots that keep the workspace within 1 % of the tensor, or within 64 bytes an instance and 64 KiB.
-fn slots_within_budget(tensor: Tensor) -> u64 {
+fn slots_within_budget(tensor: Tensor, profile: &DeviceProfile) -> u64 {
     let Tensor { segmentation, element, most_instances, .. } = tensor;
     // Where segments share gamma, their gradients are there too.
     let shared = if segmentation.segments() > 1 || most_instances > segmentation.instances() { 8 } else { 0 };
     let budget = (element.tensor_size(tensor.elements()) / 100).max((64 + shared) * most_instances + (64 << 10));
     // What the workspace holds besides partials: what is prepared, statistics, batch counts, and the alignment of its regions.
-    let rest = (3 * RECORD_SIZE + shared) * most_instances + 1024;
+    let rest = (3 * RECORD_SIZE + shared) * most_instances + 4 * profile.slice_alignment().max(256);
     let partials = budget.saturating_sub(rest) / (RECORD_SIZE * segmentation.instances());
     // And, where there are more than a few, one that all are merged to.
     if partials > FEW_SLOTS { (partials - 1).max(FEW_SLOTS) } else { partials }
-}
-
-/// Positions that have a whole block each; more would idle.
-fn useful_positions(extent: u64) -> u64 {
-    extent.div_ceil(UNITS_PER_BLOCK).next_power_of_two()
 }
 
 /// About the square root, so that both merge steps are equally short.

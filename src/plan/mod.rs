@@ -6,6 +6,7 @@ mod geometry;
 mod kernel;
 mod operation;
 mod params;
+mod positions;
 mod profile;
 mod selection;
 mod strategy;

@@ -208,7 +208,7 @@ impl Windows {
         })?;
         let merging = u64::from(profile.finalize_workgroup_size());
         let most = fitting.min((SLOTS_PER_POSITION * merging / cells).max(1));
-        let most_slots = most.min(max_window_slots(tensor, cells));
+        let most_slots = most.min(max_window_slots(tensor, profile, cells));
         let reduction_of = |tensor: Tensor, family| {
             // In columns an instance may have several slots a window, however few are asked for.
             Geometry::window_reduction(tensor, profile, family, most_slots)
