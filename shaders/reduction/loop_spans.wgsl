@@ -1,7 +1,7 @@
 // Reduces what a span of lanes walks over, row by row.
 
-/// Rows that one accumulator takes at least before it is merged into the next level, as with trips.
-const ROWS_PER_LEVEL: u32 = 16u;
+/// Rows that one accumulator takes at least before it is merged into the next level: fewer than with trips, as each is added by itself.
+const ROWS_PER_LEVEL: u32 = 32u;
 
 fn reduce_span(place: Place, extent: Extent) -> array<Accumulator, MOST_LANES_PER_SPAN> {
     var bases: array<Basis, MOST_LANES_PER_SPAN>;
