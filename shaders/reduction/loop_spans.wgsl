@@ -1,6 +1,6 @@
 // Reduces what a span of lanes walks over, row by row.
 
-/// Rows that one accumulator takes at least before it is merged into the next level: fewer than with trips, as each is added by itself.
+/// Rows, and so units of a lane, that one accumulator takes at least before it is merged into the next level: half as many as with trips.
 const ROWS_PER_LEVEL: u32 = 32u;
 
 fn reduce_span(place: Place, extent: Extent) -> array<Accumulator, MOST_LANES_PER_SPAN> {

@@ -56,9 +56,11 @@ impl Positions {
             return Self { count: lone, runs: family == Family::Quads };
         }
         let useful = useful_positions(extent).min(size);
+        let beside = u64::from(problem.channels) >= size && tensor.segmentation.count() > tuning.lone_elements(family);
         let count = match family {
-            Family::Rows if profile.vector_width > 0 => {
-                // Twice as many workgroups as must be, since channels are longer here, and loops that end.
+            // Where neighbouring lanes are neighbours in memory, and channels too long for registers.
+            Family::Rows if profile.is_cpu() && profile.vector_width > 0 && beside => {
+                // Twice as many workgroups as must be, since channels are long, and loops that end.
                 let fits = |count: u64| {
                     let fills = count * lanes >= 2 * size * tuning.least_whole_groups;
                     fills && extent.div_ceil(count * UNITS_PER_BLOCK) <= profile.max_blocks()
@@ -92,9 +94,9 @@ fn lone_positions(problem: Problem, profile: &DeviceProfile, family: Family) -> 
     }
 }
 
-/// Positions that rows of a channel of many elements are best read by, on software drivers. A row far from the next one is a page of
+/// Positions that rows of a channel of many elements are best read by where drivers have vectors. A row far from the next one is a page of
 /// memory of its own, and processors keep track of so many pages only: where rows are short, workgroups read those of several channels
-/// as one piece. A map stores besides.
+/// as one piece. How many of them is measured.
 const fn few_positions(inner: u64, used: Use) -> u64 {
     match used {
         Use::Mapped if inner < LONG_ROW => 2,
@@ -130,12 +132,9 @@ mod tests {
     fn positions(outer: u64, channels: u32, inner: u64, profile: &DeviceProfile) -> [u64; 2] {
         let problem = Problem { outer, channels, inner };
         let tensor = Tensor::new(Segmentation::whole(problem), ElementType::F32, channels.into());
-        let of_rows =
-            |used| Positions::of_rows(tensor, profile, Family::Rows, channels.into(), outer * inner.div_ceil(4), used);
         [Use::Reduced, Use::Mapped].map(|used| {
-            let positions = of_rows(used);
-            assert!(!positions.runs);
-            positions.count
+            let extent = outer * inner.div_ceil(4);
+            Positions::of_rows(tensor, profile, Family::Rows, channels.into(), extent, used).count
         })
     }
 
@@ -158,11 +157,14 @@ mod tests {
             (5, 64, 128, [1, 8]),
             // Channels that fill the machine: for one invocation each, and for few.
             (32, 32, 64, [1, 1]),
-            (32, 31, 64, [4, 4]),
+            (32, 31, 64, [8, 8]),
+            (33, 31, 64, [4, 4]),
             (512, 64, 64, [1, 2]),
             (512, 63, 64, [2, 2]),
             (512, 31, 64, [4, 4]),
             (512, 15, 64, [8, 8]),
+            // Channels that registers hold.
+            (7, 31, 60, [8, 8]),
             // Loops that end.
             (16_384, 64, 16, [1, 2]),
             (16_385, 64, 16, [2, 2]),
@@ -179,6 +181,10 @@ mod tests {
         for class in [AdapterClass::Integrated, AdapterClass::Discrete] {
             assert_eq!(positions(512, 64, 64, &DeviceProfile::webgpu(class)), [256, 256]);
             assert_eq!(positions(32, 64, 64, &DeviceProfile::webgpu(class)), [128, 128]);
+            // Plans for GPUs that a software driver runs.
+            let with_vectors = DeviceProfile { vector_width: 8, ..DeviceProfile::webgpu(class) };
+            assert_eq!(positions(512, 64, 64, &with_vectors), [256, 256]);
+            assert_eq!(positions(1024, 64, 4, &with_vectors), [32, 32]);
         }
     }
 }

@@ -1105,6 +1105,30 @@ fn coverage_holds_around_every_family_threshold() {
 }
 
 #[test]
+fn rows_of_several_channels_cover_every_element() {
+    let profile = DeviceProfile::webgpu(AdapterClass::Cpu);
+    // By positions of one and two, of two, of four and eight, with channels that do not fill the last workgroup, and rows that share units.
+    for (outer, channels, inner) in
+        [(33, 64, 64), (40, 65, 60), (40, 33, 60), (20, 67, 128), (17, 101, 132), (36, 65, 61)]
+    {
+        for element in [ElementType::F32, ElementType::F16] {
+            let mut of_several = 0;
+            let shape = Shape::flat(outer, channels as usize, inner);
+            for plan in plans_of_shape(element, channels, &shape, &profile).unwrap() {
+                check_coverage(&plan).unwrap_or_else(|error| panic!("{outer}×{channels}×{inner}: {error}"));
+                check_limits(&plan, &profile).unwrap();
+                let few = |dispatch: &Dispatch| {
+                    let rows = dispatch.kernel.walk().is_some_and(|walk| walk.family == Family::Rows);
+                    rows && dispatch.params.positions < 8
+                };
+                of_several += all_dispatches(&plan).iter().filter(|dispatch| few(dispatch)).count();
+            }
+            assert!(of_several > 0, "{outer}×{channels}×{inner}");
+        }
+    }
+}
+
+#[test]
 fn no_shape_is_left_to_few_workgroups() {
     // A quarter of those that fill the machine, or one for every 2^15 elements, or 64 for a channel, whose slots are 256 at most and
     // four a workgroup where it is alone in columns. On GPUs one workgroup for a channel or for a tile of columns would be fewer for
